@@ -1,0 +1,228 @@
+"""Model bundles: the folder that training writes and both ends read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import BundleError, GosvaeError
+from .labels import Label, LabelSpace
+from .sessions import Session
+
+FORMAT = 1
+MANIFEST = "manifest.yaml"
+ENCODER = "encoder.onnx"
+MASK = "mask.onnx"
+_MANIFEST_LIMIT = 1 << 20
+_REQUIRED = ("name", "input_size", "grid", "levels", "codes", "labels", "files", "expert")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelBundle:
+    """A checked bundle; make one with :meth:`load`."""
+
+    path: Path
+    name: str
+    fingerprint: int
+    """First 64 bits of the SHA-256 of the manifest, which holds the SHA-256 of every file."""
+    input_size: tuple[int, int]
+    """Height and width of the frames that the encoder takes, in pixels."""
+    grid: tuple[int, int]
+    """Rows and columns of tokens."""
+    levels: int
+    """Residual levels that the encoder makes."""
+    codes: int
+    """Vectors in each level's codebook; the index `codes` itself means an absent token."""
+    labels: LabelSpace
+    """Meaning of the channels of ``mask.onnx``, in order."""
+    manifest: dict[str, Any]
+    """The manifest whole, with provenance and measured figures."""
+    _sessions: dict[tuple[str, tuple[str, ...], int], Session] = field(
+        default_factory=dict, repr=False
+    )
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelBundle:
+        """Read and check the bundle in the folder `path`.
+
+        Raises:
+            BundleError: the folder or a file is missing, truncated or altered, the manifest is of
+                another format, or lacks or contradicts something. The message names it.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise BundleError(f"{path}: no such folder; give a model bundle like models/camvid-f16")
+        raw = _read_manifest(path)
+        manifest = _parse(path, raw)
+        try:
+            bundle = cls(
+                path=path,
+                name=_checked(manifest, "name", str),
+                fingerprint=int.from_bytes(hashlib.sha256(raw).digest()[:8], "big"),
+                input_size=_pair(manifest, "input_size", 16384),
+                grid=_pair(manifest, "grid", 65535),
+                levels=_number(manifest, "levels", 255),
+                codes=_number(manifest, "codes", 65535),
+                labels=_labels(manifest),
+                manifest=manifest,
+            )
+            files = _checked(manifest, "files", dict)
+            missing = [name for name in (ENCODER, MASK) if name not in files]
+            if missing:
+                raise BundleError(f"files: {missing} not listed")
+            for name, record in files.items():
+                if not isinstance(name, str) or name != Path(name).name:
+                    raise BundleError(f"files: {name!r} is not a plain file name")
+                _check_file(path / name, _checked(record, "sha256", str), record.get("bytes"))
+        except GosvaeError as error:
+            raise BundleError(f"{path / MANIFEST}: {error}") from error
+        return bundle
+
+    @property
+    def expert_path(self) -> Path:
+        """File of the expert that the bundle imitates, shared by hash beside the bundles."""
+        sha256 = str(self.manifest["expert"]["sha256"])
+        return self.path.resolve().parent / "experts" / f"{sha256[:16]}.onnx"
+
+    def session(self, name: str, providers: Sequence[str], threads: int) -> Session:
+        """Return the session of one network, made once for each choice of providers and threads.
+
+        Args:
+            name: ``encoder.onnx`` or ``mask.onnx``.
+            providers: short names, most wanted first; see
+                :class:`~gosvae_codec.sessions.Session`.
+            threads: threads of one inference on the CPU.
+
+        Raises:
+            ProviderError, BundleError: as Session does; also where the graph's shapes contradict
+                the manifest.
+        """
+        key = (name, tuple(providers), threads)
+        if key not in self._sessions:
+            session = Session(self.path / name, providers, threads)
+            pixels, tokens = [*self.input_size, 3], [self.levels, *self.grid]
+            taken, made = (tokens, None) if name == MASK else (pixels, tokens)
+            self._expect(name, "takes", session.input_shape[1:], taken)
+            if made is not None:
+                self._expect(name, "makes", session.output_shape[1:], made)
+            else:
+                self._expect(name, "makes", session.output_shape[1:2], [len(self.labels)])
+            self._sessions[key] = session
+        return self._sessions[key]
+
+    def expert_session(self, providers: Sequence[str], threads: int) -> Session:
+        """Return the expert's session, made once for each choice of providers and threads.
+
+        Raises:
+            BundleError: the expert's file is missing or is not the one that the manifest names.
+            ProviderError: as Session does.
+        """
+        path = self.expert_path
+        key = (str(path), tuple(providers), threads)
+        if key not in self._sessions:
+            expert = self.manifest["expert"]
+            _check_file(path, str(expert["sha256"]), expert.get("bytes"))
+            session = Session(path, providers, threads)
+            self._expect(path.name, "takes", session.input_shape[1:], [*self.input_size, 3])
+            self._expect(path.name, "makes", session.output_shape[1:2], [len(self.labels)])
+            self._sessions[key] = session
+        return self._sessions[key]
+
+    def _expect(self, name: str, verb: str, found: list[Any], wanted: list[int]) -> None:
+        if found != wanted:
+            raise BundleError(
+                f"{self.path}: {name} {verb} {found}, the manifest says {wanted}: "
+                "export the bundle again"
+            )
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        with (path / MANIFEST).open("rb") as file:
+            raw = file.read(_MANIFEST_LIMIT + 1)
+    except OSError as error:
+        raise BundleError(f"{path / MANIFEST}: {error.strerror}: not a model bundle") from error
+    if len(raw) > _MANIFEST_LIMIT:
+        raise BundleError(f"{path / MANIFEST}: over {_MANIFEST_LIMIT} bytes: not a manifest")
+    return raw
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        manifest = yaml.safe_load(raw)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST}: not YAML: {error}") from error
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise BundleError(f"{path / MANIFEST}: no `format`: not the manifest of a model bundle")
+    if manifest["format"] != FORMAT:
+        raise BundleError(
+            f"{path / MANIFEST}: bundle format {manifest['format']!r}, this software reads "
+            f"{FORMAT}: export the bundle again or install the matching release"
+        )
+    missing = [key for key in _REQUIRED if key not in manifest]
+    if missing:
+        raise BundleError(f"{path / MANIFEST}: lacks {missing}")
+    expert = manifest["expert"]
+    if not isinstance(expert, dict) or not isinstance(expert.get("sha256"), str):
+        raise BundleError(f"{path / MANIFEST}: expert: lacks its sha256")
+    return manifest
+
+
+def _checked(mapping: Any, key: str, kind: type) -> Any:
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    if not isinstance(value, kind):
+        raise BundleError(f"{key}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _number(manifest: dict[str, Any], key: str, limit: int) -> int:
+    value = manifest[key]
+    if type(value) is not int or not 1 <= value <= limit:
+        raise BundleError(f"{key}: expected a whole number from 1 to {limit}, got {value!r}")
+    return value
+
+
+def _pair(manifest: dict[str, Any], key: str, limit: int) -> tuple[int, int]:
+    value = manifest[key]
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(type(each) is int and 1 <= each <= limit for each in value)
+    ):
+        raise BundleError(f"{key}: expected [height, width] from 1 to {limit}, got {value!r}")
+    return value[0], value[1]
+
+
+def _labels(manifest: dict[str, Any]) -> LabelSpace:
+    try:
+        labels = tuple(
+            Label(int(entry["id"]), str(entry["name"]), (int(red), int(green), int(blue)))
+            for entry in manifest["labels"]
+            for red, green, blue in [entry["color"]]
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise BundleError(f"labels: each needs id, name and color: {error!r}") from error
+    return LabelSpace(str(manifest["name"]), labels)
+
+
+def _check_file(path: Path, sha256: str, size: Any) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+            if found is None:  # Python 3.10
+                found = hashlib.sha256(file.read())
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; copy the bundle again") from error
+    length = path.stat().st_size
+    if isinstance(size, int) and length != size:
+        raise BundleError(f"{path}: {length} bytes, should be {size}: copy the bundle again")
+    if found.hexdigest() != sha256:
+        raise BundleError(
+            f"{path}: SHA-256 {found.hexdigest()[:16]}..., should be {sha256[:16]}...: "
+            "the file was altered; copy the bundle again"
+        )

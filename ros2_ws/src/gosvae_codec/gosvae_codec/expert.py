@@ -1,0 +1,35 @@
+"""The expert itself, for evaluation and as the ceiling that a codec is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .bundle import ModelBundle
+from .images import Frame, resize_frame
+from .masks import Mask, classify, resize_mask
+
+
+class Expert:
+    """The segmentation network that a bundle imitates, on frames that no codec has touched."""
+
+    def __init__(
+        self, bundle: ModelBundle, providers: Sequence[str] = ("cpu",), threads: int = 1
+    ) -> None:
+        """Load the expert.
+
+        Raises:
+            ProviderError, BundleError: see :meth:`ModelBundle.expert_session`.
+        """
+        self.bundle = bundle
+        self.session = bundle.expert_session(providers, threads)
+
+    def segment(self, frame: Frame) -> Mask:
+        """Return the mask of a frame: uint8 (H, W, 3) RGB -> uint8 (H, W) label ids.
+
+        Raises:
+            ImageError: `frame` is no such array.
+        """
+        pixels = resize_frame(frame, self.bundle.input_size)
+        logits = self.session.run(pixels[None])[0]
+        mask = classify(logits, self.bundle.input_size, self.bundle.labels)
+        return resize_mask(mask, frame.shape[:2])

@@ -1,0 +1,142 @@
+"""First stage of the transmitter: a camera message becomes an RGB frame of the size wanted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ImageError
+
+try:
+    from cv_bridge import CvBridge, CvBridgeError
+except ImportError:
+    CvBridge = None
+    from rosbags.image import ImageError as RosbagsImageError
+    from rosbags.image import image_to_cvimage
+
+Frame = npt.NDArray[np.uint8]
+"""An image, uint8 (H, W, 3), RGB."""
+
+MAX_SIDE = 16384
+"""Longest side of a frame in pixels, as the wire format has it."""
+
+_CHANNELS = {
+    **dict.fromkeys(("rgb8", "bgr8"), 3),
+    **dict.fromkeys(("rgba8", "bgra8"), 4),
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), 2),
+    **dict.fromkeys(("mono8", "nv12", "nv21"), 1),
+    **dict.fromkeys((f"bayer_{order}8" for order in ("rggb", "bggr", "gbrg", "grbg")), 1),
+}
+"""Bytes for each pixel of a row, by encoding."""
+
+_SEMI_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+
+
+def to_rgb(message: Any) -> Frame:
+    """Convert a camera message to RGB.
+
+    Args:
+        message: ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``, of rclpy or rosbags.
+            Rows may be padded. Encodings: rgb8, bgr8, rgba8, bgra8, mono8, bayer_*8, yuv422
+            (UYVY), yuv422_yuy2, nv12 and nv21.
+
+    Returns:
+        uint8 (H, W, 3), contiguous; it may share the message's memory.
+
+    Raises:
+        ImageError: unknown encoding, impossible size, too little data, or a compressed image
+            that does not decode.
+    """
+    if hasattr(message, "format"):
+        return _decompress(message)
+    encoding = message.encoding.lower()
+    channels = _CHANNELS.get(encoding)
+    if channels is None:
+        raise ImageError(
+            f"encoding {message.encoding!r} is not supported; have the camera driver or "
+            f"image_proc publish one of: {', '.join(sorted(_CHANNELS))}"
+        )
+    height, width, step = message.height, message.width, message.step
+    _check_size(height, width)
+    if step < width * channels:
+        raise ImageError(f"step {step} is too short for {width} pixels of {encoding}")
+    if encoding in _SEMI_PLANAR and (height % 2 or width % 2):
+        raise ImageError(f"{encoding} needs even sides, got {width}x{height}")
+    if channels == 2 and width % 2:
+        raise ImageError(f"{encoding} needs an even width, got {width}x{height}")
+    lines = height * 3 // 2 if encoding in _SEMI_PLANAR else height
+    if len(message.data) < lines * step:
+        raise ImageError(
+            f"{width}x{height} {encoding} with step {step} needs {lines * step} bytes, "
+            f"got {len(message.data)}"
+        )
+    rows = np.frombuffer(message.data, np.uint8, lines * step).reshape(lines, step)
+    rows = np.ascontiguousarray(rows[:, : width * channels])
+    if encoding == "rgb8":
+        return rows.reshape(height, width, 3)
+    if encoding in _SEMI_PLANAR:
+        return np.asarray(cv2.cvtColor(rows, _SEMI_PLANAR[encoding]), np.uint8)
+    plain = SimpleNamespace(
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=width * channels,
+        data=rows.reshape(-1),
+    )
+    return _convert(plain)
+
+
+def _convert(message: Any) -> Frame:
+    if CvBridge is None:
+        try:
+            return np.asarray(image_to_cvimage(message, "rgb8"), np.uint8)
+        except (RosbagsImageError, cv2.error) as error:
+            raise ImageError(f"{message.encoding}: {error}") from error
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
+    except (CvBridgeError, cv2.error) as error:
+        raise ImageError(f"{message.encoding}: {error}") from error
+
+
+def _decompress(message: Any) -> Frame:
+    # Straight to OpenCV, as both libraries do: neither turns a grey JPEG into RGB, and a camera's
+    # EXIF orientation must not turn the frame away from its camera_info.
+    data = np.frombuffer(message.data, np.uint8)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        bgr = cv2.imdecode(data, flags) if data.size else None
+    except cv2.error as error:
+        raise ImageError(f"compressed image ({message.format!r}): {error}") from error
+    if bgr is None:
+        raise ImageError(
+            f"{data.size} bytes with format {message.format!r} do not decode as JPEG, PNG or "
+            "another still image"
+        )
+    _check_size(*bgr.shape[:2])
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _check_size(height: int, width: int) -> None:
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise ImageError(f"size {width}x{height}: each side must be 1 to {MAX_SIDE} pixels")
+
+
+def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Scale a frame to `size` (height, width), averaging areas where it shrinks.
+
+    Raises:
+        ImageError: `frame` is not uint8 (H, W, 3) with sides from 1 to 16384.
+    """
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ImageError(f"frame is {frame.dtype} {frame.shape}; give uint8 (H, W, 3) RGB")
+    _check_size(*frame.shape[:2])
+    if frame.shape[:2] == size:
+        return np.ascontiguousarray(frame)
+    shrinks = frame.shape[0] >= size[0] and frame.shape[1] >= size[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(frame, size[::-1], interpolation=interpolation), np.uint8)

@@ -1,0 +1,44 @@
+"""Last stage of the receiver: logits become a mask of label ids at the camera's size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .labels import LabelSpace
+
+Mask = npt.NDArray[np.uint8]
+"""Label ids, uint8 (H, W); 255 is unlabelled."""
+
+
+def classify(
+    logits: npt.NDArray[np.float32], input_size: tuple[int, int], labels: LabelSpace
+) -> Mask:
+    """Return the likeliest label of every pixel of the network's input.
+
+    Args:
+        logits: float32 (classes, h, w), scaled up bilinearly first.
+        input_size: height and width of the result in pixels.
+        labels: meaning of the classes.
+    """
+    # Plane by plane is several times faster than argmax over the strided class axis.
+    best = cv2.resize(logits[0], input_size[::-1], interpolation=cv2.INTER_LINEAR)
+    mask = np.full(input_size, labels.ids[0], np.uint8)
+    for label, plane in zip(labels.ids[1:], logits[1:], strict=True):
+        plane = cv2.resize(plane, input_size[::-1], interpolation=cv2.INTER_LINEAR)
+        np.copyto(mask, label, where=plane > best)
+        np.maximum(best, plane, out=best)
+    return mask
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """Scale a mask to `size` (height, width) without mixing labels."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def colorize(mask: Mask, labels: LabelSpace) -> npt.NDArray[np.uint8]:
+    """Paint a mask, uint8 (H, W), in its labels' colours, uint8 (H, W, 3) RGB."""
+    return labels.palette[mask]

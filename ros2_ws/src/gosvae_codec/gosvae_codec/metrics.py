@@ -1,0 +1,41 @@
+"""Mean intersection over union, accumulated over a set of frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .labels import UNLABELLED
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) pairs over label ids; unlabelled truth is left out."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((256, 256), np.int64)
+
+    def add(self, truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> None:
+        """Count one pair of masks, uint8 (H, W) each.
+
+        Raises:
+            ValueError: the masks differ in shape.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"truth is {truth.shape} but prediction {prediction.shape}")
+        keep = truth != UNLABELLED
+        pairs = truth[keep].astype(np.int64) * 256 + prediction[keep]
+        self.counts += np.bincount(pairs, minlength=65536).reshape(256, 256)
+
+    def iou(self) -> dict[int, float]:
+        """Return intersection over union for each label id that occurs in the truth."""
+        hits = np.diag(self.counts)
+        truths, predictions = self.counts.sum(1), self.counts.sum(0)
+        return {
+            int(label): float(hits[label] / (truths[label] + predictions[label] - hits[label]))
+            for label in np.flatnonzero(truths)
+        }
+
+    def miou(self) -> float:
+        """Return the mean of :meth:`iou`; nan when no labelled pixel was added."""
+        values = list(self.iou().values())
+        return float(np.mean(values)) if values else float("nan")

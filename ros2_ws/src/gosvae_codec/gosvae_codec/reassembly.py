@@ -1,0 +1,117 @@
+"""Packets in any order become frames in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .packets import Packet
+
+_MAX_PENDING = 4
+_REMEMBERED_STREAMS = 16
+
+
+class EncodedFrame(NamedTuple):
+    """The packets of one frame that arrived, by slice; never empty."""
+
+    packets: Sequence[Packet]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every slice arrived."""
+        return len(self.packets) == self.packets[0].slice_count
+
+
+class Reassembler:
+    """Collects the slices of one stream.
+
+    A frame is handed on when its last slice arrives, when a newer frame is complete, when too many
+    newer ones have begun, or when :meth:`expire` finds that it waited too long. What arrives for a
+    frame already handed on, or older than that, is stale. A new stream number replaces the stream;
+    packets of replaced streams stay stale.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        """Packets of the present stream taken in, duplicates and stale ones included."""
+        self.lost = 0
+        """Packets of the present stream missing from frames handed on or never seen."""
+        self.stale = 0
+        """Packets too late or seen twice, of all streams."""
+        self._stream: int | None = None
+        self._retired: list[int] = []
+        self._pending: dict[int, tuple[float, dict[int, Packet]]] = {}
+        self._handed_on: int | None = None
+        self._slices = 1
+
+    @property
+    def stream(self) -> int | None:
+        """Number of the present stream; None before the first packet."""
+        return self._stream
+
+    def push(self, packet: Packet, now: float) -> list[EncodedFrame]:
+        """Take in a checked packet and return the frames that are ready, oldest first.
+
+        Args:
+            packet: what :meth:`Packet.check` let pass.
+            now: monotonic time in seconds.
+        """
+        if packet.stream != self._stream:
+            if packet.stream in self._retired:
+                self.stale += 1
+                return []
+            self._start(packet.stream)
+        self.received += 1
+        if self._handed_on is not None and _distance(packet.sequence, self._handed_on) <= 0:
+            self.stale += 1
+            return []
+        _, slices = self._pending.setdefault(packet.sequence, (now, {}))
+        if packet.slice_index in slices or any(
+            other.slice_count != packet.slice_count for other in slices.values()
+        ):
+            self.stale += 1
+            return []
+        slices[packet.slice_index] = packet
+        if len(slices) == packet.slice_count:
+            return self._hand_on_to(packet.sequence)
+        if len(self._pending) > _MAX_PENDING:
+            return self._hand_on_to(self._order()[0])
+        return []
+
+    def expire(self, before: float) -> list[EncodedFrame]:
+        """Return the frames whose first slice arrived before that time, and all older ones."""
+        late = [s for s in self._order() if self._pending[s][0] < before]
+        return self._hand_on_to(late[-1]) if late else []
+
+    def _start(self, stream: int) -> None:
+        if self._stream is not None:
+            self._retired = [*self._retired, self._stream][-_REMEMBERED_STREAMS:]
+        self._stream = stream
+        self._pending.clear()
+        self._handed_on = None
+        self.received = self.lost = 0
+
+    def _order(self) -> list[int]:
+        anchor = next(iter(self._pending), 0)
+        return sorted(self._pending, key=lambda sequence: _distance(sequence, anchor))
+
+    def _hand_on_to(self, newest: int) -> list[EncodedFrame]:
+        frames = []
+        for sequence in self._order():
+            if _distance(sequence, newest) > 0:
+                break
+            _, slices = self._pending.pop(sequence)
+            frame = EncodedFrame([slices[index] for index in sorted(slices)])
+            self._slices = frame.packets[0].slice_count
+            if self._handed_on is not None:
+                # Of a frame never seen only its place is known: count it like its successor.
+                self.lost += (_distance(sequence, self._handed_on) - 1) * self._slices
+            self.lost += self._slices - len(slices)
+            self._handed_on = sequence
+            frames.append(frame)
+        return frames
+
+
+def _distance(sequence: int, other: int) -> int:
+    """Return how far `sequence` is ahead of `other`, in -2^31 .. 2^31 - 1 (RFC 1982)."""
+    return (sequence - other + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -1,0 +1,93 @@
+"""ONNX Runtime sessions on explicitly chosen execution providers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from .errors import BundleError, ProviderError
+
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Short names of the execution providers, as parameters and diagnostics use them."""
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """One network with one input and one output."""
+
+    def __init__(self, path: Path, providers: Sequence[str], threads: int) -> None:
+        """Load `path` on the first of `providers` that works.
+
+        Args:
+            path: ONNX file.
+            providers: short names, most wanted first. Later names are what may be fallen back to,
+                with a warning; without ``cpu`` in the list a machine that lacks them is refused.
+            threads: threads for one inference on the CPU; 0 lets ONNX Runtime choose.
+
+        Raises:
+            ProviderError: an unknown name, or none of `providers` is available here.
+            BundleError: the file is not a network that ONNX Runtime can load.
+        """
+        unknown = [name for name in providers if name not in PROVIDERS]
+        if unknown or not providers:
+            raise ProviderError(
+                f"providers {list(providers)}: give one or more of {list(PROVIDERS)}"
+            )
+        available = ort.get_available_providers()
+        wanted = [PROVIDERS[name] for name in providers if PROVIDERS[name] in available]
+        if not wanted:
+            raise ProviderError(
+                f"none of {list(providers)} is available; this onnxruntime offers "
+                f"{[name for name, full in PROVIDERS.items() if full in available]}: install "
+                "onnxruntime-gpu with its CUDA libraries, or add cpu to the providers"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Idle threads that spin would take the core that the other node needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        if "cpu" not in providers:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=wanted)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            if "cpu" not in providers and "CPU EP" in str(error):
+                message = f"{path.name} does not run on {list(providers)}: {error}"
+                raise ProviderError(message) from error
+            raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        names = {full: name for name, full in PROVIDERS.items()}
+        self.provider: str = names[self._session.get_providers()[0]]
+        """Short name of the provider in use."""
+        self.fell_back: bool = self.provider != providers[0]
+        """Whether `provider` is another than the one wanted most."""
+        if self.provider not in providers:
+            raise ProviderError(
+                f"{path.name}: asked for {list(providers)}, ONNX Runtime offers {self.provider}; "
+                "check the GPU driver and CUDA libraries, or add cpu to the providers"
+            )
+        if self.fell_back:
+            _log.warning(
+                "%s runs on %s although %s was asked for: expect it to be slower",
+                path.name,
+                self.provider,
+                providers[0],
+            )
+        self._input = self._session.get_inputs()[0]
+        self.input_shape: list[Any] = self._input.shape
+        """Shape that the graph declares for its input; free dimensions are names."""
+        self.output_shape: list[Any] = self._session.get_outputs()[0].shape
+
+    def run(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Run the network on `array`, whose shape and dtype must be the graph's."""
+        return np.asarray(self._session.run(None, {self._input.name: array})[0])

@@ -1,0 +1,141 @@
+"""A tiny bundle for tests: real files and real ONNX graphs, no training. Needs the onnx package."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from .labels import CAMVID, LabelSpace
+
+_SIZE = (64, 96)
+_PATCH = 16
+_CODES = 64
+
+
+def write_tiny_bundle(
+    path: Path, seed: int = 0, levels: int = 2, labels: LabelSpace = CAMVID
+) -> Path:
+    """Write a bundle for 96x64 frames, 6x4 tokens and 64 codes, and the expert beside it.
+
+    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four; the mask
+    network gives each token random logits drawn from `seed`.
+
+    Args:
+        path: folder to make; the expert goes to ``experts`` in the folder above.
+        seed: another seed gives a bundle with another fingerprint.
+        levels: 1 to 3.
+        labels: what the masks hold.
+
+    Returns:
+        `path`.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = _SIZE
+    grid = [height // _PATCH, width // _PATCH]
+    path.mkdir(parents=True)
+    pooled = [
+        helper.make_node("Transpose", ["frames"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node(
+            "AveragePool", ["floats"], ["means"], kernel_shape=[_PATCH] * 2, strides=[_PATCH] * 2
+        ),
+    ]
+    encoder = [
+        *pooled,
+        helper.make_node("Mul", ["means", "quarter"], ["scaled"]),
+        helper.make_node("Slice", ["scaled", "zero", "levels", "one"], ["some"]),
+        helper.make_node("Cast", ["some"], ["tokens"], to=TensorProto.INT32),
+    ]
+    constants = {
+        "quarter": np.float32(0.25).reshape(1),
+        "zero": np.zeros(1, np.int64),
+        "levels": np.array([levels]),
+        "one": np.ones(1, np.int64),
+    }
+    tokens: list[str | int] = ["batch", levels, *grid]
+    frames: list[str | int] = ["batch", height, width, 3]
+    _save(
+        path / "encoder.onnx",
+        encoder,
+        ("frames", TensorProto.UINT8, frames),
+        ("tokens", TensorProto.INT32, tokens),
+        constants,
+    )
+    table = rng.standard_normal((_CODES + 1, len(labels))).astype(np.float32)
+    table[_CODES] = 0
+    mask = [
+        helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
+        helper.make_node("ReduceSum", ["vectors", "one"], ["summed"], keepdims=0),
+        helper.make_node("Transpose", ["summed"], ["logits"], perm=[0, 3, 1, 2]),
+    ]
+    logits: list[str | int] = ["batch", len(labels), *grid]
+    _save(
+        path / "mask.onnx",
+        mask,
+        ("tokens", TensorProto.INT32, tokens),
+        ("logits", TensorProto.FLOAT, logits),
+        {"table": table, "one": np.ones(1, np.int64)},
+    )
+    weights = rng.standard_normal((len(labels), 3, 1, 1)).astype(np.float32)
+    expert = [*pooled, helper.make_node("Conv", ["means", "weights"], ["logits"])]
+    experts = path.parent / "experts"
+    experts.mkdir(exist_ok=True)
+    unnamed = experts / f"{path.name}.onnx"
+    _save(
+        unnamed,
+        expert,
+        ("frames", TensorProto.UINT8, frames),
+        ("logits", TensorProto.FLOAT, logits),
+        {"weights": weights},
+    )
+    record = _record(unnamed)
+    unnamed.replace(experts / f"{str(record['sha256'])[:16]}.onnx")
+    manifest = {
+        "format": 1,
+        "name": path.name,
+        "input_size": list(_SIZE),
+        "grid": grid,
+        "levels": levels,
+        "codes": _CODES,
+        "labels": [
+            {"id": label.id, "name": label.name, "color": list(label.color)}
+            for label in labels.labels
+        ],
+        "files": {name: _record(path / name) for name in ("encoder.onnx", "mask.onnx")},
+        "expert": record,
+        "provenance": {"seed": seed},
+    }
+    (path / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
+    return path
+
+
+def _record(path: Path) -> dict[str, str | int]:
+    data = path.read_bytes()
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    taken: tuple[str, int, Sequence[str | int]],
+    made: tuple[str, int, Sequence[str | int]],
+    constants: Mapping[str, npt.NDArray[Any]],
+) -> None:
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info(*taken)],
+        [helper.make_tensor_value_info(*made)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))

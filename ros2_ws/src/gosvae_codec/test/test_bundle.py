@@ -1,0 +1,169 @@
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+import yaml
+
+from gosvae_codec import BundleError, Decoder, Encoder, Expert, ModelBundle, ProviderError
+from gosvae_codec.testing import write_tiny_bundle
+
+
+@pytest.fixture
+def copy(bundle_path: Path, tmp_path: Path) -> Path:
+    shutil.copytree(bundle_path.parent / "experts", tmp_path / "experts")
+    return Path(shutil.copytree(bundle_path, tmp_path / "copy"))
+
+
+def change(path: Path, **values: object) -> None:
+    manifest = yaml.safe_load((path / "manifest.yaml").read_text())
+    for key, value in values.items():
+        if value is None:
+            del manifest[key]
+        else:
+            manifest[key] = value
+    (path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+
+
+def test_a_copy_has_the_same_fingerprint_and_another_training_has_not(
+    bundle: ModelBundle, copy: Path, tmp_path: Path
+) -> None:
+    assert ModelBundle.load(copy).fingerprint == bundle.fingerprint
+    other = write_tiny_bundle(tmp_path / "other", seed=1)
+    assert ModelBundle.load(other).fingerprint != bundle.fingerprint
+    assert 0 < bundle.fingerprint < 1 << 64
+
+
+def test_any_change_of_the_manifest_changes_the_fingerprint(
+    bundle: ModelBundle, copy: Path
+) -> None:
+    change(copy, provenance={"seed": 7})
+    assert ModelBundle.load(copy).fingerprint != bundle.fingerprint
+
+
+def test_missing_folder_and_missing_manifest_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"nowhere: no such folder"):
+        ModelBundle.load(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"manifest\.yaml: No such file.*not a model bundle"):
+        ModelBundle.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "mask.onnx"])
+def test_missing_truncated_and_altered_files_are_told_apart(copy: Path, name: str) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[:-1])
+    with pytest.raises(BundleError, match=rf"{name}: {len(data) - 1} bytes, should be {len(data)}"):
+        ModelBundle.load(copy)
+    (copy / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BundleError, match=rf"{name}: SHA-256 .* altered"):
+        ModelBundle.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name}: No such file"):
+        ModelBundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not YAML"),
+        ("\x00", "not YAML"),
+        ("- a", "no `format`"),
+        ("name: x", "no `format`"),
+        ("format: 99", "format 99, this software reads 1"),
+        ("format: 1", "lacks"),
+    ],
+)
+def test_foreign_manifests_are_refused(copy: Path, text: str, message: str) -> None:
+    (copy / "manifest.yaml").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        ModelBundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input_size", [0, 96]),
+        ("input_size", "96x64"),
+        ("grid", [4]),
+        ("levels", 0),
+        ("levels", True),
+        ("codes", 70000),
+        ("name", 5),
+        ("labels", [{"id": 1}]),
+        ("labels", []),
+        ("labels", [{"id": 255, "name": "a", "color": [0, 0, 0]}]),
+        ("labels", [{"id": 1, "name": "a", "color": [0, 0]}]),
+        ("files", {}),
+        ("files", {"../encoder.onnx": {"sha256": ""}, "encoder.onnx": {}, "mask.onnx": {}}),
+        ("expert", None),
+        ("expert", {"name": "x"}),
+    ],
+)
+def test_impossible_values_are_refused(copy: Path, key: str, value: object) -> None:
+    change(copy, **{key: value})
+    with pytest.raises(BundleError, match=key.rstrip("s")):
+        ModelBundle.load(copy)
+
+
+def test_a_huge_manifest_is_not_read(copy: Path) -> None:
+    (copy / "manifest.yaml").write_bytes(b"#" * (1 << 21))
+    with pytest.raises(BundleError, match="not a manifest"):
+        ModelBundle.load(copy)
+
+
+def test_graphs_that_contradict_the_manifest_are_refused(copy: Path) -> None:
+    change(copy, grid=[5, 6])
+    bundle = ModelBundle.load(copy)
+    with pytest.raises(BundleError, match=r"encoder\.onnx makes \[2, 4, 6\].* \[2, 5, 6\]"):
+        Encoder(bundle)
+    with pytest.raises(BundleError, match=r"mask\.onnx takes"):
+        Decoder(bundle)
+
+
+def test_a_file_that_is_no_network_is_named(copy: Path) -> None:
+    (copy / "mask.onnx").write_bytes(b"not a network")
+    import hashlib
+
+    manifest = yaml.safe_load((copy / "manifest.yaml").read_text())
+    manifest["files"]["mask.onnx"] = {"sha256": hashlib.sha256(b"not a network").hexdigest()}
+    change(copy, files=manifest["files"])
+    with pytest.raises(BundleError, match=r"mask\.onnx: ONNX Runtime cannot load it"):
+        Decoder(ModelBundle.load(copy))
+
+
+def test_the_expert_is_found_by_hash_and_only_when_asked_for(copy: Path) -> None:
+    bundle = ModelBundle.load(copy)
+    bundle.expert_path.write_bytes(b"")
+    Encoder(bundle)
+    with pytest.raises(BundleError, match="0 bytes, should be"):
+        Expert(bundle)
+    bundle.expert_path.unlink()
+    with pytest.raises(BundleError, match="No such file"):
+        Expert(bundle)
+
+
+def test_providers_are_refused_or_fallen_back_from_loudly(
+    bundle_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = ModelBundle.load(bundle_path)
+    with pytest.raises(ProviderError, match=r"\['gpu'\].*tensorrt"):
+        Encoder(bundle, providers=["gpu"])
+    with pytest.raises(ProviderError, match="give one or more"):
+        Encoder(bundle, providers=[])
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA: nothing to fall back from")
+    with pytest.raises(ProviderError, match=r"none of \['cuda'\] is available.*cpu"):
+        Encoder(bundle, providers=["cuda"])
+    encoder = Encoder(bundle, providers=["cuda", "cpu"])
+    assert (encoder.session.provider, encoder.session.fell_back) == ("cpu", True)
+    assert "runs on cpu although cuda was asked for" in caplog.text
+
+
+def test_sessions_are_shared_and_free_of_a_fixed_batch(bundle_path: Path) -> None:
+    bundle = ModelBundle.load(bundle_path)
+    assert Encoder(bundle).session is Encoder(bundle).session
+    assert Encoder(bundle, threads=2).session is not Encoder(bundle).session
+    model = onnx.load(bundle_path / "encoder.onnx")
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"

@@ -1,0 +1,305 @@
+"""Frames to packets to masks and back, and what happens when packets go missing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gosvae_codec import (
+    UNLABELLED,
+    Decoder,
+    Encoder,
+    Expert,
+    FingerprintError,
+    Header,
+    ImageError,
+    ModelBundle,
+    Packet,
+    PacketError,
+)
+from gosvae_codec.entropy import FixedLengthCoder
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES, serialized_overhead, slice_frame
+from gosvae_codec.testing import write_tiny_bundle
+
+HEADER = Header(1_700_000_000, 123_456_789, "front_camera_optical_frame")
+
+
+def sign(packet: Packet, **changes: object) -> Packet:
+    packet = replace(packet, **changes)
+    return replace(packet, crc32c=packet.checksum())
+
+
+def halves(packet: Packet, bundle: ModelBundle, frame: np.ndarray) -> list[Packet]:
+    """The same frame in two slices, as a larger grid would have it."""
+    coder = FixedLengthCoder(bundle.codes)
+    tokens = Encoder(bundle).tokens(frame)[: packet.levels]
+    rows = bundle.grid[0] // 2
+    return [
+        sign(
+            packet,
+            slice_index=index,
+            slice_count=2,
+            first_row=index * rows,
+            row_count=rows,
+            payload=coder.encode(tokens[:, index * rows : (index + 1) * rows]),
+        )
+        for index in range(2)
+    ]
+
+
+@pytest.fixture
+def frame() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (128, 192, 3), np.uint8)
+
+
+def test_a_frame_becomes_a_mask_of_its_own_size_with_its_own_header(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
+    packets = Encoder(bundle).encode(frame, HEADER)
+    decoded = Decoder(bundle).decode(packets)
+    assert decoded.header == HEADER
+    assert decoded.mask.shape == frame.shape[:2] and decoded.mask.dtype == np.uint8
+    assert decoded.coverage == 1.0
+    assert set(np.unique(decoded.mask)) <= set(bundle.labels.ids)
+    assert len(np.unique(decoded.mask)) > 1
+
+
+def test_tokens_arrive_as_they_left(bundle: ModelBundle, frame: np.ndarray) -> None:
+    encoder = Encoder(bundle)
+    (packet,) = encoder.encode(frame, HEADER)
+    shape = (bundle.levels, *bundle.grid)
+    tokens = FixedLengthCoder(bundle.codes).decode(packet.payload, shape)
+    np.testing.assert_array_equal(tokens, encoder.tokens(frame))
+    # The tiny encoder's token is a quarter of the patch's mean of one channel.
+    means = frame.reshape(4, 32, 6, 32, 3).mean((1, 3)) / 4
+    np.testing.assert_allclose(tokens[0], means[..., 0], atol=1.01)
+    np.testing.assert_allclose(tokens[1], means[..., 1], atol=1.01)
+
+
+def test_the_sequence_counts_up_and_each_encoder_is_a_stream(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
+    encoder = Encoder(bundle)
+    sequences = [encoder.encode(frame)[0].sequence for _ in range(3)]
+    assert sequences == [0, 1, 2]
+    assert Encoder(bundle).stream != encoder.stream
+
+
+def test_fewer_levels_are_smaller_and_decode(bundle: ModelBundle, frame: np.ndarray) -> None:
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    (one,) = encoder.encode(frame, levels=1)
+    (two,) = encoder.encode(frame, levels=2)
+    assert len(two.payload) == 2 * len(one.payload)
+    alone = decoder.decode([one]).mask
+    both = decoder.decode([two]).mask
+    assert (alone != both).any(), "the second level must matter"
+    np.testing.assert_array_equal(decoder.decode([one]).mask, alone)
+    for levels in (0, 3):
+        with pytest.raises(ValueError, match=f"levels {levels}: tiny has 1 to 2"):
+            encoder.encode(frame, levels=levels)
+
+
+def test_a_lost_slice_is_concealed_from_the_frame_before(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
+    decoder = Decoder(bundle)
+    other = np.ascontiguousarray(frame[::-1])
+    before = decoder.decode(Encoder(bundle).encode(other)).mask
+    (packet,) = Encoder(bundle).encode(frame)
+    upper, lower = halves(packet, bundle, frame)
+    decoded = decoder.decode([lower])
+    assert decoded.coverage == 0.5
+    # Bilinear scaling mixes the rows beside the seam only.
+    half = len(decoded.mask) // 2
+    seam = frame.shape[0] // bundle.grid[0]
+    np.testing.assert_array_equal(decoded.mask[: half - seam], before[: half - seam])
+    whole = Decoder(bundle).decode([lower, upper])
+    assert whole.coverage == 1.0
+    np.testing.assert_array_equal(decoded.mask[half + seam :], whole.mask[half + seam :])
+
+
+def test_a_lost_slice_of_the_first_frame_is_unlabelled(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
+    (packet,) = Encoder(bundle).encode(frame)
+    upper, _ = halves(packet, bundle, frame)
+    mask = Decoder(bundle).decode([upper]).mask
+    half = len(mask) // 2
+    assert (mask[half:] == UNLABELLED).all()
+    assert (mask[:half] != UNLABELLED).all()
+
+
+def test_a_failed_decode_leaves_no_trace(bundle: ModelBundle, frame: np.ndarray) -> None:
+    decoder = Decoder(bundle)
+    decoder.decode(Encoder(bundle).encode(frame))
+    (packet,) = Encoder(bundle).encode(np.ascontiguousarray(frame[::-1]))
+    upper, lower = halves(packet, bundle, frame)
+    with pytest.raises(PacketError):
+        decoder.decode([upper, replace(lower, payload=lower.payload[:-1])])
+    kept = decoder.decode([upper]).mask
+    fresh = Decoder(bundle)
+    fresh.decode(Encoder(bundle).encode(frame))
+    np.testing.assert_array_equal(kept, fresh.decode([upper]).mask)
+
+
+def test_packets_of_different_frames_are_not_mixed(bundle: ModelBundle, frame: np.ndarray) -> None:
+    encoder = Encoder(bundle)
+    first, second = encoder.encode(frame) + encoder.encode(frame)
+    with pytest.raises(PacketError, match="frames 0 and 1"):
+        Decoder(bundle).decode([first, second])
+    with pytest.raises(PacketError, match="no packets"):
+        Decoder(bundle).decode([])
+
+
+def test_another_bundle_is_named_by_both_fingerprints(
+    bundle: ModelBundle, frame: np.ndarray, tmp_path: Path
+) -> None:
+    other = ModelBundle.load(write_tiny_bundle(tmp_path / "other", seed=9))
+    (packet,) = Encoder(other).encode(frame)
+    with pytest.raises(FingerprintError) as caught:
+        Decoder(bundle).decode([packet])
+    assert (caught.value.theirs, caught.value.ours) == (other.fingerprint, bundle.fingerprint)
+    assert f"{other.fingerprint:016x}" in str(caught.value)
+    assert f"{bundle.fingerprint:016x}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slice_index": 1},
+        {"slice_count": 0},
+        {"levels": 0},
+        {"levels": 3},
+        {"row_count": 0, "payload": b""},
+        {"first_row": 1},
+        {"row_count": 5},
+        {"source_width": 0},
+        {"source_height": 16385},
+        {"kind": 1},
+        {"kind": 7},
+        {"reference": 5},
+        {"version": 2},
+        {"payload": b""},
+        {"payload": b"\xff" * 37},
+    ],
+)
+def test_packets_that_contradict_the_bundle_are_refused(
+    bundle: ModelBundle, frame: np.ndarray, changes: dict[str, object]
+) -> None:
+    (packet,) = Encoder(bundle).encode(frame)
+    with pytest.raises(PacketError):
+        Decoder(bundle).decode([sign(packet, **changes)])
+
+
+@given(data=st.data())
+def test_one_flipped_bit_anywhere_is_noticed(bundle: ModelBundle, data: st.DataObject) -> None:
+    frame = np.zeros((64, 96, 3), np.uint8)
+    (packet,) = Encoder(bundle).encode(frame, HEADER)
+    fields = ["fingerprint", "stream", "sequence", "reference", "first_row", "row_count"]
+    fields += ["source_width", "source_height", "kind", "levels", "slice_index", "slice_count"]
+    fields += ["payload", "sec", "nanosec"]
+    field = data.draw(st.sampled_from(fields))
+    if field == "payload":
+        place = data.draw(st.integers(0, len(packet.payload) * 8 - 1))
+        payload = bytearray(packet.payload)
+        payload[place // 8] ^= 1 << place % 8
+        broken = replace(packet, payload=bytes(payload))
+    elif field in ("sec", "nanosec"):
+        value = getattr(packet.header, field) ^ 1 << data.draw(st.integers(0, 29))
+        broken = replace(packet, header=packet.header._replace(**{field: value}))
+    else:
+        broken = replace(packet, **{field: getattr(packet, field) ^ 1})
+    with pytest.raises(PacketError, match="CRC-32C"):
+        broken.check(bundle)
+
+
+@given(
+    codes=st.integers(2, 5000),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 20)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_fixed_length_coding_is_lossless_and_of_known_length(
+    codes: int, shape: tuple[int, int, int], seed: int
+) -> None:
+    tokens = np.random.default_rng(seed).integers(0, codes, shape, np.uint16)
+    coder = FixedLengthCoder(codes)
+    payload = coder.encode(tokens)
+    assert len(payload) == -(-tokens.size * (codes - 1).bit_length() // 8)
+    np.testing.assert_array_equal(coder.decode(payload, shape), tokens)
+
+
+@given(codes=st.integers(2, 1000), payload=st.binary(max_size=200), columns=st.integers(1, 40))
+def test_any_payload_decodes_within_the_codebook_or_is_refused(
+    codes: int, payload: bytes, columns: int
+) -> None:
+    try:
+        tokens = FixedLengthCoder(codes).decode(payload, (1, 2, columns))
+    except PacketError:
+        return
+    assert tokens.shape == (1, 2, columns) and tokens.max() < codes
+    assert FixedLengthCoder(codes).encode(tokens) == payload
+
+
+def test_absent_tokens_are_never_sent() -> None:
+    with pytest.raises(ValueError, match="token 64 with a codebook of 64"):
+        FixedLengthCoder(64).encode(np.full((1, 1, 1), 64, np.uint16))
+
+
+@given(
+    rows=st.integers(1, 80),
+    columns=st.integers(1, 120),
+    levels=st.integers(1, 3),
+    frame_id=st.text(max_size=100),
+)
+def test_slices_cover_the_frame_and_keep_within_a_datagram(
+    rows: int, columns: int, levels: int, frame_id: str
+) -> None:
+    coder = FixedLengthCoder(512)
+    tokens = np.random.default_rng(0).integers(0, 512, (levels, rows, columns), np.uint16)
+    header = Header(1, 2, frame_id.encode("utf-8", "ignore").decode())
+    template = Packet(header, 1, 2, 3, 3, 0, 0, columns, rows, 0, levels, 0, 0, b"")
+    packets = slice_frame(tokens, coder, template)
+    assert [p.slice_index for p in packets] == list(range(packets[0].slice_count))
+    assert [p.first_row for p in packets] == [
+        sum(q.row_count for q in packets[:i]) for i in range(len(packets))
+    ]
+    assert sum(p.row_count for p in packets) == rows
+    assert max(p.row_count for p in packets) - min(p.row_count for p in packets) <= 1
+    for packet in packets:
+        assert packet.serialized_size() <= MAX_SERIALIZED_BYTES
+        assert packet.crc32c == packet.checksum()
+        band = coder.decode(packet.payload, (levels, packet.row_count, columns))
+        last = packet.first_row + packet.row_count
+        np.testing.assert_array_equal(band, tokens[:, packet.first_row : last])
+
+
+def test_a_frame_id_that_fills_the_packet_is_explained() -> None:
+    template = Packet(Header(0, 0, "x" * 1350), 1, 2, 3, 3, 0, 0, 9, 9, 0, 1, 0, 0, b"")
+    with pytest.raises(PacketError, match=r"shorten the frame_id \(1350 characters\)"):
+        slice_frame(np.zeros((1, 4, 60), np.uint16), FixedLengthCoder(512), template)
+
+
+def test_overhead_is_that_of_a_short_header() -> None:
+    assert serialized_overhead("") < 80
+
+
+def test_wrong_frames_are_explained(bundle: ModelBundle) -> None:
+    encoder = Encoder(bundle)
+    for wrong in (
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ):
+        with pytest.raises(ImageError):
+            encoder.encode(wrong)
+    assert encoder.encode(np.zeros((8, 8, 3), np.uint8))[0].sequence == 0
+
+
+def test_the_expert_segments_at_the_frames_size(bundle: ModelBundle, frame: np.ndarray) -> None:
+    mask = Expert(bundle).segment(frame)
+    assert mask.shape == frame.shape[:2]
+    assert set(np.unique(mask)) <= set(bundle.labels.ids)

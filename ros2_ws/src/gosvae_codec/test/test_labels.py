@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelError, LabelSpace
+from gosvae_codec.labels import camvid_to_train_ids
+from gosvae_codec.masks import classify, colorize, resize_mask
+from gosvae_codec.metrics import ConfusionMatrix
+
+
+def test_cityscapes_has_its_published_ids_and_colours() -> None:
+    assert [label.id for label in CITYSCAPES.labels] == list(range(19))
+    assert CITYSCAPES.by_name("road") == Label(0, "road", (128, 64, 128))
+    assert CITYSCAPES.by_name("bicycle") == Label(18, "bicycle", (119, 11, 32))
+
+
+def test_camvid_maps_by_name_and_void_is_unlabelled() -> None:
+    table = camvid_to_train_ids()
+    assert table[0] == CITYSCAPES.by_name("sky").id
+    assert table[10] == CITYSCAPES.by_name("rider").id
+    assert table[11] == table[200] == UNLABELLED
+    assert set(table[:11]) == set(CAMVID.ids)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        (),
+        (Label(255, "a", (0, 0, 0)),),
+        (Label(1, "a", (0, 0, 256)),),
+        (Label(1, "a", (0, 0, 0)), Label(1, "b", (0, 0, 0))),
+        (Label(1, "a", (0, 0, 0)), Label(2, "a", (0, 0, 0))),
+    ],
+)
+def test_malformed_spaces_are_refused(labels: tuple[Label, ...]) -> None:
+    with pytest.raises(LabelError):
+        LabelSpace("broken", labels)
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(LabelError, match=r"no 'wall'; it has: sky"):
+        CAMVID.by_name("wall")
+
+
+def test_classify_agrees_with_argmax_over_scaled_planes() -> None:
+    import cv2
+
+    logits = np.random.default_rng(0).standard_normal((11, 9, 12)).astype(np.float32)
+    planes = [cv2.resize(plane, (48, 36), interpolation=cv2.INTER_LINEAR) for plane in logits]
+    expected = CAMVID.ids[np.argmax(planes, axis=0)]
+    np.testing.assert_array_equal(classify(logits, (36, 48), CAMVID), expected)
+
+
+def test_scaling_a_mask_mixes_no_labels_and_shifts_nothing() -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[:, 2:] = 200
+    larger = resize_mask(mask, (8, 12))
+    assert set(np.unique(larger)) == {0, 200}
+    assert (larger[:, :6] == 0).all() and (larger[:, 6:] == 200).all()
+
+
+def test_colours_follow_the_labels() -> None:
+    mask = np.array([[0, UNLABELLED]], np.uint8)
+    np.testing.assert_array_equal(colorize(mask, CITYSCAPES), [[[128, 64, 128], [0, 0, 0]]])
+
+
+def test_miou_counts_what_occurs_and_leaves_out_the_unlabelled() -> None:
+    matrix = ConfusionMatrix()
+    assert np.isnan(matrix.miou())
+    truth = np.array([[0, 0, 1, UNLABELLED]], np.uint8)
+    matrix.add(truth, np.array([[0, 1, 1, 7]], np.uint8))
+    assert matrix.iou() == {0: 0.5, 1: 0.5}
+    assert matrix.miou() == 0.5
+    with pytest.raises(ValueError, match="truth is"):
+        matrix.add(truth, truth.T)

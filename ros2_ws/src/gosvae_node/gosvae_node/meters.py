@@ -1,0 +1,52 @@
+"""Figures over the last seconds, for diagnostics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from threading import Lock
+
+
+class Meter:
+    """Values with their arrival times over a sliding window; safe to use from several threads."""
+
+    def __init__(self, window: float = 10.0) -> None:
+        """Keep the values of the last `window` seconds, measured by the monotonic clock."""
+        self._window = window
+        self._start = time.monotonic()
+        self._values: deque[tuple[float, float]] = deque()
+        self._lock = Lock()
+
+    def add(self, value: float) -> None:
+        """Take in one value, now."""
+        with self._lock:
+            self._values.append((time.monotonic(), value))
+            self._forget()
+
+    def _forget(self) -> float:
+        now = time.monotonic()
+        while self._values and self._values[0][0] < now - self._window:
+            self._values.popleft()
+        return max(min(now - self._start, self._window), 1e-3)
+
+    def rate(self) -> float:
+        """Return values per second."""
+        with self._lock:
+            seconds = self._forget()
+            return len(self._values) / seconds
+
+    def sum_rate(self) -> float:
+        """Return the sum of values per second."""
+        with self._lock:
+            seconds = self._forget()
+            return sum(value for _, value in self._values) / seconds
+
+    def percentile(self, share: float) -> float:
+        """Return the value that `share` (0 to 1) of the values do not exceed; nan without any."""
+        with self._lock:
+            self._forget()
+            ordered = sorted(value for _, value in self._values)
+        if not ordered:
+            return math.nan
+        return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]

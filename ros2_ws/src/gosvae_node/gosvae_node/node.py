@@ -1,0 +1,296 @@
+"""Base of our lifecycle nodes: parameters, bundle, cameras, diagnostics, autostart."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec.sessions import PROVIDERS
+
+from .qos import QOS_NAMES, qos_profile
+
+IMAGE_TRANSPORTS: Mapping[str, tuple[str, type]] = {
+    "raw": ("", Image),
+    "compressed": ("/compressed", CompressedImage),
+}
+"""Suffix of the topic and message type by image_transport's name."""
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+class ConfigurationError(Exception):
+    """A parameter's value makes configuring impossible; the message says what to set."""
+
+
+class PipelineNode(LifecycleNode):
+    """A lifecycle node with a model bundle and one or more cameras.
+
+    Parameters are read when the node is configured; only those in `live` take effect at once, and
+    the others are refused until the node is unconfigured again. Subclasses fill in `setup`,
+    `start`, `stop`, `teardown` and `report`.
+    """
+
+    live: frozenset[str] = frozenset()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.bundle: ModelBundle | None = None
+        self.cameras: list[str] = []
+        self.declare("bundle", "", "Folder of the model bundle, the same on both sides.")
+        self.declare("cameras", ["camera"], "Base names of the cameras, such as front/left.")
+        self.declare(
+            "providers",
+            ["cpu"],
+            f"ONNX Runtime execution providers of {', '.join(PROVIDERS)}, most wanted first; "
+            "a later one is fallen back to with a warning, others are never used.",
+        )
+        self.declare(
+            "threads", 1, "Threads of one inference on the CPU; 0: as many as cores.", (0, 256)
+        )
+        self.declare(
+            "queue_depth", 4, "Frames of each camera that may wait; older ones drop.", (1, 100)
+        )
+        self.declare("autostart", True, "Configure and activate at start.")
+        self.declare("diagnostics_period", 1.0, "Seconds between diagnostics.", (0.1, 60.0))
+        self.add_on_set_parameters_callback(self._guard)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady, so that diagnostics go on while simulated time stands still.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(
+            self.get_parameter("diagnostics_period").value, self._publish_status, clock=self._steady
+        )
+        _forward_codec_log(self)
+
+    def declare(
+        self, name: str, default: Any, description: str, limits: tuple[float, float] | None = None
+    ) -> None:
+        """Declare a parameter with its description and, for numbers, its range."""
+        descriptor = ParameterDescriptor(description=description)
+        if limits is not None and isinstance(default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(limits[0]), to_value=float(limits[1]))
+            ]
+        elif limits is not None:
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(limits[0]), to_value=int(limits[1]))
+            ]
+        self.declare_parameter(name, default, descriptor)
+
+    def declare_qos(self, name: str, default: str, what: str) -> None:
+        """Declare a parameter that names a QoS profile."""
+        self.declare(
+            name,
+            default,
+            f"QoS profile of {what}: {', '.join(QOS_NAMES)}; "
+            "qos_overrides.<topic> parameters override single policies.",
+        )
+
+    def value(self, name: str) -> Any:
+        """Return a parameter's value."""
+        return self.get_parameter(name).value
+
+    def qos(self, parameter: str) -> QoSProfile:
+        """Return the QoS profile that a parameter names; raises ConfigurationError for none."""
+        try:
+            return qos_profile(self.value(parameter))
+        except ValueError as error:
+            raise ConfigurationError(f"{parameter}: {error}") from error
+
+    def declare_image_transport(self, what: str) -> None:
+        """Declare the parameter that says how a camera's frames come."""
+        kinds = " or ".join(IMAGE_TRANSPORTS)
+        self.declare("image_transport", "raw", f"How {what} come: {kinds}.")
+
+    def image_topic(self, camera: str) -> tuple[str, type]:
+        """Return topic and message type of a camera's frames.
+
+        Raises:
+            ConfigurationError: there is no image_transport of that name.
+        """
+        name = self.value("image_transport")
+        if name not in IMAGE_TRANSPORTS:
+            raise ConfigurationError(
+                f"image_transport {name!r}: choose one of {', '.join(IMAGE_TRANSPORTS)}"
+            )
+        suffix, kind = IMAGE_TRANSPORTS[name]
+        return f"{camera}/image_raw{suffix}", kind
+
+    @property
+    def overridable(self) -> QoSOverridingOptions:
+        """QoS options that let YAML override history, depth and reliability of a topic."""
+        return QoSOverridingOptions.with_default_policies()
+
+    def every(self, seconds: float, callback: Callable[[], None]) -> rclpy.timer.Timer:
+        """Call back on the steady clock, whatever simulated time does."""
+        return self.create_timer(seconds, callback, clock=self._steady)
+
+    def setup(self) -> None:
+        """Make what lives from configuring to cleaning up; may raise ConfigurationError."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin work."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End work that `start` began; called once for each start."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        """Undo `setup`, also where it failed half-way."""
+        raise NotImplementedError
+
+    def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
+        """Return level, one sentence and figures of a camera."""
+        raise NotImplementedError
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the bundle and make publishers; on failure the node stays unconfigured."""
+        try:
+            self.cameras = [camera.strip("/") for camera in self.value("cameras")]
+            if not all(self.cameras) or len(set(self.cameras)) != len(self.cameras):
+                raise ConfigurationError(f"cameras {self.cameras}: give different, non-empty names")
+            if not self.value("bundle"):
+                raise ConfigurationError("bundle is empty: give a folder like models/camvid-f16")
+            self.bundle = ModelBundle.load(self.value("bundle"))
+            self.setup()
+        except (GosvaeError, ConfigurationError, ParameterException) as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            self._dismantle()
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(
+            f"bundle {self.bundle.name} {self.bundle.fingerprint:016x}, "
+            f"cameras {', '.join(self.cameras)}"
+        )
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin work."""
+        result = super().on_activate(state)
+        self.start()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End work; publishers stay."""
+        self.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of bundle and publishers."""
+        self._dismantle()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End work and let go of everything."""
+        if state.label == "active":
+            self.stop()
+        self._dismantle()
+        return super().on_shutdown(state)
+
+    def _dismantle(self) -> None:
+        self.teardown()
+        self.bundle = None
+        self.cameras = []
+
+    def _guard(self, parameters: list[Parameter]) -> SetParametersResult:
+        if self.bundle is not None:
+            for parameter in parameters:
+                name = parameter.name
+                declared = self.has_parameter(name) and not name.startswith("qos_overrides.")
+                if declared and name not in self.live and name != "use_sim_time":
+                    return SetParametersResult(
+                        successful=False,
+                        reason=f"{name} is read when the node is configured: clean it up first",
+                    )
+        return SetParametersResult(successful=True)
+
+    def _publish_status(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        if self.bundle is None:
+            message.status = [self._status("", WARN, "not configured", {})]
+        else:
+            message.status = [self._status(c, *self.report(c)) for c in self.cameras]
+        self._diagnostics.publish(message)
+
+    def _status(
+        self, camera: str, level: bytes, text: str, values: Mapping[str, Any]
+    ) -> DiagnosticStatus:
+        if self.bundle is not None:
+            values = {
+                "bundle": self.bundle.name,
+                "fingerprint": f"{self.bundle.fingerprint:016x}",
+                **values,
+            }
+        return DiagnosticStatus(
+            level=level,
+            name=f"{self.get_name()}: {camera}" if camera else self.get_name(),
+            message=text,
+            hardware_id=camera,
+            values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+        )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.2f}"
+    return str(value)
+
+
+class _RosHandler(logging.Handler):
+    def __init__(self, node: PipelineNode) -> None:
+        super().__init__(logging.WARNING)
+        self._node = node
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._node.get_logger().warning(self.format(record))
+
+
+def _forward_codec_log(node: PipelineNode) -> None:
+    logger = logging.getLogger("gosvae_codec")
+    logger.handlers = [_RosHandler(node)]
+    logger.propagate = False
+
+
+def run(make: Callable[[], PipelineNode]) -> None:
+    """Run one node until it is told to stop, and exit.
+
+    The exit status is 1 where autostart was asked for and configuring or activating failed.
+    """
+    rclpy.init()
+    status = 0
+    try:
+        node = make()
+        if node.value("autostart"):
+            for trigger in (node.trigger_configure, node.trigger_activate):
+                if trigger() != TransitionCallbackReturn.SUCCESS:
+                    status = 1
+                    break
+        if status == 0:
+            rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+    sys.exit(status)

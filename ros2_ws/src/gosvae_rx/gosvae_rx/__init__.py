@@ -1,0 +1,1 @@
+"""The receiver: token packets in, semantic masks out."""

@@ -1,0 +1,1 @@
+"""The transmitter: camera frames in, token packets out."""

@@ -1,0 +1,314 @@
+"""Write a model bundle from a finished run: ``python -m gosvae_training.export``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import subprocess
+import sys
+import warnings
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+import yaml
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gosvae_codec import CAMVID, GosvaeError, ModelBundle
+
+from .config import Config, ConfigError, load_config
+from .data import DataError, load_camvid
+from .evaluate import evaluate, table
+from .networks import Expert, TokenSegmenter
+
+OPSET = 18
+DATA_TERMS = (
+    "CamVid, the Cambridge-driving Labeled Video Database (Brostow, Fauqueur, Cipolla 2009): "
+    "research and education only; weights trained on it inherit that"
+)
+
+
+class ExportError(Exception):
+    """A run is unfinished, or what was exported differs from what was trained."""
+
+
+class EncoderGraph(nn.Module):
+    """uint8 (N, H, W, 3) RGB -> int32 (N, levels, h, w), the nearest code of each residual."""
+
+    def __init__(self, segmenter: TokenSegmenter) -> None:
+        super().__init__()
+        self.encoder = segmenter.encoder
+        self.register_buffer("codebooks", segmenter.codebooks().detach().clone())
+
+    def forward(self, frames: Tensor) -> Tensor:
+        residual = self.encoder(frames).permute(0, 2, 3, 1)
+        levels = []
+        for codebook in self.codebooks:
+            # |r - c|^2 less |r|^2, which does not depend on the code.
+            distances = (codebook * codebook).sum(1) - 2 * (residual @ codebook.T)
+            index = distances.argmin(-1)
+            residual = residual - codebook[index]
+            levels.append(index)
+        return torch.stack(levels, 1).to(torch.int32)
+
+
+class MaskGraph(nn.Module):
+    """int32 (N, levels, h, w) -> float (N, classes, H/4, W/4); index `codes` adds nothing."""
+
+    def __init__(self, segmenter: TokenSegmenter, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.decoder = segmenter.decoder
+        self.size = tuple(-(-side // 4) for side in size)
+        codebooks = segmenter.codebooks().detach()
+        absent = torch.zeros(len(codebooks), 1, codebooks.shape[2])
+        self.register_buffer("tables", torch.cat([codebooks, absent], 1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        vectors = sum(table[tokens[:, level].long()] for level, table in enumerate(self.tables))
+        logits = self.decoder(vectors.permute(0, 3, 1, 2))
+        return logits[:, :, : self.size[0], : self.size[1]]
+
+
+def round_to_half(network: nn.Module) -> None:
+    """Round convolution and linear weights to float16, which is how the file stores them."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.weight.copy_(module.weight.half().float())
+
+
+def write_onnx(graph: nn.Module, example: Tensor, names: tuple[str, str], path: Path) -> None:
+    """Export with a free batch size; weights that are exact in float16 are stored so."""
+    # Unoptimised, as folding the norms into the weights would make them inexact in float16;
+    # ONNX Runtime folds them when it loads the file.
+    program = torch.onnx.export(
+        graph.eval(),
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[names[0]],
+        output_names=[names[1]],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        optimize=False,
+        verbose=False,
+    )
+    model = program.model_proto
+    kept = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        small = values.astype(np.float16) if values.dtype == np.float32 else values
+        if values.ndim < 2 or small is values or not np.array_equal(small, values):
+            kept.append(tensor)
+            continue
+        kept.append(numpy_helper.from_array(small, f"{tensor.name}.half"))
+        cast = onnx.helper.make_node(
+            "Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT
+        )
+        model.graph.node.insert(0, cast)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    # Metadata of the exporter tells of the machine's paths.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    for function in model.functions:
+        del function.metadata_props[:]
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def macs(network: nn.Module, example: Tensor) -> int:
+    """Return multiply-accumulates of one forward pass: convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(example)
+    return counter.get_total_flops() // 2
+
+
+def record(path: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file, as the manifest has them."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def check(graph: nn.Module, path: Path, inputs: list[Tensor], exact: bool) -> None:
+    """Compare the file with torch.
+
+    Raises:
+        ExportError: more than one token in a thousand differs, or a logit by more than 1e-2.
+    """
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for example in inputs:
+        with torch.inference_mode():
+            wanted = graph(example).numpy()
+        found = session.run(None, {name: example.numpy()})[0]
+        if exact and (found != wanted).mean() > 1e-3:
+            raise ExportError(f"{path.name}: {(found != wanted).mean():.2%} of the tokens differ")
+        if not exact and np.abs(found - wanted).max() > 1e-2:
+            raise ExportError(f"{path.name}: logits differ by {np.abs(found - wanted).max():.2g}")
+
+
+def _load(network: nn.Module, folder: Path, steps: int) -> None:
+    path = folder / "last.pt"
+    if not path.exists():
+        raise ExportError(f"{path}: no such file; train first")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["step"] < steps:
+        raise ExportError(f"{path}: {state['step']} of {steps} steps; finish the training first")
+    network.load_state_dict(state["averaged"])
+    network.eval().requires_grad_(False)
+    round_to_half(network)
+
+
+def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
+    """Write ``models/<name>`` and its expert, with figures measured on CamVid `val`.
+
+    Raises:
+        ExportError: the run is unfinished, or a written graph differs from the trained network.
+        DataError: CamVid cannot be read.
+    """
+    val = load_camvid(data, "val")
+    tokens = config.tokens
+    expert = Expert(len(CAMVID))
+    segmenter = TokenSegmenter(len(CAMVID), tokens.levels, tokens.codes, tokens.dim)
+    run = runs / config.name
+    _load(expert, run / "expert", config.expert.steps)
+    _load(segmenter, run / "segmenter", config.segmenter.steps)
+
+    folder, experts = models / config.name, models / "experts"
+    folder.mkdir(parents=True, exist_ok=True)
+    experts.mkdir(exist_ok=True)
+    encoder, mask = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
+    frames = [torch.from_numpy(sample.frame)[None] for sample in val[::20]]
+    indices = [encoder(frame) for frame in frames]
+    grid = list(indices[0].shape[2:])
+    write_onnx(encoder, torch.cat(frames[:2]), ("frames", "tokens"), folder / "encoder.onnx")
+    write_onnx(mask, torch.cat(indices[:2]), ("tokens", "logits"), folder / "mask.onnx")
+    unnamed = experts / "new.onnx"
+    write_onnx(expert, torch.cat(frames[:2]), ("frames", "logits"), unnamed)
+    check(encoder, folder / "encoder.onnx", frames, exact=True)
+    check(mask, folder / "mask.onnx", indices, exact=False)
+    check(expert, unnamed, frames, exact=False)
+    expert_record = {"name": "EfficientNet-Lite0 FPN", **record(unnamed)}
+    unnamed.replace(experts / f"{expert_record['sha256'][:16]}.onnx")
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    manifest: dict[str, Any] = {
+        "format": 1,
+        "name": config.name,
+        "input_size": list(config.input_size),
+        "grid": grid,
+        "levels": tokens.levels,
+        "codes": tokens.codes,
+        "dim": tokens.dim,
+        "labels": [
+            {"id": label.id, "name": label.name, "color": list(label.color)}
+            for label in CAMVID.labels
+        ],
+        "files": {name: record(folder / name) for name in ("encoder.onnx", "mask.onnx")},
+        "expert": expert_record,
+        "provenance": {
+            "data": "CamVid train, 367 frames at 480x360",
+            "license": DATA_TERMS,
+            "initial_weights": "EfficientNet-Lite0, ImageNet (Apache-2.0)",
+            "commit": commit,
+            "seed": config.seed,
+        },
+        "compute": {
+            "vehicle_macs": macs(encoder, frames[0]),
+            "receiver_macs": macs(mask, indices[0]),
+            "expert_macs": macs(expert, frames[0]),
+            "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
+            "decoder_parameters": sum(p.numel() for p in mask.parameters()),
+        },
+    }
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    figures = evaluate(ModelBundle.load(folder), val)
+    manifest["figures"] = {"data": "CamVid val, 101 frames", "date": str(date.today()), **figures}
+    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    (folder / "README.md").write_text(model_card(manifest, config))
+    print(table(figures))
+    return folder
+
+
+def model_card(manifest: dict[str, Any], config: Config) -> str:
+    """Return the text of the bundle's model card."""
+    figures, compute = manifest["figures"], manifest["compute"]
+    height, width = manifest["input_size"]
+
+    def sizes(macs: str, parameters: str) -> str:
+        return f"{compute[macs] / 1e9:.2f} GMACs, {compute[parameters] / 1e6:.1f} M parameters"
+
+    return f"""# {manifest["name"]}
+
+Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} tokens, decoded straight to
+logits. Labels: {", ".join(label["name"] for label in manifest["labels"])} (Cityscapes train ids;
+CamVid's bicyclist is `rider`, its sign `traffic sign`).
+
+| | |
+|---|---|
+| input | {width}x{height} RGB |
+| tokens | {manifest["levels"]} levels of {manifest["codes"]} codes, {manifest["dim"]} numbers |
+| vehicle | {sizes("vehicle_macs", "encoder_parameters")} |
+| receiver | {sizes("receiver_macs", "decoder_parameters")} |
+| expert | {manifest["expert"]["name"]}, {compute["expert_macs"] / 1e9:.2f} GMACs |
+
+## Figures
+
+{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU; bytes are whole serialised packets.
+
+{table(figures)}
+
+The vehicle's encoder costs about as much as the expert, so this bundle shows that the tokens carry
+the task; it does not save the vehicle compute.
+
+## Data and terms
+
+Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was trained on.
+{manifest["provenance"]["license"]}. Initial weights: {manifest["provenance"]["initial_weights"]}.
+
+## Made by
+
+    make train DATA=<CamVid root>
+
+Seed {config.seed}, commit {manifest["provenance"]["commit"]}.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Export one configuration's run."""
+    parser = argparse.ArgumentParser(prog="gosvae_training.export", description=__doc__)
+    parser.add_argument("config", type=Path, help="YAML file that the run was trained with")
+    parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run lies")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
+    options = parser.parse_args(arguments)
+    # The exporter warns of a torchvision that nothing here uses.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        folder = export(load_config(options.config), options.runs, options.data, options.models)
+    except (ConfigError, DataError, ExportError, GosvaeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Losses; each returns its terms by name, ``loss`` being what is minimised."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gosvae_codec.labels import UNLABELLED
+
+
+def class_weights(frequencies: np.ndarray) -> Tensor:
+    """ENet's class weights 1 / ln(1.1 + p), scaled to mean one (Paszke et al. 2016, section 5.1).
+
+    Args:
+        frequencies: share of each class among labelled pixels, (classes,).
+    """
+    weights = 1.0 / np.log(1.1 + frequencies)
+    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Weighted cross entropy plus soft Dice over the classes present.
+
+    Args:
+        logits: (N, classes, H, W).
+        target: int64 (N, H, W), channel index or 255.
+        weights: (classes,).
+    """
+    cross_entropy = F.cross_entropy(logits, target, weights, ignore_index=UNLABELLED)
+    valid = (target != UNLABELLED)[:, None]
+    truth = F.one_hot(target.clamp(max=logits.shape[1] - 1), logits.shape[1])
+    truth = truth.permute(0, 3, 1, 2) * valid
+    probability = logits.softmax(1) * valid
+    overlap = (truth * probability).sum((0, 2, 3))
+    total = (truth + probability).sum((0, 2, 3))
+    present = truth.sum((0, 2, 3)) > 0
+    dice = (1 - (2 * overlap + 1) / (total + 1))[present].mean()
+    return {"loss": cross_entropy + 0.5 * dice, "cross_entropy": cross_entropy, "dice": dice}
+
+
+def imitation_loss(
+    logits: Tensor, expert_logits: Tensor, target: Tensor, weights: Tensor, commitment: Tensor
+) -> dict[str, Tensor]:
+    """Jensen-Shannon divergence to the expert (GOS-VAE, equation 3) plus labels and commitment.
+
+    Args:
+        logits: (N, classes, H, W).
+        expert_logits: (N, classes, H, W).
+        target: int64 (N, H, W), channel index or 255.
+        weights: (classes,).
+        commitment: scalar, from the quantiser.
+    """
+    ours, expert = logits.log_softmax(1), expert_logits.log_softmax(1)
+    middle = torch.logaddexp(ours, expert) - np.log(2)
+    divergence = 0.5 * (
+        (ours.exp() * (ours - middle)).sum(1) + (expert.exp() * (expert - middle)).sum(1)
+    )
+    distill = F.kl_div(ours, expert, log_target=True, reduction="none").sum(1).mean()
+    supervised = segmentation_loss(logits, target, weights)["loss"]
+    return {
+        "loss": divergence.mean() + distill + 0.5 * supervised + commitment,
+        "jensen_shannon": divergence.mean(),
+        "kl_divergence": distill,
+        "supervised": supervised,
+        "commitment": commitment,
+    }
