@@ -54,7 +54,7 @@ def write_tiny_bundle(
         helper.make_node("Slice", ["scaled", "zero", "levels", "one"], ["some"]),
         helper.make_node("Cast", ["some"], ["tokens"], to=TensorProto.INT32),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "quarter": np.float32(0.25).reshape(1),
         "zero": np.zeros(1, np.int64),
         "levels": np.array([levels]),

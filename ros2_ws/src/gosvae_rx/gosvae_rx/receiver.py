@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -21,11 +21,12 @@ from gosvae_codec import (
     EncodedFrame,
     FingerprintError,
     GosvaeError,
+    Header,
     PacketError,
     Reassembler,
 )
 from gosvae_codec.images import to_rgb
-from gosvae_codec.masks import colorize
+from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 from gosvae_node.messages import (
     from_header_message,
@@ -39,7 +40,15 @@ from gosvae_node.node import ERROR, OK, WARN, PipelineNode, run
 from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
 
-_KEPT_IMAGES = 16
+_KEPT = 16
+
+Item = TypeVar("Item")
+
+
+def _remember(items: OrderedDict[Header, Item], header: Header, item: Item) -> None:
+    items[header] = item
+    while len(items) > _KEPT:
+        items.popitem(last=False)
 
 
 class _Camera:
@@ -62,7 +71,9 @@ class _Camera:
         self.rejections = Meter()
         self.packets: Subscription | None = None
         self.images: Subscription | None = None
-        self.recent_images: OrderedDict[tuple[int, int], Image | CompressedImage] = OrderedDict()
+        # Frames and masks of an overlay come in either order.
+        self.overlay_images: OrderedDict[Header, Image | CompressedImage] = OrderedDict()
+        self.overlay_masks: OrderedDict[Header, Mask] = OrderedDict()
 
         def publisher(topic: str, **events: Any) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(
@@ -165,10 +176,9 @@ class Receiver(PipelineNode):
         if wanted and camera.images is None:
 
             def keep(message: Image | CompressedImage) -> None:
-                stamp = message.header.stamp
-                camera.recent_images[stamp.sec, stamp.nanosec] = message
-                while len(camera.recent_images) > _KEPT_IMAGES:
-                    camera.recent_images.popitem(last=False)
+                header = from_header_message(message.header)
+                _remember(camera.overlay_images, header, message)
+                self._publish_overlay(camera, header)
 
             camera.images = self.create_subscription(
                 camera.image_type, camera.image_topic, keep, qos_profile("sensor_data")
@@ -180,7 +190,8 @@ class Receiver(PipelineNode):
         if camera.images is not None:
             self.destroy_subscription(camera.images)
             camera.images = None
-        camera.recent_images.clear()
+        camera.overlay_images.clear()
+        camera.overlay_masks.clear()
 
     def _receive(self, camera: _Camera, message: TokenPacket) -> None:
         assert self.bundle is not None
@@ -253,22 +264,29 @@ class Receiver(PipelineNode):
         assert self.bundle is not None
         header = to_header_message(decoded.header)
         camera.mask.publish(to_image(decoded.mask, "mono8", header))
-        wants_color = camera.color.get_subscription_count() > 0
-        image = camera.recent_images.get((decoded.header.sec, decoded.header.nanosec))
-        if not wants_color and image is None:
-            return
-        color = colorize(decoded.mask, self.bundle.labels)
-        if wants_color:
+        if camera.color.get_subscription_count() > 0:
+            color = colorize(decoded.mask, self.bundle.labels)
             camera.color.publish(to_image(color, "rgb8", header))
-        if image is not None and from_header_message(image.header) == decoded.header:
-            try:
-                frame = to_rgb(image)
-            except GosvaeError as error:
-                self.get_logger().error(f"overlay: {error}", throttle_duration_sec=5.0)
-                return
-            if frame.shape == color.shape:
-                blended = np.asarray(cv2.addWeighted(frame, 0.5, color, 0.5, 0.0), np.uint8)
-                camera.overlay.publish(to_image(blended, "rgb8", header))
+        if camera.images is not None:
+            _remember(camera.overlay_masks, decoded.header, decoded.mask)
+            self._publish_overlay(camera, decoded.header)
+
+    def _publish_overlay(self, camera: _Camera, header: Header) -> None:
+        assert self.bundle is not None
+        image = camera.overlay_images.get(header)
+        # Whoever takes the mask publishes: frames and masks come in threads of their own.
+        mask = camera.overlay_masks.pop(header, None) if image is not None else None
+        if image is None or mask is None:
+            return
+        try:
+            frame = to_rgb(image)
+        except GosvaeError as error:
+            self.get_logger().error(f"overlay: {error}", throttle_duration_sec=5.0)
+            return
+        if frame.shape[:2] == mask.shape:
+            color = colorize(mask, self.bundle.labels)
+            blended = np.asarray(cv2.addWeighted(frame, 0.5, color, 0.5, 0.0), np.uint8)
+            camera.overlay.publish(to_image(blended, "rgb8", image.header))
 
     def _send_feedback(self) -> None:
         assert self.bundle is not None

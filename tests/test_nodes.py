@@ -1,0 +1,347 @@
+"""Transmitter and receiver over real DDS, each in its own process."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import Pipeline, pixels, random_frame
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header as HeaderMessage
+
+from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle, Packet
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES
+from gosvae_codec.testing import write_tiny_bundle
+from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
+from gosvae_node.messages import from_packet_message, to_packet_message
+
+
+def expected_mask(bundle: ModelBundle, frame: np.ndarray, levels: int = 1) -> np.ndarray:
+    return Decoder(bundle).decode(Encoder(bundle).encode(frame, levels=levels)).mask
+
+
+@pytest.mark.parametrize("size", [(64, 96), (120, 160), (51, 77)])
+def test_masks_are_the_librarys_with_the_cameras_own_header(
+    pipeline: Pipeline, bundle: ModelBundle, size: tuple[int, int]
+) -> None:
+    masks = pipeline.masks()
+    packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.transmitter()
+    pipeline.receiver()
+    for seed in range(3):
+        frame = random_frame(seed, size)
+        mask = pipeline.send(frame, masks)
+        assert (mask.encoding, mask.header.frame_id) == ("mono8", "camera_frame")
+        np.testing.assert_array_equal(pixels(mask), expected_mask(bundle, frame))
+    for message in packets:
+        assert len(serialize_message(message)) <= MAX_SERIALIZED_BYTES
+        assert message.fingerprint == bundle.fingerprint
+        assert (message.source_width, message.source_height) == size[::-1]
+
+
+@pytest.mark.parametrize("first", ["transmitter", "receiver"])
+def test_either_node_may_start_first(pipeline: Pipeline, first: str) -> None:
+    masks = pipeline.masks()
+    second = {"transmitter": "receiver", "receiver": "transmitter"}[first]
+    getattr(pipeline, first)()
+    name = {"transmitter": "gosvae_tx: camera", "receiver": "gosvae_rx: camera"}
+    pipeline.wait(f"diagnostics of the {first}", lambda: name[first] in pipeline.status)
+    getattr(pipeline, second)()
+    pipeline.send(random_frame(0), masks)
+
+
+def test_two_cameras_do_not_mix(pipeline: Pipeline, bundle: ModelBundle) -> None:
+    cameras = ["front", "rear/left"]
+    masks = {camera: pipeline.masks(camera) for camera in cameras}
+    pipeline.transmitter(cameras=str(cameras))
+    pipeline.receiver(cameras=str(cameras))
+    for seed, camera in enumerate(cameras * 2):
+        frame = random_frame(seed)
+        mask = pipeline.send(frame, masks[camera], camera)
+        assert mask.header.frame_id == f"{camera}_frame"
+        np.testing.assert_array_equal(pixels(mask), expected_mask(bundle, frame))
+    for camera in cameras:
+        assert {mask.header.frame_id for mask in masks[camera]} == {f"{camera}_frame"}
+
+
+def test_a_receiver_killed_and_restarted_goes_on(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    receiver = pipeline.receiver()
+    pipeline.send(random_frame(0), masks)
+    receiver.kill()
+    pipeline.receiver()
+    pipeline.send(random_frame(1), masks)
+
+
+def test_a_transmitter_killed_and_restarted_goes_on_as_a_new_stream(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")
+    transmitter = pipeline.transmitter()
+    pipeline.receiver()
+    for seed in range(3):
+        pipeline.send(random_frame(seed), masks)
+    before = packets[-1]
+    transmitter.kill()
+    pipeline.transmitter()
+    pipeline.send(random_frame(9), masks)
+    assert packets[-1].stream != before.stream
+    assert packets[-1].sequence < before.sequence
+
+
+def test_a_late_receiver_gets_the_next_frame_and_the_latched_labels(
+    pipeline: Pipeline, bundle: ModelBundle
+) -> None:
+    pipeline.transmitter(lazy=False)
+    for seed in range(3):
+        pipeline.publish(random_frame(seed))
+    pipeline.receiver()
+    masks = pipeline.masks()
+    pipeline.send(random_frame(7), masks)
+    infos = pipeline.collect(LabelInfo, "camera/semantic/label_info", "latched")
+    pipeline.wait("label info", lambda: infos)
+    info = infos[0]
+    assert (info.bundle, info.fingerprint) == (bundle.name, bundle.fingerprint)
+    assert list(info.ids) == [label.id for label in CAMVID.labels]
+    assert info.names == [label.name for label in CAMVID.labels]
+    assert list(info.colors) == [value for label in CAMVID.labels for value in label.color]
+
+
+def test_the_camera_is_left_alone_while_nobody_listens(pipeline: Pipeline) -> None:
+    pipeline.transmitter()
+    pipeline.wait("diagnostics", lambda: "gosvae_tx: camera" in pipeline.status)
+    assert pipeline.node.count_subscribers("camera/image_raw") == 0
+    receiver = pipeline.receiver()
+    pipeline.wait("demand", lambda: pipeline.node.count_subscribers("camera/image_raw") == 1)
+    receiver.stop()
+    pipeline.wait("its end", lambda: pipeline.node.count_subscribers("camera/image_raw") == 0)
+
+
+def test_another_bundle_is_named_on_both_sides_and_nothing_is_decoded(
+    pipeline: Pipeline, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    other = ModelBundle.load(write_tiny_bundle(tmp_path / "other", seed=5))
+    masks = pipeline.masks()
+    transmitter = pipeline.transmitter(bundle=other.path)
+    receiver = pipeline.receiver()
+
+    def explained() -> bool:
+        pipeline.publish(random_frame(0))
+        rx, tx = (pipeline.status.get(f"gosvae_{side}: camera") for side in ("rx", "tx"))
+        return bool(rx and tx) and "another bundle" in rx.message and "another" in tx.message
+
+    pipeline.wait("both diagnostics to tell", explained)
+    figures = pipeline.figures("gosvae_rx: camera")
+    assert figures["fingerprint"] == f"{bundle.fingerprint:016x}"
+    assert figures["sender fingerprint"] == f"{other.fingerprint:016x}"
+    assert int(figures["rejected"]) > 0
+    assert pipeline.status["gosvae_rx: camera"].level == b"\x02"
+    assert masks == []
+    assert transmitter.running and receiver.running
+    assert f"{other.fingerprint:016x}" in receiver.output()
+
+
+def test_hostile_packets_are_counted_and_the_next_good_one_decodes(
+    pipeline: Pipeline, bundle: ModelBundle
+) -> None:
+    masks = pipeline.masks()
+    receiver = pipeline.receiver()
+    publisher = pipeline.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+    frame = random_frame(1)
+    (packet,) = Encoder(bundle).encode(frame, Header(5, 6, "probe"), levels=1)
+    good = to_packet_message(packet)
+
+    def decoded() -> list[Image]:
+        publisher.publish(good)
+        return masks
+
+    pipeline.wait("a mask", decoded)
+    np.testing.assert_array_equal(pixels(masks[0]), expected_mask(bundle, frame))
+    rng = np.random.default_rng(0)
+    hostile = [TokenPacket()]
+    for _ in range(200):
+        message = to_packet_message(packet)
+        name = rng.choice(["sequence", "levels", "row_count", "slice_count", "kind", "version"])
+        setattr(message, name, int(rng.integers(0, 256)) ^ 77)
+        message.payload = array("B", rng.integers(0, 256, rng.integers(0, 1400), np.uint8))
+        if rng.random() < 0.5:
+            message.crc32c = from_packet_message(message).checksum()
+        hostile.append(message)
+    for message in hostile:
+        publisher.publish(message)
+        pipeline.executor.spin_once(timeout_sec=0.001)
+    pipeline.wait(
+        "rejections", lambda: int(pipeline.figures("gosvae_rx: camera").get("rejected", 0)) > 100
+    )
+    # A fresh stream, as a hostile sequence number may have run ahead of the old one.
+    fresh: list[Packet] = Encoder(bundle).encode(random_frame(2), Header(7, 8, "probe"), levels=1)
+    count = len(masks)
+
+    def decoded_again() -> bool:
+        publisher.publish(to_packet_message(fresh[0]))
+        return any(mask.header.stamp.sec == 7 for mask in masks[count:])
+
+    pipeline.wait("a mask after the hostile packets", decoded_again)
+    assert receiver.running
+
+
+def test_frames_that_cannot_be_converted_are_counted_and_explained(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    transmitter = pipeline.transmitter()
+    pipeline.receiver()
+    publisher = pipeline.publisher(Image, "camera/image_raw", "default")
+    pipeline.wait("a subscription", lambda: publisher.get_subscription_count() > 0)
+
+    def counted() -> bool:
+        for encoding, size in (("32FC1", 8), ("rgb8", 8), ("rgb8", 0)):
+            publisher.publish(
+                Image(height=size, width=size, step=size * 3, encoding=encoding, data=b"\0" * 5)
+            )
+        return int(pipeline.figures("gosvae_tx: camera").get("failed", 0)) >= 3
+
+    pipeline.wait("failures", counted)
+    assert pipeline.figures("gosvae_tx: camera")["last failure"]
+    pipeline.send(random_frame(0), masks)
+    assert transmitter.running
+    assert "'32FC1' is not supported" in transmitter.output()
+
+
+def test_colour_and_overlay_are_made_on_demand(pipeline: Pipeline, bundle: ModelBundle) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    pipeline.receiver()
+    frame = random_frame(3)
+    pipeline.send(frame, masks)
+    colors, overlays = pipeline.masks(topic="color"), pipeline.masks(topic="overlay")
+
+    def both() -> bool:
+        pipeline.send(frame, masks)
+        return bool(colors and overlays)
+
+    pipeline.wait("colour and overlay", both)
+    color = bundle.labels.palette[expected_mask(bundle, frame)]
+    assert colors[-1].encoding == overlays[-1].encoding == "rgb8"
+    np.testing.assert_array_equal(pixels(colors[-1]), color)
+    blend = (frame.astype(float) + color) / 2
+    assert np.abs(pixels(overlays[-1]) - blend).max() <= 1
+
+
+def test_simulated_time_measures_the_masks_age(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter(use_sim_time=True)
+    pipeline.receiver(use_sim_time=True)
+    clock = pipeline.publisher(Clock, "/clock", "default")
+    pipeline.wait("both clocks", lambda: clock.get_subscription_count() == 2)
+    now = Clock()
+    now.clock.sec = 1000
+    now.clock.nanosec = 250_000_000
+
+    def measured() -> bool:
+        clock.publish(now)
+        pipeline.send(random_frame(0), masks)
+        return pipeline.figures("gosvae_rx: camera").get("mask age ms p95", "").startswith("25")
+
+    # Frames are stamped 1000 s and a few ns; simulated time stands a quarter of a second later.
+    pipeline.wait("the age in simulated time", measured)
+
+
+def test_the_receiver_acknowledges_and_the_transmitter_hears(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    feedback = pipeline.collect(Feedback, "camera/image_raw/gosvae/feedback", "packets")
+    packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.transmitter()
+    pipeline.receiver()
+    pipeline.send(random_frame(0), masks)
+    pipeline.wait("an acknowledgement", lambda: feedback and feedback[-1].has_acknowledged)
+    assert feedback[-1].stream == packets[-1].stream
+    assert feedback[-1].acknowledged in [packet.sequence for packet in packets]
+    assert feedback[-1].coverage == 1.0 and feedback[-1].packets_rejected == 0
+    pipeline.wait(
+        "the transmitter to report it",
+        lambda: pipeline.figures("gosvae_tx: camera").get("receiver lost") == "0",
+    )
+
+
+def test_lifecycle_and_parameters(pipeline: Pipeline, bundle: ModelBundle) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    pipeline.receiver()
+    frame = random_frame(4)
+    pipeline.send(frame, masks)
+
+    def call(kind: type, name: str, request: object) -> object:
+        client = pipeline.node.create_client(kind, name)
+        pipeline.wait(name, client.service_is_ready)
+        future = client.call_async(request)
+        pipeline.wait(f"an answer of {name}", future.done)
+        return future.result()
+
+    def set_parameter(name: str, value: object) -> object:
+        parameters = [Parameter(name, value=value).to_parameter_msg()]
+        request = SetParameters.Request(parameters=parameters)
+        return call(SetParameters, "/gosvae_tx/set_parameters", request).results[0]
+
+    def change(transition: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return call(ChangeState, "/gosvae_tx/change_state", request).success
+
+    assert set_parameter("levels", 2).successful
+    mask = pipeline.send(frame, masks)
+    np.testing.assert_array_equal(pixels(mask), expected_mask(bundle, frame, levels=2))
+    refused = set_parameter("queue_depth", 3)
+    assert not refused.successful and "clean it up first" in refused.reason
+    assert not set_parameter("levels", 300).successful
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    pipeline.wait("no demand", lambda: pipeline.node.count_subscribers("camera/image_raw") == 0)
+    assert change(Transition.TRANSITION_CLEANUP)
+    assert set_parameter("queue_depth", 3).successful
+    assert change(Transition.TRANSITION_CONFIGURE)
+    assert change(Transition.TRANSITION_ACTIVATE)
+    pipeline.send(frame, masks)
+
+
+def test_a_node_that_cannot_configure_says_why_and_fails(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    for parameters, reason in (
+        ({"bundle": tmp_path / "nowhere"}, "nowhere: no such folder"),
+        ({"packet_qos": "best"}, "packet_qos: QoS profile 'best': choose one of"),
+        ({"cameras": "[front, front]"}, "give different, non-empty names"),
+        ({"image_transport": "theora"}, "image_transport 'theora': choose one of"),
+        ({"providers": "[tpu]"}, "providers ['tpu']: give one or more of"),
+    ):
+        process = pipeline.transmitter(**parameters)
+        pipeline.wait("its end", lambda process=process: not process.running)
+        assert process.popen.returncode == 1
+        assert reason in process.output()
+        assert "Traceback" not in process.output()
+
+
+def test_qos_can_be_overridden_by_parameter(pipeline: Pipeline) -> None:
+    name = "qos_overrides./camera/semantic/mask.publisher.reliability"
+    pipeline.receiver(**{name: "reliable"})
+    topic = "/camera/semantic/mask"
+    pipeline.wait("the mask's publisher", lambda: pipeline.node.count_publishers(topic) == 1)
+    (info,) = pipeline.node.get_publishers_info_by_topic(topic)
+    assert info.qos_profile.reliability.name == "RELIABLE"
+
+
+def test_messages_made_by_others_need_no_frame_id(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    pipeline.receiver()
+    pipeline.send(random_frame(0), masks)
+    stamp = pipeline.publish(random_frame(1), frame_id="")
+    mask = pipeline.wait(
+        "its mask", lambda: next((m for m in masks if m.header.stamp == stamp), None)
+    )
+    assert mask.header == HeaderMessage(stamp=stamp)
