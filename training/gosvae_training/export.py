@@ -191,7 +191,7 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     experts.mkdir(exist_ok=True)
     encoder, mask = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
-    frames = [torch.from_numpy(sample.frame)[None] for sample in val[::20]]
+    frames = [torch.from_numpy(sample.frame)[None] for sample in val[:: max(len(val) // 5, 1)]]
     indices = [encoder(frame) for frame in frames]
     grid = list(indices[0].shape[2:])
     write_onnx(encoder, torch.cat(frames[:2]), ("frames", "tokens"), folder / "encoder.onnx")

@@ -1,0 +1,220 @@
+"""The whole way from a tiny CamVid to a bundle, and the parts that can go wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, Expert, ModelBundle
+from gosvae_training import export, train
+from gosvae_training.config import ConfigError, load_config
+from gosvae_training.data import DataError, RandomCrops, Sample, augment, load_camvid
+from gosvae_training.evaluate import evaluate
+from gosvae_training.export import EncoderGraph, MaskGraph
+from gosvae_training.losses import class_weights, imitation_loss, segmentation_loss
+from gosvae_training.networks import EfficientNetLite0, TokenSegmenter
+
+SIZE = (64, 96)
+CONFIG = {
+    "name": "tiny",
+    "seed": 3,
+    "input_size": list(SIZE),
+    "expert": {
+        "steps": 4,
+        "batch": 2,
+        "crop": [64, 64],
+        "learning_rate": 1e-3,
+        "backbone_learning_rate": 1e-4,
+        "frozen_blocks": 3,
+    },
+    "tokens": {"levels": 2, "codes": 16, "dim": 8},
+}
+CONFIG["segmenter"] = {**CONFIG["expert"], "steps": 20}
+
+
+def write_camvid(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for folder in (root / split, root / f"{split}annot"):
+            folder.mkdir(parents=True)
+        for index in range(4):
+            mask = np.repeat(np.repeat(rng.integers(0, 12, (4, 6), np.uint8), 16, 0), 16, 1)
+            frame = np.stack([mask * 20, 255 - mask * 20, mask * 10], -1)
+            cv2.imwrite(str(root / split / f"{index}.png"), frame)
+            cv2.imwrite(str(root / f"{split}annot" / f"{index}.png"), mask)
+    return root
+
+
+def write_config(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**CONFIG, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("training")
+    data, config = write_camvid(root / "camvid"), write_config(root / "tiny.yaml")
+    arguments = [str(config), "--data", str(data), "--runs", str(root / "runs")]
+    assert train.main([*arguments, "--threads", "2"]) == 0
+    assert export.main([*arguments, "--models", str(root / "models")]) == 0
+    return root
+
+
+def test_a_run_becomes_a_bundle_that_the_codec_runs(trained: Path) -> None:
+    bundle = ModelBundle.load(trained / "models" / "tiny")
+    assert (bundle.input_size, bundle.grid) == (SIZE, (4, 6))
+    assert (bundle.levels, bundle.codes) == (2, 16)
+    frame = load_camvid(trained / "camvid", "val")[0].frame
+    packets = Encoder(bundle).encode(frame)
+    mask = Decoder(bundle).decode(packets).mask
+    assert mask.shape == SIZE and set(np.unique(mask)) <= set(CAMVID.ids)
+    assert Expert(bundle).segment(frame).shape == SIZE
+    card = (bundle.path / "README.md").read_text()
+    assert "research and education only" in card
+    assert bundle.manifest["figures"]["levels"][0]["bytes_per_frame"] < 200
+
+
+def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> None:
+    bundle = ModelBundle.load(trained / "models" / "tiny")
+    segmenter = TokenSegmenter(len(CAMVID), 2, 16, 8)
+    state = torch.load(trained / "runs" / "tiny" / "segmenter" / "last.pt", weights_only=True)
+    segmenter.load_state_dict(state["averaged"])
+    segmenter.eval()
+    export.round_to_half(segmenter)
+    frame = load_camvid(trained / "camvid", "val")[1].frame
+    with torch.inference_mode():
+        logits, _, indices = segmenter(torch.from_numpy(frame)[None], quantize=True)
+        graph = MaskGraph(segmenter, SIZE)(EncoderGraph(segmenter)(torch.from_numpy(frame)[None]))
+    tokens = Encoder(bundle).tokens(frame)
+    assert (tokens == indices[0].permute(2, 0, 1).numpy()).mean() > 0.95
+    torch.testing.assert_close(graph, logits, atol=1e-3, rtol=1e-3)
+
+
+def test_a_finished_run_is_not_trained_again_and_gives_the_same_figures(trained: Path) -> None:
+    bundle = ModelBundle.load(trained / "models" / "tiny")
+    figures = evaluate(bundle, load_camvid(trained / "camvid", "val"))
+    assert figures["levels"] == bundle.manifest["figures"]["levels"]
+
+
+def test_an_unfinished_run_is_not_exported(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = {**CONFIG["segmenter"], "steps": 99}
+    config = write_config(tmp_path / "longer.yaml", segmenter=longer)
+    arguments = ["--data", str(trained / "camvid"), "--runs", str(trained / "runs")]
+    assert export.main([str(config), *arguments, "--models", str(tmp_path / "models")]) == 1
+    assert "20 of 99 steps; finish the training first" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_camvid(tmp_path / "camvid")
+    huge = {**CONFIG["expert"], "learning_rate": 1e30, "warmup": 0.0, "gradient_clip": 1e30}
+    config = write_config(tmp_path / "huge.yaml", expert=huge)
+    arguments = [str(config), "--data", str(data), "--runs", str(tmp_path / "runs")]
+    assert train.main(arguments) == 1
+    assert "try a lower learning_rate" in capsys.readouterr().err
+    batch = torch.load(tmp_path / "runs/tiny/expert/bad_batch.pt", weights_only=True)
+    assert batch["frames"].shape == (2, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speed": 1}, r"unknown \['speed'\]"),
+        ({"seed": -1}, "seed: expected a whole number"),
+        ({"seed": True}, "seed: expected a whole number"),
+        ({"name": ""}, "name: expected text"),
+        ({"input_size": [64]}, "input_size: expected"),
+        ({"tokens": {"levels": 2, "codes": 16}}, r"tokens: missing \['dim'\]"),
+        ({"expert": 5}, "expert: expected a mapping"),
+        ({"expert": {**CONFIG["expert"], "warmup": "long"}}, "warmup: expected a number"),
+    ],
+)
+def test_mistakes_in_a_configuration_are_named(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write_config(tmp_path / "broken.yaml", **changes))
+
+
+def test_shipped_configurations_load() -> None:
+    configs = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    assert configs
+    for path in configs:
+        assert load_config(path).name == path.stem
+
+
+def test_missing_and_mismatched_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        load_camvid(tmp_path, "train")
+    root = write_camvid(tmp_path / "camvid")
+    cv2.imwrite(str(root / "valannot" / "2.png"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(DataError, match=r"2\.png: frame \(64, 96\) but mask \(8, 8\)"):
+        load_camvid(root, "val")
+    (root / "trainannot" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png: cannot read it"):
+        load_camvid(root, "train")
+
+
+def test_crops_are_repeatable_and_frame_and_mask_move_together() -> None:
+    rng = np.random.default_rng(0)
+    mask = CAMVID.ids[np.repeat(np.repeat(rng.integers(0, 11, (8, 8)), 32, 0), 32, 1)]
+    sample = Sample(np.repeat(mask[..., None] * 12, 3, -1), mask)
+    crops = RandomCrops([sample] * 3, CAMVID.ids, (96, 128), 9, seed=5)
+    for (frame, target), (again, target_again) in zip(
+        map(crops.__getitem__, range(9)), map(crops.__getitem__, range(9)), strict=True
+    ):
+        assert frame.shape == (96, 128, 3) and target.shape == (96, 128)
+        assert torch.equal(frame, again) and torch.equal(target, target_again)
+        assert set(target.unique().tolist()) <= {*range(11), UNLABELLED}
+    crop = augment(sample, (96, 128), np.random.default_rng(1))
+    gray = crop.frame.mean(-1)
+    # Within one class brightness is constant but for blur at its edges and noise.
+    for label in np.unique(crop.mask[crop.mask != UNLABELLED]):
+        inside = cv2.erode((crop.mask == label).astype(np.uint8), np.ones((9, 9))) > 0
+        if inside.sum() > 50:
+            assert gray[inside].std() < 12
+
+
+def test_losses_reward_what_they_should() -> None:
+    target = torch.randint(0, 11, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    target[0, 0] = UNLABELLED
+    right = torch.nn.functional.one_hot(target.clamp(max=10), 11).permute(0, 3, 1, 2) * 20.0
+    wrong = right.roll(1, dims=1)
+    weights = class_weights(np.full(11, 1 / 11))
+    assert weights.mean().item() == pytest.approx(1)
+    assert segmentation_loss(right, target, weights)["loss"] < 0.1
+    assert segmentation_loss(wrong, target, weights)["loss"] > 5
+    none = torch.zeros(())
+    same = imitation_loss(right, right, target, weights, none)
+    other = imitation_loss(wrong, right, target, weights, none)
+    assert same["jensen_shannon"] == pytest.approx(0, abs=1e-5)
+    assert other["jensen_shannon"] == pytest.approx(np.log(2), abs=0.01)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (360, 480), (65, 77)])
+def test_features_halve_and_round_up(size: tuple[int, int]) -> None:
+    network = EfficientNetLite0().eval()
+    network.load_imagenet()
+    with torch.inference_mode():
+        features = network(torch.zeros(1, *size, 3, dtype=torch.uint8))
+    for feature, stride in zip(features, (4, 8, 16, 32), strict=True):
+        assert feature.shape[2:] == tuple(-(-side // stride) for side in size)
+
+
+def test_gradients_reach_the_encoder_through_the_quantiser() -> None:
+    torch.manual_seed(0)
+    network = TokenSegmenter(11, levels=2, codes=16, dim=8).train()
+    frames = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    logits, commitment, indices = network(frames, quantize=True)
+    assert logits.shape == (2, 11, 16, 24) and indices.shape == (2, 4, 6, 2)
+    (logits.square().mean() + commitment).backward()
+    for name, parameter in network.encoder.named_parameters():
+        assert parameter.grad is not None, name
