@@ -1,0 +1,30 @@
+from glob import glob
+
+from setuptools import find_packages, setup
+
+setup(
+    name="gosvae_bringup",
+    version="0.1.0",
+    description="Launch files, parameters, and the replay and record nodes of GOS-VAE.",
+    license="Apache-2.0",
+    maintainer="GOS-VAE maintainers",
+    maintainer_email="maintainers@gosvae.invalid",
+    packages=find_packages(include=["gosvae_bringup"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/gosvae_bringup"]),
+        ("share/gosvae_bringup", ["package.xml"]),
+        ("share/gosvae_bringup/launch", glob("*.launch.py")),
+        ("share/gosvae_bringup/config", glob("config/*")),
+        ("share/gosvae_bringup/rviz", glob("rviz/*")),
+    ],
+    python_requires=">=3.10",
+    install_requires=["av", "numpy", "rosbags"],
+    entry_points={
+        "console_scripts": [
+            "replay = gosvae_bringup.replay:main",
+            "record = gosvae_bringup.record:main",
+            "gosvae = gosvae_bringup.cli:main",
+        ],
+    },
+    zip_safe=True,
+)
