@@ -1,5 +1,7 @@
 """Messages carry what the codec has, byte for byte, and are as small as it thinks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 
 from gosvae_codec import Header, Packet
+from gosvae_codec.entropy import FixedLengthCoder
 from gosvae_codec.packets import (
     KIND_INTRA,
     KIND_PREDICTED,
@@ -95,3 +98,35 @@ def test_pixels_of_another_shape_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=encoding):
         to_image(np.zeros(shape, dtype), encoding, to_header_message(Header()))
+
+
+def test_the_committed_packet_reads_as_documented() -> None:
+    """Pins docs/wire-format.md: if this fails, raise the version instead of changing the test."""
+    fixture = Path(__file__).with_name("wire-format-v1.hex")
+    message = deserialize_message(bytes.fromhex(fixture.read_text()), TokenPacket)
+    packet = from_packet_message(message)
+    payload = packet.payload
+    assert packet == Packet(
+        header=Header(1_700_000_000, 123_456_789, "front_camera"),
+        fingerprint=0x0123456789ABCDEF,
+        stream=0x89ABCDEF,
+        sequence=41,
+        reference=41,
+        first_row=6,
+        row_count=3,
+        source_width=1920,
+        source_height=1080,
+        kind=KIND_INTRA,
+        levels=2,
+        slice_index=2,
+        slice_count=4,
+        payload=payload,
+        version=1,
+        crc32c=0x34C5EAA0,
+    )
+    assert packet.checksum() == packet.crc32c
+    # Thirty codes of nine bits, the i-th being 17 i modulo 512, and two bits of filling.
+    bits = "".join(f"{17 * index % 512:09b}" for index in range(30)) + "00"
+    assert payload == int(bits, 2).to_bytes(34, "big")
+    tokens = FixedLengthCoder(512).decode(payload, (2, 3, 5))
+    assert tokens[1, 2, 4] == 17 * 29 % 512
