@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from harness import Pipeline, pixels, random_frame
@@ -14,7 +15,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle, Packet
@@ -316,6 +317,7 @@ def test_a_node_that_cannot_configure_says_why_and_fails(
         ({"bundle": tmp_path / "nowhere"}, "nowhere: no such folder"),
         ({"packet_qos": "best"}, "packet_qos: QoS profile 'best': choose one of"),
         ({"cameras": "[front, front]"}, "give different, non-empty names"),
+        ({"cameras": "[front camera]"}, "front camera"),
         ({"image_transport": "theora"}, "image_transport 'theora': choose one of"),
         ({"providers": "[tpu]"}, "providers ['tpu']: give one or more of"),
     ):
@@ -324,6 +326,42 @@ def test_a_node_that_cannot_configure_says_why_and_fails(
         assert process.popen.returncode == 1
         assert reason in process.output()
         assert "Traceback" not in process.output()
+
+
+def test_an_unconfigured_node_keeps_telling_why(pipeline: Pipeline, tmp_path: Path) -> None:
+    process = pipeline.receiver(autostart=False, bundle=tmp_path / "nowhere")
+    pipeline.wait("diagnostics", lambda: "gosvae_rx" in pipeline.status)
+    assert pipeline.status["gosvae_rx"].message == "not configured"
+    client = pipeline.node.create_client(ChangeState, "/gosvae_rx/change_state")
+    pipeline.wait("the service", client.service_is_ready)
+    transition = Transition(id=Transition.TRANSITION_CONFIGURE)
+    future = client.call_async(ChangeState.Request(transition=transition))
+    pipeline.wait("an answer", future.done)
+    assert not future.result().success
+    pipeline.wait(
+        "the reason on diagnostics",
+        lambda: "nowhere: no such folder" in pipeline.status["gosvae_rx"].message,
+    )
+    assert process.running
+
+
+def test_compressed_frames_are_taken_as_well(pipeline: Pipeline, bundle: ModelBundle) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter(image_transport="compressed")
+    pipeline.receiver()
+    frame = random_frame(6)
+    publisher = pipeline.publisher(CompressedImage, "camera/image_raw/compressed", "default")
+    pipeline.wait("a subscription", lambda: publisher.get_subscription_count() > 0)
+    png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
+    message = CompressedImage(format="png", data=png.tobytes())
+    message.header.frame_id = "camera_frame"
+
+    def answered() -> list[Image]:
+        publisher.publish(message)
+        return masks
+
+    pipeline.wait("a mask", answered)
+    np.testing.assert_array_equal(pixels(masks[0]), expected_mask(bundle, frame))
 
 
 def test_qos_can_be_overridden_by_parameter(pipeline: Pipeline) -> None:

@@ -17,12 +17,13 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidTopicNameException, ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import GosvaeError, ModelBundle
@@ -57,6 +58,7 @@ class PipelineNode(LifecycleNode):
         super().__init__(name)
         self.bundle: ModelBundle | None = None
         self.cameras: list[str] = []
+        self._problem = "not configured"
         self.declare("bundle", "", "Folder of the model bundle, the same on both sides.")
         self.declare("cameras", ["camera"], "Base names of the cameras, such as front/left.")
         self.declare(
@@ -167,16 +169,26 @@ class PipelineNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle and make publishers; on failure the node stays unconfigured."""
+        self._problem = "not configured"
         try:
             self.cameras = [camera.strip("/") for camera in self.value("cameras")]
             if not all(self.cameras) or len(set(self.cameras)) != len(self.cameras):
                 raise ConfigurationError(f"cameras {self.cameras}: give different, non-empty names")
+            for camera in self.cameras:
+                validate_topic_name(camera)
             if not self.value("bundle"):
                 raise ConfigurationError("bundle is empty: give a folder like models/camvid-f16")
             self.bundle = ModelBundle.load(self.value("bundle"))
             self.setup()
-        except (GosvaeError, ConfigurationError, ParameterException) as error:
-            self.get_logger().error(f"cannot configure: {error}")
+        except (
+            GosvaeError,
+            ConfigurationError,
+            InvalidQosOverridesError,
+            InvalidTopicNameException,
+            ParameterException,
+        ) as error:
+            self._problem = f"cannot configure: {error}"
+            self.get_logger().error(self._problem)
             self._dismantle()
             return TransitionCallbackReturn.FAILURE
         self.get_logger().info(
@@ -229,7 +241,7 @@ class PipelineNode(LifecycleNode):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if self.bundle is None:
-            message.status = [self._status("", WARN, "not configured", {})]
+            message.status = [self._status("", WARN, self._problem, {})]
         else:
             message.status = [self._status(c, *self.report(c)) for c in self.cameras]
         self._diagnostics.publish(message)
