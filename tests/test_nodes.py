@@ -202,18 +202,22 @@ def test_frames_that_cannot_be_converted_are_counted_and_explained(pipeline: Pip
     publisher = pipeline.publisher(Image, "camera/image_raw", "default")
     pipeline.wait("a subscription", lambda: publisher.get_subscription_count() > 0)
 
-    def counted() -> bool:
-        for encoding, size in (("32FC1", 8), ("rgb8", 8), ("rgb8", 0)):
-            publisher.publish(
-                Image(height=size, width=size, step=size * 3, encoding=encoding, data=b"\0" * 5)
-            )
-        return int(pipeline.figures("gosvae_tx: camera").get("failed", 0)) >= 3
+    for encoding, size, reason in (
+        ("32FC1", 8, "'32FC1' is not supported"),
+        ("rgb8", 8, "needs 192 bytes, got 5"),
+        ("rgb8", 0, "size 0x0"),
+    ):
+        broken = Image(height=size, width=size, step=size * 3, encoding=encoding, data=b"\0" * 5)
 
-    pipeline.wait("failures", counted)
-    assert pipeline.figures("gosvae_tx: camera")["last failure"]
+        def explained(broken: Image = broken, reason: str = reason) -> bool:
+            publisher.publish(broken)
+            return reason in pipeline.figures("gosvae_tx: camera").get("last failure", "")
+
+        pipeline.wait(f"{reason!r} on diagnostics", explained)
+    assert int(pipeline.figures("gosvae_tx: camera")["failed"]) >= 3
     pipeline.send(random_frame(0), masks)
     assert transmitter.running
-    assert "'32FC1' is not supported" in transmitter.output()
+    assert "Traceback" not in transmitter.output()
 
 
 def test_colour_and_overlay_are_made_on_demand(pipeline: Pipeline, bundle: ModelBundle) -> None:

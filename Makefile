@@ -1,0 +1,52 @@
+# Every target sets up what it needs, once. Recipes read INPUT, JSON and DATA from the environment,
+# where make puts them, so that paths may hold spaces and quotes.
+
+RUN := python3 tools/setup_environment.py --exec
+TRAIN := python3 tools/setup_environment.py --training --exec
+CONFIG ?= training/configs/camvid-f16.yaml
+
+# Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
+PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
+
+.PHONY: help demo test test-training lint train shell clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo                 replay a drive through the pipeline; prints a table and pictures"
+	@echo "  INPUT=PATH              a rosbag2, video or folder of images instead of the sample drive"
+	@echo "  JSON=FILE               write the figures there as well"
+	@echo "make test                 all tests but those of training"
+	@echo "make lint                 ruff and mypy"
+	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
+	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
+	@echo "make test-training        tests of training"
+	@echo "make shell                a shell in which ros2_ws is built and sourced"
+	@echo "make clean                delete what these made, but for training runs and their environment"
+	@echo "PYTHON=PATH with any of them names the Python to use, 3.10 to 3.13"
+
+demo:
+	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${JSON:+--json "$$JSON"}
+
+test:
+	@$(RUN) $(PYTEST)
+
+test-training:
+	@$(TRAIN) $(PYTEST) training/tests
+
+lint:
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+	@$(RUN) mypy
+
+train:
+	@test -d "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
+	@$(TRAIN) python -m gosvae_training.train $(CONFIG) --data "$$DATA"
+	@$(TRAIN) python -m gosvae_training.export $(CONFIG) --data "$$DATA"
+
+shell:
+	@$(RUN) "$${SHELL:-bash}"
+
+clean:
+	rm -rf .venv out ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv-training -prune -o -name __pycache__ -exec rm -rf {} +
