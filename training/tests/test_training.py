@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, Expert, ModelBundle
 from gosvae_training import export, train
 from gosvae_training.config import ConfigError, load_config
@@ -84,13 +85,15 @@ def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> Non
     state = torch.load(trained / "runs" / "tiny" / "segmenter" / "last.pt", weights_only=True)
     segmenter.load_state_dict(state["averaged"])
     segmenter.eval()
-    export.round_to_half(segmenter)
     frame = load_camvid(trained / "camvid", "val")[1].frame
     with torch.inference_mode():
         logits, _, indices = segmenter(torch.from_numpy(frame)[None], quantize=True)
-        graph = MaskGraph(segmenter, SIZE)(EncoderGraph(segmenter)(torch.from_numpy(frame)[None]))
+        own = EncoderGraph(segmenter)(torch.from_numpy(frame)[None])
+        graph = MaskGraph(segmenter, SIZE)(own)
     tokens = Encoder(bundle).tokens(frame)
-    assert (tokens == indices[0].permute(2, 0, 1).numpy()).mean() > 0.95
+    assert torch.equal(own, indices.permute(0, 3, 1, 2).int())
+    # The file's weights are float16, so that a token near the border may fall to its neighbour.
+    assert (tokens == own[0].numpy()).mean() > 0.9
     torch.testing.assert_close(graph, logits, atol=1e-3, rtol=1e-3)
 
 
