@@ -41,4 +41,4 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 def colorize(mask: Mask, labels: LabelSpace) -> npt.NDArray[np.uint8]:
     """Paint a mask, uint8 (H, W), in its labels' colours, uint8 (H, W, 3) RGB."""
-    return labels.palette[mask]
+    return np.asarray(cv2.applyColorMap(mask, labels.palette[:, None]), np.uint8)
