@@ -1,6 +1,9 @@
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
+
+MODELS = glob("../models/*/*")
 
 setup(
     name="gosvae_bringup",
@@ -16,9 +19,11 @@ setup(
         ("share/gosvae_bringup/launch", glob("*.launch.py")),
         ("share/gosvae_bringup/config", glob("config/*")),
         ("share/gosvae_bringup/rviz", glob("rviz/*")),
+        # So that an installed workspace needs no repository around it.
+        *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
     ],
     python_requires=">=3.10",
-    install_requires=["av", "numpy", "rosbags"],
+    install_requires=["av", "numpy", "rich", "rosbags"],
     entry_points={
         "console_scripts": [
             "replay = gosvae_bringup.replay:main",

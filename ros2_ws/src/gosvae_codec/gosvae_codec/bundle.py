@@ -112,6 +112,8 @@ class ModelBundle:
                 self._expect(name, "makes", session.output_shape[1:], made)
             else:
                 self._expect(name, "makes", session.output_shape[1:2], [len(self.labels)])
+            # The first inference is slow, and shows whether the graph runs at all.
+            session.warm_up([1, *taken])
             self._sessions[key] = session
         return self._sessions[key]
 

@@ -20,6 +20,8 @@ PROVIDERS = {
 }
 """Short names of the execution providers, as parameters and diagnostics use them."""
 
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
+
 _log = logging.getLogger(__name__)
 
 
@@ -83,10 +85,22 @@ class Session:
                 self.provider,
                 providers[0],
             )
+        self._name = path.name
         self._input = self._session.get_inputs()[0]
         self.input_shape: list[Any] = self._input.shape
         """Shape that the graph declares for its input; free dimensions are names."""
         self.output_shape: list[Any] = self._session.get_outputs()[0].shape
+
+    def warm_up(self, shape: Sequence[int]) -> None:
+        """Run the network on zeros of `shape`, for what is made at the first inference only.
+
+        Raises:
+            BundleError: the network fails on them.
+        """
+        try:
+            self.run(np.zeros(shape, _DTYPES[self._input.type]))
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise BundleError(f"{self._name}: cannot run on {list(shape)}: {error}") from error
 
     def run(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Run the network on `array`, whose shape and dtype must be the graph's."""

@@ -1,0 +1,157 @@
+"""The command `gosvae`: the pipeline where only rclpy is installed, and the demo."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gosvae_codec.errors import GosvaeError
+
+from .pipeline import ARGUMENTS, PipelineError, describe
+from .supervisor import DRAIN_SECONDS, Ended, Processes, stop_signals
+
+RUN = """\
+Starts the nodes that `ros2 launch gosvae_bringup pipeline.launch.py` starts, with the same
+arguments, as `--bag drive.mcap` or as `bag:=drive.mcap`. They stop at Ctrl-C, at the end of the
+bag, or when one of them fails, whose status is then this command's.
+"""
+DEMO = """\
+Plays a drive through the pipeline over DDS, and reports what crossed, how fast and how well:
+figures, a video, a contact sheet and the recorded bag. Fails when masks are missing.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 1 for a failure, 2 for bad arguments, or a node's status."""
+    parser = make_parser()
+    options = parser.parse_args(_as_options(sys.argv[1:] if argv is None else argv))
+    try:
+        return run(options) if options.command == "run" else _demo(options)
+    except PipelineError as error:
+        print(f"gosvae {options.command}: {error}", file=sys.stderr)
+        return 2
+    except GosvaeError as error:
+        print(f"gosvae {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = Parser(prog="gosvae", description="GOS-VAE perception offloading over ROS 2.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="start the pipeline",
+        description=RUN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "--side",
+        choices=("both", "tx", "rx"),
+        default="both",
+        help="the vehicle's half (tx), the other one (rx), or both on one machine (default)",
+    )
+    for argument in ARGUMENTS:
+        default = f" (default: {argument.default})" if argument.default else ""
+        switch = argument.choices == ("true", "false")
+        run.add_argument(
+            f"--{argument.name.replace('_', '-')}",
+            dest=argument.name,
+            metavar="|".join(argument.choices) or argument.name.upper(),
+            nargs="?" if switch else None,
+            const="true" if switch else None,
+            default=None,
+            help=argument.description.replace("%", "%%") + default,
+        )
+
+    demo = commands.add_parser(
+        "demo",
+        help="play a drive through the pipeline and report",
+        description=DEMO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument(
+        "--input",
+        default="",
+        metavar="PATH",
+        help="rosbag2, video, or folder of images in Cityscapes or CamVid layout "
+        "(default: a short generated drive)",
+    )
+    demo.add_argument(
+        "--topic", default="", metavar="NAME", help="the bag's image topic, if it has several"
+    )
+    demo.add_argument("--json", default="", metavar="FILE", help="write the figures there, too")
+    demo.add_argument(
+        "--output",
+        default="",
+        metavar="DIR",
+        help="folder to make (default: out/demo-<date>-<time>)",
+    )
+    demo.add_argument("--rate", default="1.0", help="speed as a factor (default: 1.0)")
+    demo.add_argument("--bundle", default="", metavar="DIR", help="model bundle, as for `run`")
+    demo.add_argument("--providers", default="", help="where networks run, as for `run`")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start the pipeline, wait for its end, and return the exit status.
+
+    Raises:
+        GosvaeError: the arguments do not describe a pipeline, or a node is not built.
+    """
+    names = [argument.name for argument in ARGUMENTS]
+    values = {name: value for name in names if (value := getattr(options, name)) is not None}
+    pipeline = describe(values, options.side)
+    for warning in pipeline.warnings:
+        print(f"gosvae run: {warning}", file=sys.stderr)
+    with stop_signals() as stop, Processes(pipeline.environment) as processes:
+        for node in pipeline.nodes:
+            processes.start(node)
+        stop_at = float("inf")
+        while not stop.wait(0.05) and time.monotonic() < stop_at:
+            for ended in processes.ended():
+                if ended.failed:
+                    return _failure(ended)
+                if ended.node.lifetime == "drive":
+                    stop_at = time.monotonic() + DRAIN_SECONDS
+    return 0
+
+
+def _failure(ended: Ended) -> int:
+    print(f"gosvae run: {ended}", file=sys.stderr)
+    return ended.status or 1
+
+
+def _demo(options: argparse.Namespace) -> int:
+    # rclpy, onnxruntime and av, which `run` and --help do without.
+    from .demo import Options, demo
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    return demo(Options(**given))
+
+
+def _as_options(argv: Sequence[str]) -> list[str]:
+    """Turn ROS launch's `name:=value` into `--name=value`."""
+    return [
+        f"--{match[1].replace('_', '-')}={match[2]}"
+        if (match := re.fullmatch(r"([a-z_]+):=(.*)", word, re.DOTALL))
+        else word
+        for word in argv
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""What people look at after a demo: a video and a contact sheet of camera, mask and overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from gosvae_codec.labels import UNLABELLED, LabelSpace
+from gosvae_codec.masks import colorize
+
+Pixels = npt.NDArray[np.uint8]
+
+BACKGROUND = (18, 20, 24)
+BRIGHT = (236, 238, 240)
+DIM = (146, 152, 160)
+GAP = 6
+WIDTH = 1920
+LINE = 30
+"""Height of a line of text."""
+BLEND = 0.55
+"""Weight of the mask's colours in the overlay."""
+TITLES = ("camera", "semantic mask", "overlay")
+SHEET_COLUMNS = 4
+SHEET_FRAMES = 8
+
+
+class Panels(NamedTuple):
+    """One frame's three pictures, uint8 (h, w, 3) RGB each, all of the same size."""
+
+    camera: Pixels
+    mask: Pixels
+    overlay: Pixels
+
+
+def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -> Panels:
+    """Return the three pictures of a frame, scaled to `width`, an even number of pixels.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W) label ids; None, painted as such, where none came.
+        labels: whose colours the mask is painted in.
+        width: of each picture.
+    """
+    size = (width, round(image.shape[0] * width / image.shape[1] / 2) * 2)
+    camera = _scaled(image, size)
+    if mask is None:
+        missing = np.full_like(camera, 40)
+        _text(missing, "no mask came", (size[0] // 2, size[1] // 2), DIM, anchor=0.5)
+        return Panels(camera, missing, camera)
+    color = colorize(mask, labels)
+    blended = cv2.addWeighted(image, 1 - BLEND, color, BLEND, 0)
+    overlay = np.where((mask == UNLABELLED)[..., None], image, blended)
+    return Panels(camera, _scaled(color, size), _scaled(overlay, size))
+
+
+class Video:
+    """An H.264 video of camera, mask and overlay side by side, written while a `with` block runs.
+
+    Args:
+        path: of the .mp4.
+        labels: whose colours masks are painted in, and the legend shows.
+        title: what the caption begins with.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, labels: LabelSpace, title: str, rate: Fraction) -> None:
+        self._labels = labels
+        self._title = title
+        self._legend = legend(labels, WIDTH)
+        self._container = av.open(str(path), "w", options={"movflags": "faststart"})
+        self._stream = self._container.add_stream("libx264", rate=rate)
+        self._stream.pix_fmt = "yuv420p"
+        self._size: tuple[int, int] | None = None
+        self._stream.options = {"crf": "20", "preset": "medium"}
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._size is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def add(self, image: Pixels, mask: Pixels | None, caption: str) -> None:
+        """Append a frame; arguments as for :func:`panels`, `caption` stands below."""
+        pictures = panels(image, mask, self._labels, (WIDTH - 4 * GAP) // 6 * 2)
+        row = _row(pictures, WIDTH)
+        head, foot = _blank(LINE, WIDTH), _blank(LINE, WIDTH)
+        for index, title in enumerate(TITLES):
+            _text(head, title, (GAP + index * (pictures[0].shape[1] + GAP) + 2, 20), DIM)
+        _text(foot, self._title, (GAP + 2, 20), DIM)
+        _text(foot, caption, (WIDTH - GAP - 2, 20), BRIGHT, anchor=1.0)
+        canvas = np.concatenate([head, row, foot, self._legend])
+        canvas = canvas[: canvas.shape[0] // 2 * 2]
+        if self._size is None:
+            self._size = canvas.shape[1], canvas.shape[0]
+            self._stream.width, self._stream.height = self._size
+        if canvas.shape[0] != self._size[1]:
+            canvas = _scaled(canvas, self._size)
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(canvas, "rgb24")))
+
+
+def contact_sheet(frames: Sequence[tuple[str, Panels]], labels: LabelSpace, title: str) -> Pixels:
+    """Return a sheet of frames, each a column of camera, mask and overlay under its caption.
+
+    Args:
+        frames: caption and pictures, all of one size.
+        labels: for the legend.
+        title: one line at the top.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
+    width = GAP + SHEET_COLUMNS * (frames[0][1].camera.shape[1] + GAP)
+    head = _blank(LINE + GAP, width)
+    _text(head, title, (GAP + 2, 24), BRIGHT)
+    parts = [head]
+    for first in range(0, len(frames), SHEET_COLUMNS):
+        block = frames[first : first + SHEET_COLUMNS]
+        captions = _blank(LINE, width)
+        for index, (caption, pictures) in enumerate(block):
+            _text(captions, caption, (GAP + index * (pictures.camera.shape[1] + GAP) + 2, 20), DIM)
+        parts.append(captions)
+        for kind in range(len(TITLES)):
+            parts += [_row([pictures[kind] for _, pictures in block], width), _blank(GAP, width)]
+    return np.concatenate([*parts, legend(labels, width)])
+
+
+def legend(labels: LabelSpace, width: int) -> Pixels:
+    """Return a strip with the labels' colours and names, uint8 (h, width, 3) RGB."""
+    cell = max(_text_width(label.name) for label in labels.labels) + 44
+    columns = min(max((width - 2 * GAP) // cell, 1), len(labels))
+    lines = -(-len(labels) // columns)
+    columns = -(-len(labels) // lines)
+    strip = _blank(lines * LINE + GAP, width)
+    for index, label in enumerate(labels.labels):
+        x = GAP + index % columns * ((width - 2 * GAP) // columns) + 2
+        y = index // columns * LINE + 6
+        cv2.rectangle(strip, (x, y), (x + 22, y + 15), label.color, cv2.FILLED)
+        cv2.rectangle(strip, (x, y), (x + 22, y + 15), DIM, 1)
+        _text(strip, label.name, (x + 31, y + 13), BRIGHT)
+    return strip
+
+
+def _row(pictures: Iterable[Pixels], width: int) -> Pixels:
+    parts: list[Pixels] = []
+    for picture in pictures:
+        parts += [_blank(picture.shape[0], GAP), picture]
+    row = np.concatenate(parts, axis=1)
+    return np.concatenate([row, _blank(row.shape[0], width - row.shape[1])], axis=1)
+
+
+def _blank(height: int, width: int) -> Pixels:
+    return np.full((height, width, 3), BACKGROUND, np.uint8)
+
+
+def _scaled(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    smaller = size[0] < picture.shape[1]
+    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+
+
+_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.5)
+
+
+def _text_width(text: str) -> int:
+    return int(cv2.getTextSize(text, *_FONT, 1)[0][0])
+
+
+def _text(
+    picture: Pixels,
+    text: str,
+    origin: tuple[int, int],
+    color: tuple[int, int, int],
+    anchor: float = 0.0,
+) -> None:
+    """Write on `picture`; `anchor` is the share of the text that stands left of `origin`."""
+    x = origin[0] - round(anchor * _text_width(text))
+    cv2.putText(picture, text, (x, origin[1]), *_FONT, color, 1, cv2.LINE_AA)

@@ -1,0 +1,357 @@
+"""The pipeline, described once: which processes run, with which parameters, on which machine.
+
+    pipeline = describe({"bag": "drive.mcap", "rviz": "true"})
+    for node in pipeline.nodes: print(node.package, node.executable, node.ros_arguments)
+
+The launch files read it for `ros2 launch`, and :mod:`.cli` for `gosvae run`. Here are neither
+rclpy nor launch, so that it can be read and tested on any machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
+
+from gosvae_codec.errors import GosvaeError
+
+Side = Literal["both", "tx", "rx"]
+Value = bool | int | float | str | Sequence[str]
+
+PACKAGE = "gosvae_bringup"
+BUNDLE = "camvid-f16"
+BUNDLE_VARIABLE = "GOSVAE_BUNDLE"
+PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+"""Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
+
+
+class PipelineError(GosvaeError):
+    """The arguments contradict each other, or name something that is not there."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the pipeline; all values are strings, as ROS launch has them.
+
+    `side` says on which machine it means something where transmitter and receiver run on two.
+    """
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+    side: Side = "both"
+
+
+ARGUMENTS = (
+    Argument(
+        "bag",
+        "",
+        "Drive to play: rosbag2 folder or file, video, or folder of images. "
+        "Empty: cameras that are there.",
+        side="tx",
+    ),
+    Argument("cameras", "camera", "Base names of the cameras' topics, separated by commas."),
+    Argument(
+        "topics",
+        "",
+        "The bag's image topic of each camera, separated by commas. "
+        "Empty: found by the cameras' names.",
+        side="tx",
+    ),
+    Argument(
+        "image_transport",
+        "auto",
+        "How images come from the cameras. auto: as the bag has them, without a bag as the "
+        "parameter file says.",
+        ("auto", "raw", "compressed"),
+    ),
+    Argument("rate", "1.0", "Speed of the replay as a factor.", side="tx"),
+    Argument(
+        "loop", "false", "Whether the replay begins again at its end.", ("true", "false"), "tx"
+    ),
+    Argument(
+        "bundle",
+        "",
+        f"Folder of the model bundle. Empty: ${BUNDLE_VARIABLE}, else the {BUNDLE} that ships.",
+    ),
+    Argument(
+        "providers",
+        "",
+        "Where networks run, in order of preference, separated by commas: tensorrt, cuda, cpu. "
+        "Empty: as the parameter file says.",
+    ),
+    Argument(
+        "params_file",
+        "",
+        "YAML file with parameters on top of the shipped config/pipeline.yaml. Arguments win over "
+        "its /** section, a node's own section wins over arguments.",
+    ),
+    Argument(
+        "use_sim_time",
+        "auto",
+        "Whether time comes from /clock. auto: true with a bag.",
+        ("auto", "true", "false"),
+    ),
+    Argument("rviz", "false", "Whether RViz shows the first camera.", ("true", "false"), "rx"),
+    Argument(
+        "record",
+        "",
+        "Folder to make for an MCAP bag of packets, masks, labels and diagnostics. "
+        "Empty: no recording.",
+        side="rx",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A process of the pipeline.
+
+    `lifetime` says what its end means. "run": a failure, whatever its status. "drive": with status
+    0 the end of the drive, else a failure. "viewer": nothing.
+    """
+
+    package: str
+    executable: str
+    name: str
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    params_files: tuple[Path, ...] = ()
+    remappings: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
+    lifetime: Literal["run", "drive", "viewer"] = "run"
+
+    @property
+    def ros_arguments(self) -> list[str]:
+        """What follows `--ros-args` on the command line."""
+        # JSON is YAML in which a string cannot be taken for a number or a boolean.
+        values = [f"{name}:={json.dumps(value)}" for name, value in self.parameters.items()]
+        return [
+            *(part for file in self.params_files for part in ("--params-file", str(file))),
+            *(part for value in values for part in ("-p", value)),
+            *(part for old, new in self.remappings for part in ("-r", f"{old}:={new}")),
+        ]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What to start, in which environment on top of the present one, and what to say before."""
+
+    nodes: tuple[Node, ...]
+    environment: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def arguments_of(side: Side) -> tuple[Argument, ...]:
+    """Return the arguments that mean something on that side."""
+    return tuple(each for each in ARGUMENTS if side == "both" or each.side in ("both", side))
+
+
+def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
+    """Describe the pipeline, or what of it runs on one side.
+
+    Args:
+        values: of :data:`ARGUMENTS`, by name; one that is missing has its default.
+        side: "tx" for the vehicle (replay and transmitter), "rx" for the other end (receiver,
+            recording and RViz), "both" for one machine.
+
+    Raises:
+        PipelineError: a value is not of its kind, or names a file that is not there.
+        SourceError: the bag cannot be read.
+    """
+    chosen = _complete(values, side)
+    cameras = _split(chosen["cameras"])
+    if not cameras or len(set(cameras)) < len(cameras):
+        raise PipelineError(
+            f"cameras is {chosen['cameras']!r}: give different names, separated by commas"
+        )
+    share = _share()
+    params_files = [share / "config" / "pipeline.yaml"]
+    if chosen["params_file"]:
+        params_files.append(_existing("params_file", chosen["params_file"]))
+    replay = _replay(chosen)
+    simulated = bool(replay)
+    if chosen["use_sim_time"] != "auto":
+        simulated = chosen["use_sim_time"] == "true"
+    clock: dict[str, Value] = {"use_sim_time": True} if simulated else {}
+    coding: dict[str, Value] = {"bundle": str(find_bundle(chosen["bundle"])), **clock}
+    if chosen["providers"]:
+        coding["providers"] = _split(chosen["providers"])
+
+    def node(package: str, executable: str, name: str, parameters: Mapping[str, Value]) -> Node:
+        return Node(
+            package, executable, name, {"cameras": cameras, **parameters}, tuple(params_files)
+        )
+
+    if chosen["image_transport"] != "auto":
+        coding["image_transport"] = chosen["image_transport"]
+    elif replay:
+        coding["image_transport"] = _transport(chosen, cameras)
+
+    nodes: list[Node] = []
+    warnings: list[str] = []
+    if side != "rx":
+        nodes.append(node("gosvae_tx", "transmitter", "gosvae_tx", coding))
+        if replay:
+            player = node(PACKAGE, "replay", "gosvae_replay", replay)
+            nodes.append(dataclasses.replace(player, lifetime="drive"))
+    if side != "tx":
+        nodes.append(node("gosvae_rx", "receiver", "gosvae_rx", coding))
+        if chosen["record"]:
+            output = _absolute(chosen["record"])
+            if output.exists():
+                raise PipelineError(f"record: {output} exists; name a folder to make")
+            nodes.append(node(PACKAGE, "record", "gosvae_record", {"output": str(output), **clock}))
+        if chosen["rviz"] == "true":
+            try:
+                get_package_prefix("rviz2")
+            except PackageNotFoundError:
+                warnings.append("rviz2 is not installed: going on without it")
+            else:
+                nodes.append(_viewer(share, cameras[0], clock))
+    profile = (
+        {}
+        if PROFILE_VARIABLE in os.environ
+        else {PROFILE_VARIABLE: str(share / "config" / "fastdds.xml")}
+    )
+    return Pipeline(tuple(nodes), profile, tuple(warnings))
+
+
+def find_bundle(path: str = "") -> Path:
+    """Return the absolute path of the bundle `path`, or of the one to use where it is empty.
+
+    Raises:
+        PipelineError: there is none; the message names the places.
+    """
+    if path:
+        return _existing("bundle", path)
+    if BUNDLE_VARIABLE in os.environ:
+        return _existing(BUNDLE_VARIABLE, os.environ[BUNDLE_VARIABLE])
+    places = list(dict.fromkeys(_bundle_places()))
+    for place in places:
+        if place.is_dir():
+            return place
+    raise PipelineError(
+        f"no model bundle {BUNDLE} in {' or '.join(str(each.parent) for each in places)}; "
+        f"give `bundle`, or set {BUNDLE_VARIABLE}"
+    )
+
+
+def _bundle_places() -> Iterator[Path]:
+    """Yield where the shipped bundle may be: installed, or in the repository around this file."""
+    yield _share() / "models" / BUNDLE
+    for start in (Path(__file__).resolve(), _share()):
+        for folder in start.parents:
+            if (folder / "ros2_ws").is_dir():
+                yield folder / "models" / BUNDLE
+
+
+def _complete(values: Mapping[str, str], side: Side) -> dict[str, str]:
+    """Return `values` with defaults, checked against the choices."""
+    arguments = arguments_of(side)
+    unknown = sorted(set(values) - {each.name for each in arguments})
+    if unknown:
+        raise PipelineError(
+            f"unknown argument {', '.join(unknown)}; there are "
+            + ", ".join(each.name for each in arguments)
+        )
+    chosen = {}
+    for argument in arguments:
+        value = values.get(argument.name, argument.default).strip()
+        if argument.choices and value.lower() in argument.choices:
+            value = value.lower()
+        elif argument.choices:
+            raise PipelineError(
+                f"{argument.name} is {value!r}; it can be {', '.join(argument.choices)}"
+            )
+        chosen[argument.name] = value
+    return chosen
+
+
+def _replay(chosen: Mapping[str, str]) -> dict[str, Value]:
+    """Return the replay's parameters; none without a bag."""
+    if not chosen.get("bag"):
+        return {}
+    parameters: dict[str, Value] = {
+        "input": str(_existing("bag", chosen["bag"])),
+        "rate": _rate(chosen["rate"]),
+        "loop": chosen["loop"] == "true",
+    }
+    if chosen["topics"]:
+        parameters["topics"] = _split(chosen["topics"])
+    return parameters
+
+
+def _transport(chosen: Mapping[str, str], cameras: list[str]) -> str:
+    """Return how the bag has its cameras' images, for which it is opened."""
+    # Readers of bags and videos are heavy, and needed only here.
+    from .sources import open_source
+
+    source = open_source(chosen["bag"], cameras, _split(chosen["topics"]))
+    transports = {source.transport[camera] for camera in cameras}
+    if len(transports) > 1:
+        raise PipelineError(
+            f"{source.path} has raw and compressed cameras, "
+            + ", ".join(f"{camera}: {source.transport[camera]}" for camera in cameras)
+            + "; play one kind at a time"
+        )
+    return transports.pop()
+
+
+def _viewer(share: Path, camera: str, clock: Mapping[str, Value]) -> Node:
+    """Return RViz with the shipped layout, whose topics are those of a camera called `camera`."""
+    topics = ("image_raw", "image_raw/compressed", "semantic/color", "semantic/overlay")
+    return Node(
+        "rviz2",
+        "rviz2",
+        "rviz2",
+        clock,
+        remappings=tuple((f"/camera/{each}", f"{camera}/{each}") for each in topics),
+        arguments=("-d", str(share / "rviz" / "pipeline.rviz")),
+        lifetime="viewer",
+    )
+
+
+def _share() -> Path:
+    try:
+        return Path(get_package_share_directory(PACKAGE)).resolve()
+    except PackageNotFoundError as error:
+        raise PipelineError(
+            f"{PACKAGE} is not installed in {os.environ.get('AMENT_PREFIX_PATH', '')!r}: "
+            "build the workspace and source its install/setup.bash"
+        ) from error
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _rate(value: str) -> float:
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise PipelineError(f"rate is {value!r}; give a number above 0")
+    return rate
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _existing(name: str, path: str) -> Path:
+    absolute = _absolute(path)
+    if not absolute.exists():
+        raise PipelineError(f"{name}: {absolute} does not exist")
+    return absolute

@@ -1,0 +1,171 @@
+"""`gosvae run` with scripts in place of nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gosvae_bringup import cli, supervisor
+from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline, PipelineError
+from gosvae_bringup.supervisor import Processes, find_executable
+
+LOOP = "echo started >> $LOG; while :; do sleep 0.02; done"
+FOREVER = f"trap 'echo stopped >> $LOG; exit 0' INT; {LOOP}"
+
+Script = Callable[..., Node]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Return a function that installs a shell script as a node of the package `stubs`."""
+    prefix = tmp_path / "prefix"
+    marker = prefix / "share/ament_index/resource_index/packages/stubs"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix))
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+
+    def install(name: str, body: str, **more: str) -> Node:
+        path = prefix / "lib/stubs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+        return Node("stubs", name, name, **more)
+
+    return install
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return a function that runs nodes as `gosvae run` does."""
+
+    def run(*nodes: Node, warnings: tuple[str, ...] = ()) -> int:
+        pipeline = Pipeline(nodes, {"ADDED": "yes"}, warnings)
+        monkeypatch.setattr(cli, "describe", lambda values, side: pipeline)
+        return cli.main(["run"])
+
+    return run
+
+
+def log(tmp_path: Path) -> list[str]:
+    return (tmp_path / "log").read_text().split()
+
+
+def test_a_failing_node_ends_the_run_with_its_status(
+    script: Script, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails = "while ! grep -q started $LOG 2>/dev/null; do sleep 0.02; done; exit 3"
+    assert run(script("good", FOREVER), script("bad", fails)) == 3
+    assert capsys.readouterr().err == "gosvae run: bad ended with status 3\n"
+    assert log(tmp_path) == ["started", "stopped"]
+
+
+def test_a_node_that_just_leaves_is_a_failure(
+    script: Script, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(script("gone", "exit 0")) == 1
+    assert "gone ended with status 0" in capsys.readouterr().err
+
+
+def test_a_crash_is_named(
+    script: Script, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(script("crash", "kill -SEGV $$")) == 128 + signal.SIGSEGV
+    assert "crash died of SIGSEGV" in capsys.readouterr().err
+
+
+def test_the_end_of_the_drive_is_the_end(
+    script: Script,
+    run: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "DRAIN_SECONDS", 0.1)
+    waits = "while ! grep -q started $LOG 2>/dev/null; do sleep 0.02; done"
+    drive = script("drive", waits, lifetime="drive")
+    viewer = script("viewer", "exit 1", lifetime="viewer")
+    assert run(script("good", FOREVER), drive, viewer, warnings=("mind the gap",)) == 0
+    assert capsys.readouterr().err == "gosvae run: mind the gap\n"
+    assert log(tmp_path) == ["started", "stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_all_nodes(
+    script: Script, run: Callable[..., int], tmp_path: Path, number: signal.Signals
+) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "log").exists() or log(tmp_path) != ["started"] * 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert run(script("one", FOREVER), script("two", FOREVER)) == 0
+    assert log(tmp_path) == ["started"] * 2 + ["stopped"] * 2
+
+
+def test_a_deaf_node_is_killed(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    monkeypatch.setattr(supervisor, "GRACE", tuple((each, 0.3) for each in signals))
+    with Processes({}) as processes:
+        processes.start(script("deaf", f"trap '' INT TERM; {LOOP}"))
+        while not (tmp_path / "log").exists():
+            time.sleep(0.02)
+        (ended,) = processes.stop()
+    assert str(ended) == "deaf died of SIGKILL"
+
+
+def test_nodes_get_arguments_and_environment(script: Script, tmp_path: Path) -> None:
+    node = script("tell", 'echo "$ADDED" "$@"')
+    told = Node("stubs", "tell", "tell", parameters={"rate": 2.0}, arguments=("-d", "x"))
+    assert node.executable == told.executable
+    with Processes({"ADDED": "yes"}, logs=tmp_path) as processes:
+        processes.start(told)
+        while not processes.ended():
+            time.sleep(0.02)
+    assert processes.log(told).read_text() == "yes -d x --ros-args -p rate:=2.0\n"
+
+
+def test_what_is_not_built_is_named(script: Script) -> None:
+    script("there", "")
+    with pytest.raises(PipelineError, match="transmitter of gosvae_tx is not installed: build"):
+        find_executable("gosvae_tx", "transmitter")
+    with pytest.raises(PipelineError, match="other of stubs is not installed"):
+        find_executable("stubs", "other")
+
+
+def test_arguments_in_both_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def describe(values: dict[str, str], side: str) -> Pipeline:
+        seen.append((values, side))
+        raise PipelineError("enough")
+
+    monkeypatch.setattr(cli, "describe", describe)
+    assert cli.main(["run", "bag:=a b.mcap", "image_transport:=raw", "rviz:=true"]) == 2
+    assert cli.main(["run", "--bag", "a b.mcap", "--image-transport=raw", "--rviz"]) == 2
+    assert seen == [({"bag": "a b.mcap", "image_transport": "raw", "rviz": "true"}, "both")] * 2
+
+
+@pytest.mark.parametrize("argv", [[], ["sing"], ["run", "--no-such"], ["demo", "extra"]])
+def test_bad_arguments_take_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(argv)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["run", "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{each.name.replace('_', '-')}" in text for each in ARGUMENTS)

@@ -1,0 +1,302 @@
+"""The demo: its figures from made-up recordings, its pictures, and one whole run over DDS."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from gosvae_bringup.pictures import Video, contact_sheet, legend, panels
+from gosvae_bringup.report import Delivery, Masks, Quality, figures
+from gosvae_bringup.sources import EPOCH, Frame
+from gosvae_codec.labels import CAMVID, CITYSCAPES
+
+SECOND = 1_000_000_000
+SIZE = (48, 72)
+START = 1_700_000_000 * SECOND
+KEYS = [
+    *("frames_sent", "packets", "masks_received", "bytes_per_frame", "kbit_per_s", "mask_age_ms"),
+    *("miou", "expert_miou", "agreement", "outputs"),
+]
+
+
+def mask_of(index: int) -> np.ndarray:
+    return np.full(SIZE, index, np.uint8)
+
+
+def stamp_of(index: int) -> int:
+    """What the replay gives the frames of a folder."""
+    return EPOCH + round(index * SECOND / 15)
+
+
+def delivery(folder: Path, masks: list[int]) -> Delivery:
+    """Return ten frames sent at 10 Hz, two packets of 100 bytes each, and masks of some of them.
+
+    The mask of frame i holds i, and comes after 20 + i ms.
+    """
+    walls = [START + i * SECOND // 10 for i in range(20)]
+    frames = [{"stamp": stamp_of(i), "wall": walls[i]} for i in range(10)]
+    report = folder / "replay.json"
+    report.write_text(json.dumps({"cameras": {"camera": {"transport": "raw", "frames": frames}}}))
+    types = get_typestore(Stores.ROS2_JAZZY)
+    # Only its header is ever looked at.
+    types.register(get_types_from_msg("std_msgs/Header header\nuint8[] payload", "x/msg/Packet"))
+    message = {name.rpartition("/")[2]: each for name, each in types.types.items()}
+
+    def header(index: int) -> Any:
+        return message["Header"](message["Time"](*divmod(stamp_of(index), SECOND)), "c")
+
+    def packet(index: int, size: int) -> bytes:
+        content = message["Packet"](header(index), np.zeros(size, np.uint8))
+        return bytes(types.serialize_cdr(content, "x/msg/Packet"))
+
+    def mask(index: int) -> bytes:
+        pixels = mask_of(index).reshape(-1)
+        image = message["Image"](header(index), *SIZE, "mono8", 0, SIZE[1], pixels)
+        return bytes(types.serialize_cdr(image, "sensor_msgs/msg/Image"))
+
+    with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        packets, images = (
+            writer.add_connection(f"/camera/{topic}", msgtype, typestore=types)
+            for topic, msgtype in (
+                ("image_raw/gosvae", "x/msg/Packet"),
+                ("semantic/mask", "sensor_msgs/msg/Image"),
+            )
+        )
+        payload = 100 - len(packet(0, 0))
+        for i in range(10):
+            writer.write(packets, walls[i], packet(i, payload))
+            writer.write(packets, walls[i] + 1, packet(i, payload))
+        for i in masks:
+            writer.write(images, walls[i] + (20 + i) * 1_000_000, mask(i))
+    return Delivery.read(report, folder / "bag", "camera")
+
+
+def test_figures_of_a_perfect_run(tmp_path: Path) -> None:
+    result = figures(delivery(tmp_path, list(range(10))), Quality(CITYSCAPES), {"bag": "there"})
+    assert list(result) == KEYS
+    assert result["frames_sent"] == result["masks_received"] == 10
+    assert result["packets"] == 20
+    assert result["bytes_per_frame"] == 200
+    assert result["kbit_per_s"] == 200 * 8 * 10 / 1000
+    assert result["mask_age_ms"] == {"p50": 24.5, "p95": pytest.approx(28.55)}
+    assert result["miou"] is result["expert_miou"] is result["agreement"] is None
+
+
+def test_missing_repeated_and_foreign_masks_are_told_apart(tmp_path: Path) -> None:
+    result = delivery(tmp_path, [0, 1, 1, 3, 12])
+    assert result.frames_sent == 10
+    assert result.masks_received == 3
+    assert list(result.mask_ages_ms.values()) == [20, 21, 23]
+    reports = dict(result.frames())
+    assert len(reports) == 10
+    assert np.isnan(reports[stamp_of(2)].mask_age_ms)
+
+
+def test_figures_without_any_mask(tmp_path: Path) -> None:
+    result = figures(delivery(tmp_path, []), Quality(CITYSCAPES), {})
+    assert result["masks_received"] == 0
+    assert result["mask_age_ms"] == {"p50": None, "p95": None}
+
+
+def test_masks_are_found_by_stamp_whatever_their_order(tmp_path: Path) -> None:
+    masks = Masks(delivery(tmp_path, [1, 0, 2, 5, 4, 7]))
+    taken = [masks.take(stamp_of(i)) for i in range(10)]
+    assert [None if each is None else int(each[0, 0]) for each in taken] == [
+        *(0, 1, 2, None, 4, 5, None, 7, None, None)
+    ]
+    assert taken[0] is not None
+    assert taken[0].shape == SIZE
+
+
+def test_quality_counts_labels_and_expert() -> None:
+    quality = Quality(CITYSCAPES)
+    truth, mask = mask_of(0), mask_of(0)
+    truth[: SIZE[0] // 2] = 1
+    image = np.zeros((*SIZE, 3), np.uint8)
+    quality.add(Frame(1, "camera", image, None), mask, mask)
+    assert quality.agreement == 1
+    assert quality.miou is quality.expert_miou is None
+    quality.add(Frame(2, "camera", image, truth), mask, truth)
+    assert quality.miou == pytest.approx(0.25)
+    assert quality.expert_miou == 1
+
+
+def test_quality_leaves_out_what_the_networks_do_not_know() -> None:
+    quality = Quality(CAMVID)
+    truth, mask = mask_of(0), mask_of(0)
+    truth[:2] = CITYSCAPES.by_name("train").id
+    quality.add(Frame(1, "camera", np.zeros((*SIZE, 3), np.uint8), truth), mask, mask)
+    assert quality.miou == quality.expert_miou == 1
+
+
+@pytest.mark.parametrize("size", [(37, 50), (360, 480), (1080, 1920)])
+def test_the_video_plays_anywhere(tmp_path: Path, size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 200, np.uint8)
+    path = tmp_path / "v.mp4"
+    with Video(path, CAMVID, "title", Fraction(15)) as video:
+        video.add(image, np.full(size, 13, np.uint8), "caption")
+        video.add(image, None, "caption")
+        video.add(np.zeros((20, 50, 3), np.uint8), None, "another size")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 15)
+        assert stream.width == 1920
+        assert stream.height % 2 == 0
+        assert len(list(container.decode(video=0))) == 3
+    # For players that begin before the end of the file has come.
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_panels_show_camera_colours_and_both() -> None:
+    image = np.full((40, 60, 3), 100, np.uint8)
+    mask = np.full((40, 60), 255, np.uint8)
+    mask[:, 30:] = 13
+    result = panels(image, mask, CITYSCAPES, 60)
+    np.testing.assert_array_equal(result.camera, image)
+    assert result.mask[20, 40].tolist() == [0, 0, 142]
+    assert result.overlay[20, 10].tolist() == [100, 100, 100]
+    assert result.overlay[20, 40].tolist() == [45, 45, 123]
+
+
+def test_the_sheet_has_a_legend_of_all_labels() -> None:
+    frames = [
+        (str(i), panels(np.zeros((30, 40, 3), np.uint8), None, CAMVID, 200)) for i in range(8)
+    ]
+    sheet = contact_sheet(frames, CITYSCAPES, "title")
+    below = legend(CITYSCAPES, sheet.shape[1])
+    np.testing.assert_array_equal(sheet[-len(below) :], below)
+    for label in CITYSCAPES.labels:
+        assert (below == label.color).all(-1).sum() > 200
+
+
+def demo(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = "import sys; from gosvae_bringup.cli import main; sys.exit(main())"
+    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
+    return subprocess.Popen(
+        [sys.executable, "-c", command, "demo", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from gosvae_codec.testing import write_tiny_bundle
+
+    return write_tiny_bundle(tmp_path / "models" / "tiny")
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """A labelled drive of 15 frames in CamVid's layout."""
+    folder, labels = tmp_path / "drive", tmp_path / "driveannot"
+    folder.mkdir()
+    labels.mkdir()
+    for i in range(15):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((*SIZE, 3), 16 * i, np.uint8))
+        cv2.imwrite(str(labels / f"{i}.png"), np.full(SIZE, i % 11, np.uint8))
+    return folder
+
+
+def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> None:
+    output, figures_file = tmp_path / "out", tmp_path / "figures.json"
+    process = demo(
+        *("--input", drive, "--bundle", bundle, "--output", output, "--json", figures_file)
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    result = json.loads(figures_file.read_text())
+    assert list(result) == KEYS
+    assert result["frames_sent"] == result["masks_received"] == 15
+    assert result["packets"] >= 15
+    assert 0 < result["bytes_per_frame"] <= 1400
+    assert 0 < result["mask_age_ms"]["p50"] <= result["mask_age_ms"]["p95"]
+    assert all(0 <= result[name] <= 1 for name in ("miou", "expert_miou", "agreement"))
+    assert list(result["outputs"]) == ["video", "contact_sheet", "bag"]
+    for path in result["outputs"].values():
+        assert Path(path).exists()
+        assert path in out
+    with Reader(result["outputs"]["bag"]) as reader:
+        counts = {each.topic: each.msgcount for each in reader.connections}
+    assert counts["/camera/semantic/mask"] == 15
+
+    again = demo("--input", drive, "--bundle", bundle, "--output", output)
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 2
+    assert err == f"gosvae demo: output: {output} is not empty; name another folder\n"
+
+
+def test_missing_masks_fail_the_demo(
+    tmp_path: Path,
+    bundle: Path,
+    drive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from gosvae_bringup import demo as module
+
+    recorded = delivery(tmp_path, [0, 1, 2, 4])
+    monkeypatch.setattr(module, "_play", lambda *_: recorded)
+    options = module.Options(
+        input=str(drive), bundle=str(bundle), output=str(tmp_path / "o"), json=str(tmp_path / "j")
+    )
+    assert module.demo(options) == 1
+    assert "gosvae demo: 6 of 10 masks are missing" in capsys.readouterr().err
+    result = json.loads((tmp_path / "j").read_text())
+    assert (result["frames_sent"], result["masks_received"]) == (10, 4)
+    assert Path(result["outputs"]["contact_sheet"]).exists()
+
+
+def test_a_failing_node_fails_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:
+    process = demo(
+        *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--providers", "abacus")
+    )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.count("\n") == 1
+    assert "ended with status 1" in err
+    assert "abacus" in err
+
+
+def test_a_signal_stops_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:
+    process = demo(
+        *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--rate", "0.02")
+    )
+    log = tmp_path / "o" / "logs" / "gosvae_replay.log"
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "gosvae demo: stopped\n"
+
+
+def test_a_missing_expert_is_found_before_anything_plays(
+    tmp_path: Path, bundle: Path, drive: Path
+) -> None:
+    shutil.rmtree(bundle.parent / "experts")
+    process = demo("--input", drive, "--bundle", bundle, "--output", tmp_path / "o")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "experts" in err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,235 @@
+"""The description of the pipeline, and what rcl makes of it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from gosvae_bringup import pipeline as module
+from gosvae_bringup.pipeline import (
+    ARGUMENTS,
+    BUNDLE_VARIABLE,
+    PROFILE_VARIABLE,
+    Node,
+    Pipeline,
+    PipelineError,
+    arguments_of,
+    describe,
+    find_bundle,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "some bundle"
+    folder.mkdir()
+    monkeypatch.setenv(BUNDLE_VARIABLE, str(folder))
+    monkeypatch.delenv(PROFILE_VARIABLE, raising=False)
+    return folder
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "0.png"), np.zeros((4, 6, 3), np.uint8))
+    return folder
+
+
+def named(pipeline: Pipeline) -> dict[str, Node]:
+    return {node.name: node for node in pipeline.nodes}
+
+
+def test_live_cameras_need_transmitter_and_receiver_only(bundle: Path) -> None:
+    nodes = named(describe({"cameras": "front, rear/left"}))
+    assert list(nodes) == ["gosvae_tx", "gosvae_rx"]
+    for node in nodes.values():
+        assert node.parameters == {"cameras": ["front", "rear/left"], "bundle": str(bundle)}
+        assert node.lifetime == "run"
+
+
+def test_a_bag_brings_replay_and_its_clock(drive: Path) -> None:
+    nodes = named(describe({"bag": str(drive), "rate": "2", "loop": "True", "record": "rec"}))
+    replay = nodes.pop("gosvae_replay")
+    assert replay.parameters == {
+        "cameras": ["camera"],
+        "input": str(drive),
+        "rate": 2.0,
+        "loop": True,
+    }
+    assert replay.lifetime == "drive"
+    assert list(nodes) == ["gosvae_tx", "gosvae_rx", "gosvae_record"]
+    assert all(node.parameters["use_sim_time"] is True for node in nodes.values())
+    assert nodes["gosvae_tx"].parameters["image_transport"] == "raw"
+    assert nodes["gosvae_record"].parameters["output"] == str(Path.cwd() / "rec")
+
+
+def test_explicit_values_win_over_what_a_bag_suggests(drive: Path) -> None:
+    values = {"bag": str(drive), "use_sim_time": "false", "image_transport": "compressed"}
+    transmitter = named(describe(values))["gosvae_tx"]
+    assert "use_sim_time" not in transmitter.parameters
+    assert transmitter.parameters["image_transport"] == "compressed"
+
+
+def test_two_sides_make_the_whole(drive: Path) -> None:
+    values = {"bag": str(drive), "record": "rec"}
+    tx = describe({"bag": str(drive)}, "tx")
+    rx = describe({"record": "rec", "use_sim_time": "true", "image_transport": "raw"}, "rx")
+    assert named(tx) | named(rx) == named(describe(values))
+    assert {each.name for side in ("tx", "rx") for each in arguments_of(side)} == {
+        each.name for each in ARGUMENTS
+    }
+    with pytest.raises(PipelineError, match="unknown argument bag"):
+        describe({"bag": str(drive)}, "rx")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"camera": "front"}, "unknown argument camera; there are bag, cameras"),
+        ({"cameras": " , "}, "give different names"),
+        ({"cameras": "front,front"}, "give different names"),
+        ({"rviz": "yes"}, "rviz is 'yes'; it can be true, false"),
+        ({"image_transport": "theora"}, "it can be auto, raw, compressed"),
+        ({"bag": "/nowhere"}, "bag: /nowhere does not exist"),
+        ({"bundle": "/nowhere"}, "bundle: /nowhere does not exist"),
+        ({"params_file": "/nowhere.yaml"}, "params_file: /nowhere.yaml does not exist"),
+        ({"bag": "/tmp", "rate": "fast"}, "rate is 'fast'; give a number above 0"),
+        ({"bag": "/tmp", "rate": "-1"}, "rate is '-1'"),
+        ({"record": "/tmp"}, "record: /tmp exists; name a folder to make"),
+    ],
+)
+def test_bad_values_are_explained(values: dict[str, str], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        describe(values)
+
+
+def test_the_users_parameters_come_after_the_shipped_ones(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{}")
+    for node in describe({"params_file": str(mine)}).nodes:
+        assert [file.name for file in node.params_files] == ["pipeline.yaml", "mine.yaml"]
+        assert node.params_files[0].is_file()
+
+
+def test_the_transport_profile_is_the_users_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Path(describe({}).environment[PROFILE_VARIABLE]).is_file()
+    monkeypatch.setenv(PROFILE_VARIABLE, "/mine.xml")
+    assert PROFILE_VARIABLE not in describe({}).environment
+
+
+def test_rviz_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(package: str) -> str:
+        return f"/opt/{package}"
+
+    def missing(package: str) -> str:
+        raise module.PackageNotFoundError(package)
+
+    monkeypatch.setattr(module, "get_package_prefix", installed)
+    viewer = named(describe({"rviz": "true", "cameras": "front,rear"}))["rviz2"]
+    assert viewer.lifetime == "viewer"
+    assert Path(viewer.arguments[1]).is_file()
+    assert ("/camera/semantic/color", "front/semantic/color") in viewer.remappings
+    monkeypatch.setattr(module, "get_package_prefix", missing)
+    pipeline = describe({"rviz": "true"})
+    assert "rviz2" not in named(pipeline)
+    assert pipeline.warnings == ("rviz2 is not installed: going on without it",)
+
+
+def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(BUNDLE_VARIABLE)
+    places = [tmp_path / "installed" / "models" / "it", tmp_path / "repository" / "models" / "it"]
+    monkeypatch.setattr(module, "_bundle_places", lambda: iter(places))
+    with pytest.raises(PipelineError, match=rf"{places[0].parent} or {places[1].parent}"):
+        find_bundle()
+    places[1].mkdir(parents=True)
+    assert find_bundle() == places[1]
+    assert find_bundle(str(tmp_path)) == tmp_path
+
+
+def test_rcl_reads_the_values_back(tmp_path: Path) -> None:
+    rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "/**: {ros__parameters: {a: file, b: file}}\ngosvae_tx: {ros__parameters: {b: own}}"
+    )
+    values = {"a": "1.5", "b": "argument", "c": ["true", "a b"], "d": True, "e": 2.0, "f": "x:=y"}
+    node = Node(
+        *("package", "executable", "gosvae_tx"),
+        parameters=values,
+        params_files=(mine,),
+        remappings=(("camera/image_raw", "front/image"),),
+    )
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    made = rclpy.create_node(
+        "gosvae_tx",
+        context=context,
+        cli_args=["--ros-args", *node.ros_arguments],
+        automatically_declare_parameters_from_overrides=True,
+    )
+    assert {name: made.get_parameter(name).value for name in values} == {**values, "b": "own"}
+    assert made.resolve_topic_name("camera/image_raw") == "/front/image"
+    made.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_the_shipped_parameters_exist(drive: Path) -> None:
+    rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+    from gosvae_bringup.replay import Replay
+    from gosvae_rx.receiver import Receiver
+    from gosvae_tx.transmitter import Transmitter
+
+    rclpy.init(args=["--ros-args", "-p", f"input:={drive}"])
+    try:
+        nodes = {node.get_name(): node for node in (Transmitter(), Receiver(), Replay())}
+        shipped = yaml.safe_load((ROOT / "config" / "pipeline.yaml").read_text())
+        for section, content in shipped.items():
+            own = nodes.get(section.rpartition("/")[2])
+            for name, value in content["ros__parameters"].items():
+                declared = [
+                    node.get_parameter(name).value
+                    for node in ([own] if own else nodes.values())
+                    if node.has_parameter(name)
+                ]
+                assert declared, f"no node has the parameter {name} of {section}"
+                assert all(type(each) is type(value) for each in declared), name
+        for node in nodes.values():
+            node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
+def test_the_transport_profile_has_room_for_images() -> None:
+    tree = ElementTree.parse(ROOT / "config" / "fastdds.xml")
+    name = {"dds": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
+    assert [each.text for each in tree.iterfind(".//dds:transport_descriptor/dds:type", name)] == [
+        "SHM",
+        "UDPv4",
+    ]
+    segment = tree.find(".//dds:segment_size", name)
+    assert segment is not None
+    assert int(segment.text or 0) >= 10 * 1920 * 1080 * 3
+
+
+def test_the_rviz_layout_shows_what_the_pipeline_publishes() -> None:
+    layout = yaml.safe_load((ROOT / "rviz" / "pipeline.rviz").read_text())
+    displays = layout["Visualization Manager"]["Displays"]
+    assert [each["Topic"]["Value"] for each in displays if each["Enabled"]] == [
+        "/camera/image_raw",
+        "/camera/semantic/color",
+        "/camera/semantic/overlay",
+    ]
+    assert all(each["Topic"]["Reliability Policy"] == "Best Effort" for each in displays)
+    state = bytes.fromhex(layout["Window Geometry"]["QMainWindow State"])
+    for each in displays:
+        assert each["Name"].encode("utf-16-be") in state
