@@ -12,7 +12,9 @@ import numpy.typing as npt
 from .errors import ImageError
 
 try:
+    # Also its compiled part, which does not import beside a newer numpy than ROS has.
     from cv_bridge import CvBridge, CvBridgeError
+    from cv_bridge.boost import cv_bridge_boost  # noqa: F401
 except ImportError:
     CvBridge = None
     from rosbags.image import ImageError as RosbagsImageError
@@ -27,11 +29,13 @@ MAX_SIDE = 16384
 _CHANNELS = {
     **dict.fromkeys(("rgb8", "bgr8"), 3),
     **dict.fromkeys(("rgba8", "bgra8"), 4),
-    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), 2),
+    **dict.fromkeys(("yuv422", "yuv422_yuy2"), 2),
     **dict.fromkeys(("mono8", "nv12", "nv21"), 1),
     **dict.fromkeys((f"bayer_{order}8" for order in ("rggb", "bggr", "gbrg", "grbg")), 1),
 }
 """Bytes for each pixel of a row, by encoding."""
+
+_ALIASES = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2"}
 
 _SEMI_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 
@@ -42,7 +46,7 @@ def to_rgb(message: Any) -> Frame:
     Args:
         message: ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``, of rclpy or rosbags.
             Rows may be padded. Encodings: rgb8, bgr8, rgba8, bgra8, mono8, bayer_*8, yuv422
-            (UYVY), yuv422_yuy2, nv12 and nv21.
+            (or uyvy), yuv422_yuy2 (or yuyv), nv12 and nv21.
 
     Returns:
         uint8 (H, W, 3), contiguous; it may share the message's memory.
@@ -54,6 +58,7 @@ def to_rgb(message: Any) -> Frame:
     if hasattr(message, "format"):
         return _decompress(message)
     encoding = message.encoding.lower()
+    encoding = _ALIASES.get(encoding, encoding)
     channels = _CHANNELS.get(encoding)
     if channels is None:
         raise ImageError(

@@ -42,7 +42,7 @@ def pack(encoding: str, rgb: np.ndarray) -> np.ndarray:
             rows, columns = divmod(place, 2)
             raw[rows::2, columns::2] = {"r": r, "g": g, "b": b}[letter][rows::2, columns::2]
         return raw
-    if encoding in ("yuv422", "yuv422_yuy2", "nv12", "nv21"):
+    if encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21"):
         yuv = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
         h, w = rgb.shape[:2]
         y = yuv[:h]
@@ -53,7 +53,7 @@ def pack(encoding: str, rgb: np.ndarray) -> np.ndarray:
         u, v = (np.repeat(plane, 2, 0) for plane in (u, v))
         packed = np.empty((h, w // 2, 4), np.uint8)
         parts = (u, y[:, ::2], v, y[:, 1::2])
-        if encoding == "yuv422_yuy2":
+        if encoding in ("yuv422_yuy2", "yuyv"):
             parts = (y[:, ::2], u, y[:, 1::2], v)
         for index, part in enumerate(parts):
             packed[..., index] = part
@@ -66,7 +66,8 @@ def pack(encoding: str, rgb: np.ndarray) -> np.ndarray:
     return np.stack(order[encoding], -1)
 
 
-ENCODINGS = ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "yuv422_yuy2", "nv12", "nv21"]
+ENCODINGS = ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "nv12", "nv21"]
+ENCODINGS += ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"]
 ENCODINGS += [f"bayer_{order}8" for order in ("rggb", "bggr", "gbrg", "grbg")]
 
 

@@ -1,0 +1,68 @@
+"""The bundles that ship: whole, described, and as good as their cards say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gosvae_bringup.street import draw
+from gosvae_codec import Decoder, Encoder, Expert, Header, ModelBundle
+from gosvae_codec.labels import camvid_to_train_ids
+from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.yaml"))
+CAMVID = ROOT.parent / "shared" / "data" / "camvid"
+
+
+def test_the_default_bundle_ships() -> None:
+    assert ROOT / "models" / "camvid-f16" in BUNDLES
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda path: path.name)
+def bundle(request: pytest.FixtureRequest) -> ModelBundle:
+    return ModelBundle.load(request.param)
+
+
+def test_card_and_manifest_say_where_it_comes_from(bundle: ModelBundle) -> None:
+    card = (bundle.path / "README.md").read_text()
+    figures = bundle.manifest["figures"]
+    assert bundle.manifest["provenance"]["license"] in card
+    assert f"{figures['levels'][0]['miou']:.3f}" in card
+    assert bundle.name == bundle.path.name
+
+
+def test_a_street_decodes_to_what_the_expert_sees(bundle: ModelBundle) -> None:
+    frame, _ = draw(1, 40, (360, 480))
+    expert = Expert(bundle).segment(frame)
+    for levels in range(1, bundle.levels + 1):
+        packets = Encoder(bundle).encode(frame, Header(1, 2, "camera"), levels)
+        assert max(packet.serialized_size() for packet in packets) <= MAX_SERIALIZED_BYTES
+        mask = Decoder(bundle).decode(packets).mask
+        assert (mask == expert).mean() > 0.8
+
+
+def test_figures_are_those_of_the_validation_split(bundle: ModelBundle) -> None:
+    if not CAMVID.is_dir():
+        pytest.skip(f"needs CamVid in {CAMVID}")
+    encoder, decoder, expert = Encoder(bundle), Decoder(bundle), Expert(bundle)
+    ours, ceiling = ConfusionMatrix(), ConfusionMatrix()
+    sizes = []
+    for path in sorted((CAMVID / "val").glob("*.png")):
+        frame = np.asarray(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), np.uint8)
+        label = cv2.imread(str(CAMVID / "valannot" / path.name), cv2.IMREAD_UNCHANGED)
+        truth = camvid_to_train_ids()[label]
+        packets = encoder.encode(frame, levels=1)
+        sizes.append(sum(packet.serialized_size() for packet in packets))
+        ours.add(truth, decoder.decode(packets).mask)
+        ceiling.add(truth, expert.segment(frame))
+    figures = bundle.manifest["figures"]
+    # Another processor may round a few tokens otherwise.
+    assert ours.miou() == pytest.approx(figures["levels"][0]["miou"], abs=2e-3)
+    assert ceiling.miou() == pytest.approx(figures["expert_miou"], abs=2e-3)
+    assert np.mean(sizes) == pytest.approx(figures["levels"][0]["bytes_per_frame"], abs=1)
+    assert ours.miou() >= 0.95 * ceiling.miou()
