@@ -4,11 +4,12 @@
 RUN := python3 tools/setup_environment.py --exec
 TRAIN := python3 tools/setup_environment.py --training --exec
 CONFIG ?= training/configs/camvid-f16.yaml
+BUNDLE ?= models/camvid-f16
 
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo test test-training lint train shell clean
+.PHONY: help demo test test-training lint train evaluate shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +20,8 @@ help:
 	@echo "make lint                 ruff and mypy"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
+	@echo "make evaluate DATA=PATH   measure a bundle on the val split of CamVid at PATH"
+	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE); figures in a file"
 	@echo "make test-training        tests of training"
 	@echo "make shell                a shell in which ros2_ws is built and sourced"
 	@echo "make clean                delete what these made, but for training runs and their environment"
@@ -42,6 +45,10 @@ train:
 	@test -d "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
 	@$(TRAIN) python -m gosvae_training.train $(CONFIG) --data "$$DATA"
 	@$(TRAIN) python -m gosvae_training.export $(CONFIG) --data "$$DATA"
+
+evaluate:
+	@test -d "$$DATA" || { echo "make evaluate DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
+	@$(TRAIN) python -m gosvae_training.evaluate $(BUNDLE) --data "$$DATA" $${JSON:+--json "$$JSON"}
 
 shell:
 	@$(RUN) "$${SHELL:-bash}"

@@ -32,7 +32,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from gosvae_codec.errors import GosvaeError, ImageError
 from gosvae_codec.images import to_rgb
-from gosvae_codec.labels import UNLABELLED, camvid_to_train_ids
+from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids
 
 Pixels = npt.NDArray[np.uint8]
 Role = Literal["image", "label", "camera_info", "tf", "tf_static"]
@@ -48,12 +48,6 @@ TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 BAG_SUFFIXES = (".mcap", ".db3")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-CITYSCAPES_TRAIN_IDS = {
-    **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10},
-    **{24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
-}
-"""Train id of each id in Cityscapes' ``*_labelIds.png``; ids that are not listed have none."""
 
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
 
@@ -316,9 +310,7 @@ def _layout(
         files = sorted(inside.rglob("*_leftImg8bit.png"), key=_natural)
         if not files:
             raise SourceError(f"{path} has no *_leftImg8bit.png in it; give a split of Cityscapes")
-        from_ids = np.full(256, UNLABELLED, np.uint8)
-        for cityscapes_id, train_id in CITYSCAPES_TRAIN_IDS.items():
-            from_ids[cityscapes_id] = train_id
+        from_ids = cityscapes_to_train_ids()
 
         def fine(file: Path) -> Path | None:
             folder = top.parent / "gtFine" / file.parent.relative_to(top)

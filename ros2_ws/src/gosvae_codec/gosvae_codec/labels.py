@@ -106,6 +106,12 @@ CITYSCAPES = LabelSpace(
 )
 """The 19 training classes of Cityscapes with their train ids and colours (Cordts et al. 2016)."""
 
+CITYSCAPES_IDS: Mapping[int, int] = {
+    **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10},
+    **{24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
+}
+"""Train id of each id in Cityscapes' ``*_labelIds.png``; ids that are not listed have none."""
+
 CAMVID_NAMES: Mapping[int, str] = {
     0: "sky",
     1: "building",
@@ -129,7 +135,16 @@ LABEL_SPACES: Mapping[str, LabelSpace] = {space.name: space for space in (CITYSC
 
 def camvid_to_train_ids() -> npt.NDArray[np.uint8]:
     """Return the table from CamVid file ids to Cityscapes train ids, uint8 (256,)."""
+    return _table({key: CITYSCAPES.by_name(name).id for key, name in CAMVID_NAMES.items()})
+
+
+def cityscapes_to_train_ids() -> npt.NDArray[np.uint8]:
+    """Return the table from ids in Cityscapes' ``*_labelIds.png`` to train ids, uint8 (256,)."""
+    return _table(CITYSCAPES_IDS)
+
+
+def _table(train_ids: Mapping[int, int]) -> npt.NDArray[np.uint8]:
     table = np.full(256, UNLABELLED, np.uint8)
-    for camvid_id, name in CAMVID_NAMES.items():
-        table[camvid_id] = CITYSCAPES.by_name(name).id
+    for key, train_id in train_ids.items():
+        table[key] = train_id
     return table

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelError, LabelSpace
-from gosvae_codec.labels import camvid_to_train_ids
+from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids
 from gosvae_codec.masks import classify, colorize, resize_mask
 from gosvae_codec.metrics import ConfusionMatrix
 
@@ -19,6 +19,13 @@ def test_camvid_maps_by_name_and_void_is_unlabelled() -> None:
     assert table[10] == CITYSCAPES.by_name("rider").id
     assert table[11] == table[200] == UNLABELLED
     assert set(table[:11]) == set(CAMVID.ids)
+
+
+def test_cityscapes_file_ids_become_train_ids() -> None:
+    table = cityscapes_to_train_ids()
+    for file_id, name in ((7, "road"), (17, "pole"), (23, "sky"), (26, "car"), (33, "bicycle")):
+        assert table[file_id] == CITYSCAPES.by_name(name).id
+    assert sorted(table[table != UNLABELLED]) == list(range(19))
 
 
 @pytest.mark.parametrize(
