@@ -1,5 +1,5 @@
-# Every target sets up what it needs, once. Recipes read INPUT, JSON and DATA from the environment,
-# where make puts them, so that paths may hold spaces and quotes.
+# Every target sets up what it needs, once. Recipes read INPUT, TOPIC, JSON and DATA from the
+# environment, where make puts them, so that paths may hold spaces and quotes.
 
 RUN := python3 tools/setup_environment.py --exec
 TRAIN := python3 tools/setup_environment.py --training --exec
@@ -15,6 +15,7 @@ PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 help:
 	@echo "make demo                 replay a drive through the pipeline; prints a table and pictures"
 	@echo "  INPUT=PATH              a rosbag2, video or folder of images instead of the sample drive"
+	@echo "  TOPIC=NAME              the bag's image topic, if it has several"
 	@echo "  JSON=FILE               write the figures there as well"
 	@echo "make test                 all tests but those of training"
 	@echo "make lint                 ruff and mypy"
@@ -28,7 +29,7 @@ help:
 	@echo "PYTHON=PATH with any of them names the Python to use, 3.10 to 3.13"
 
 demo:
-	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${JSON:+--json "$$JSON"}
+	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"}
 
 test:
 	@$(RUN) $(PYTEST)

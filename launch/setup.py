@@ -3,7 +3,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-MODELS = glob("../models/*/*")
+MODELS = [each for each in glob("../models/*/*") if Path(each).is_file()]
 
 setup(
     name="gosvae_bringup",

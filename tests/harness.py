@@ -31,7 +31,7 @@ PROFILE = Path(get_package_share_directory("gosvae_bringup")) / "config" / "fast
 os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(PROFILE)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # Away from the default domain, and from that of a test run beside this one.
-DOMAINS = itertools.cycle(range(1 + os.getpid() % 10 * 10, 101))
+DOMAINS = itertools.cycle(range(1 + os.getpid() % 10 * 10, 11 + os.getpid() % 10 * 10))
 
 
 class Process:
@@ -163,8 +163,15 @@ class Pipeline:
         return {pair.key: pair.value for pair in status.values} if status else {}
 
     def close(self) -> None:
+        # Asked, not killed, as far as possible: killed ones leave their shared memory behind.
         for process in self.processes:
-            process.kill()
+            if process.running:
+                process.popen.send_signal(signal.SIGINT)
+        for process in self.processes:
+            try:
+                process.popen.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                process.kill()
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)

@@ -109,7 +109,7 @@ def test_the_demo_reports_what_it_did(drive: Path, bundle: ModelBundle, tmp_path
     [
         (["run", "--bag", "nowhere.mcap"], 2, "nowhere.mcap does not exist"),
         (["run", "--bundle", "nowhere"], 2, "nowhere does not exist"),
-        (["run", "--rate", "0", "--bag", "."], 2, "rate is '0'; give a number above 0"),
+        (["run", "--rate", "0", "--bag", "."], 2, "rate is '0'; give a number from 0.01 to 100"),
         (["run", "speed:=2"], 2, "--speed=2"),
         (["fly"], 2, "invalid choice"),
     ],

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -449,6 +450,10 @@ class VirtualEnvironment:
         env = clean_environment(ros)
         env["VIRTUAL_ENV"] = str(self.path)
         env["PATH"] = os.pathsep.join([str(self.path / "bin"), env.get("PATH", os.defpath)])
+        if ros:
+            # `ros2 launch` and apt's colcon run the installation's Python, not this one's.
+            own = sorted(map(str, self.path.glob("lib/python3*/site-packages")))
+            env["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [env.get("PYTHONPATH")])])
         libraries = sorted(map(str, self.path.glob("lib/python3*/site-packages/ros_*.libs")))
         if libraries:
             env["AMENT_PREFIX_PATH"] = env["CMAKE_PREFIX_PATH"] = str(self.path)
@@ -537,11 +542,13 @@ class Workspace:
         As Python files and data are installed as links, only their names count.
         """
         total = hashlib.sha256()
-        for folder, folders, files in os.walk(str(self.path / "src"), followlinks=True):
+        tops = [self.path / "src", ROOT / "models"]
+        walks = [os.walk(str(top), followlinks=True) for top in tops]
+        for folder, folders, files in itertools.chain(*walks):
             folders[:] = sorted(name for name in folders if not _NOT_SOURCE.search(name))
             for name in sorted(name for name in files if not _NOT_SOURCE.search(name)):
                 path = Path(folder, name)
-                total.update(str(path.relative_to(self.path)).encode() + b"\0")
+                total.update(str(path.relative_to(ROOT)).encode() + b"\0")
                 if _BUILT_FROM.search(name):
                     total.update(hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()

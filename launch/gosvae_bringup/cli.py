@@ -21,7 +21,11 @@ bag, or when one of them fails, whose status is then this command's.
 """
 DEMO = """\
 Plays a drive through the pipeline over DDS, and reports what crossed, how fast and how well:
-figures, a video, a contact sheet and the recorded bag. Fails when masks are missing.
+figures, a video, a contact sheet and the recorded bag.
+
+Every frame whose mask came is scored. A frame without one is not, but makes the run fail: its exit
+status is 1. mIoU is over the bundle's classes: pixels whose true class the bundle lacks are left
+out. Agreement, mIoU with the expert's own masks as the truth, needs no labels and is always given.
 """
 
 
@@ -34,7 +38,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 for a failure, 2 for bad arguments, or a node's status."""
+    """Run the command line, and return the exit status.
+
+    Returns:
+        0, 1 for a failure, 2 for bad arguments, 130 after Ctrl-C, or a failed node's status.
+    """
     parser = make_parser()
     options = parser.parse_args(_as_options(sys.argv[1:] if argv is None else argv))
     try:
@@ -42,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 2
-    except GosvaeError as error:
+    except (GosvaeError, OSError) as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"gosvae {options.command}: stopped", file=sys.stderr)
+        return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -123,9 +134,9 @@ def run(options: argparse.Namespace) -> int:
         stop_at = float("inf")
         while not stop.wait(0.05) and time.monotonic() < stop_at:
             for ended in processes.ended():
-                if ended.failed:
+                if ended.means == "failure":
                     return _failure(ended)
-                if ended.node.lifetime == "drive":
+                if ended.means == "end of drive":
                     stop_at = time.monotonic() + DRAIN_SECONDS
     return 0
 

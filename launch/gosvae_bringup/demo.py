@@ -38,12 +38,12 @@ from gosvae_codec.expert import Expert
 from .pictures import SHEET_FRAMES, Panels, Video, contact_sheet, panels
 from .pipeline import PROFILE_VARIABLE, Pipeline, PipelineError, describe, find_bundle
 from .report import MASK, PACKETS, Delivery, FrameReport, Masks, Quality, figures
-from .sources import Source, open_source
+from .sources import AmbiguousTopicsError, Source, open_source
 from .supervisor import Ended, Processes, stop_signals
 
 CAMERA = "camera"
 START_SECONDS = 60.0
-"""How long the nodes may take to find each other."""
+"""How long the nodes may take to find each other, and then the first mask to come."""
 QUIET_SECONDS = 2.0
 """After the drive, masks are waited for until none came for so long."""
 SETTLE_SECONDS = 0.5
@@ -82,11 +82,13 @@ def demo(options: Options) -> int:
 
     Raises:
         PipelineError, SourceError, BundleError: an argument is wrong.
-        DemoError: a node failed, or the nodes did not find each other.
+        DemoError: a node failed, the nodes did not find each other, or no mask came.
+        ReportError: frames share a stamp.
+        OSError: something cannot be written.
     """
     try:
         return _demo(options, Console())
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         print("gosvae demo: stopped", file=sys.stderr)
         return 130
 
@@ -94,11 +96,12 @@ def demo(options: Options) -> int:
 def _demo(options: Options, console: Console) -> int:
     bundle = ModelBundle.load(find_bundle(options.bundle))
     expert = Expert(bundle, threads=0)
-    topics = (options.topic,) if options.topic else ()
-    source = open_source(options.input, (CAMERA,), topics) if options.input else None
+    source = _open(options) if options.input else None
     json_file = Path(options.json).absolute() if options.json else None
     if json_file and not json_file.parent.is_dir():
         raise PipelineError(f"json: {json_file.parent} is no folder; make it, or name another")
+    if json_file and json_file.is_dir():
+        raise PipelineError(f"json: {json_file} is a folder; name a file")
     folder = _make_folder(options.output)
     if source is None:
         from .street import write_bag
@@ -126,9 +129,9 @@ def _demo(options: Options, console: Console) -> int:
             delivery, source, bundle, expert, float(options.rate), folder, progress, stop
         )
     report = figures(delivery, quality, outputs)
+    _print(console, report, quality)
     if json_file:
         json_file.write_text(json.dumps(report, indent=2) + "\n")
-    _print(console, report)
     missing = delivery.frames_sent - delivery.masks_received
     if missing:
         print(
@@ -137,6 +140,13 @@ def _demo(options: Options, console: Console) -> int:
             file=sys.stderr,
         )
     return 1 if missing else 0
+
+
+def _open(options: Options) -> Source:
+    try:
+        return open_source(options.input, (CAMERA,), (options.topic,) if options.topic else ())
+    except AmbiguousTopicsError as error:
+        raise PipelineError(f"{error}: --topic NAME, or make demo TOPIC=NAME") from error
 
 
 def _make_folder(output: str) -> Path:
@@ -177,6 +187,7 @@ def _play(
             watcher.spin(0.05)
         processes.start(replay)
         progress.update(task, description="masks received", total=frames)
+        deadline = time.monotonic() + START_SECONDS
         sent = None
         ended_at = math.inf
         while sent is None or watcher.masks < sent:
@@ -187,6 +198,8 @@ def _play(
                 report = json.loads(replay_report.read_text())
                 sent = len(report["cameras"][CAMERA]["frames"])
                 progress.update(task, total=sent)
+            if sent is None and not watcher.masks and time.monotonic() > deadline:
+                raise DemoError(f"no mask within {START_SECONDS:.0f} s of the replay; see {logs}")
             watcher.spin(0.05)
             progress.update(task, completed=watcher.masks)
         watcher.spin(SETTLE_SECONDS)
@@ -204,9 +217,9 @@ def _check(processes: Processes, stop: Event) -> bool:
         raise Interrupted
     ended = processes.ended()
     for each in ended:
-        if each.failed:
+        if each.means == "failure":
             raise DemoError(_failure(each, processes))
-    return any(each.node.lifetime == "drive" for each in ended)
+    return any(each.means == "end of drive" for each in ended)
 
 
 def _failure(ended: Ended, processes: Processes) -> str:
@@ -361,7 +374,7 @@ def _save(path: Path, picture: np.ndarray) -> None:
         raise DemoError(f"{path} cannot be written")
 
 
-def _print(console: Console, report: Mapping[str, Any]) -> None:
+def _print(console: Console, report: Mapping[str, Any], quality: Quality) -> None:
     """Print the figures as a table, and where the rest is."""
 
     def number(value: float | None, form: str, unit: str = "") -> str:
@@ -375,9 +388,10 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
         "bytes per frame": number(report["bytes_per_frame"], ",.0f"),
         "at the played rate": number(report["kbit_per_s"], ",.1f", " kbit/s"),
         "mask age p50, p95": f"{number(age['p50'], '.0f')}, {number(age['p95'], '.0f', ' ms')}",
-        "mIoU against labels": number(report["miou"], ".3f"),
-        "the expert's mIoU": number(report["expert_miou"], ".3f"),
-        "mIoU against the expert": number(report["agreement"], ".3f"),
+        "frames scored": f"{quality.frames:,d}, {quality.labelled:,d} with labels",
+        "mIoU against labels, bundle's classes": number(report["miou"], ".3f"),
+        "the expert's mIoU, bundle's classes": number(report["expert_miou"], ".3f"),
+        "mIoU against the expert, bundle's classes": number(report["agreement"], ".3f"),
     }
     table = Table(show_header=False)
     table.add_column()

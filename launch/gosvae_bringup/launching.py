@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from launch import Action, LaunchContext, LaunchDescription
@@ -18,7 +19,7 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node as NodeAction
 
-from .pipeline import Node, Side, arguments_of, describe
+from .pipeline import Argument, Node, Side, arguments_of, describe
 from .supervisor import DRAIN_SECONDS, Ended
 
 
@@ -30,14 +31,19 @@ def launch_description(side: Side) -> LaunchDescription:
                 DeclareLaunchArgument(
                     argument.name,
                     default_value=argument.default,
-                    description=argument.description,
-                    choices=argument.choices or None,
+                    # The choices are checked by describe(), which takes True for true.
+                    description=" ".join((argument.description, *_choices(argument))),
                 )
                 for argument in arguments_of(side)
             ),
             OpaqueFunction(function=partial(_actions, side)),
         ]
     )
+
+
+def _choices(argument: Argument) -> Iterator[str]:
+    if argument.choices:
+        yield f"One of: {', '.join(argument.choices)}."
 
 
 def _actions(side: Side, context: LaunchContext) -> list[Action]:
@@ -68,7 +74,9 @@ def _actions(side: Side, context: LaunchContext) -> list[Action]:
 def _on_exit(node: Node, event: ProcessExited, context: LaunchContext) -> list[Action]:
     """Return what follows from a node's end; the same as for `gosvae run`."""
     ended = Ended.of(node, event.returncode)
-    stop = EmitEvent(event=Shutdown(reason=str(ended)))
-    if context.is_shutdown or node.lifetime == "viewer":
+    if context.is_shutdown or ended.means == "nothing":
         return []
-    return [stop] if ended.failed else [TimerAction(period=DRAIN_SECONDS, actions=[stop])]
+    stop = EmitEvent(event=Shutdown(reason=str(ended)))
+    if ended.means == "failure":
+        return [stop]
+    return [TimerAction(period=DRAIN_SECONDS, actions=[stop])]

@@ -33,7 +33,7 @@ SHEET_FRAMES = 8
 
 
 class Panels(NamedTuple):
-    """One frame's three pictures, uint8 (h, w, 3) RGB each, all of the same size."""
+    """One frame's three pictures, uint8 (h, w, 3) RGB each, all of the same even size."""
 
     camera: Pixels
     mask: Pixels
@@ -49,7 +49,7 @@ def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -
         labels: whose colours the mask is painted in.
         width: of each picture.
     """
-    size = (width, round(image.shape[0] * width / image.shape[1] / 2) * 2)
+    size = (width, max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2))
     camera = _scaled(image, size)
     if mask is None:
         missing = np.full_like(camera, 40)
@@ -63,6 +63,8 @@ def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -
 
 class Video:
     """An H.264 video of camera, mask and overlay side by side, written while a `with` block runs.
+
+    Frames of another shape than the first one's are fitted into its pictures' size.
 
     Args:
         path: of the .mp4.
@@ -78,7 +80,7 @@ class Video:
         self._container = av.open(str(path), "w", options={"movflags": "faststart"})
         self._stream = self._container.add_stream("libx264", rate=rate)
         self._stream.pix_fmt = "yuv420p"
-        self._size: tuple[int, int] | None = None
+        self._picture_size: tuple[int, int] | None = None
         self._stream.options = {"crf": "20", "preset": "medium"}
 
     def __enter__(self) -> Video:
@@ -90,14 +92,17 @@ class Video:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._size is not None:
+        if self._picture_size is not None:
             self._container.mux(self._stream.encode())
         self._container.close()
 
     def add(self, image: Pixels, mask: Pixels | None, caption: str) -> None:
         """Append a frame; arguments as for :func:`panels`, `caption` stands below."""
         pictures = panels(image, mask, self._labels, (WIDTH - 4 * GAP) // 6 * 2)
-        row = _row(pictures, WIDTH)
+        first = self._picture_size is None
+        if self._picture_size is None:
+            self._picture_size = pictures.camera.shape[1], pictures.camera.shape[0]
+        row = _row((_fitted(each, self._picture_size) for each in pictures), WIDTH)
         head, foot = _blank(LINE, WIDTH), _blank(LINE, WIDTH)
         for index, title in enumerate(TITLES):
             _text(head, title, (GAP + index * (pictures[0].shape[1] + GAP) + 2, 20), DIM)
@@ -105,11 +110,8 @@ class Video:
         _text(foot, caption, (WIDTH - GAP - 2, 20), BRIGHT, anchor=1.0)
         canvas = np.concatenate([head, row, foot, self._legend])
         canvas = canvas[: canvas.shape[0] // 2 * 2]
-        if self._size is None:
-            self._size = canvas.shape[1], canvas.shape[0]
-            self._stream.width, self._stream.height = self._size
-        if canvas.shape[0] != self._size[1]:
-            canvas = _scaled(canvas, self._size)
+        if first:
+            self._stream.height, self._stream.width = canvas.shape[:2]
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(canvas, "rgb24")))
 
 
@@ -117,7 +119,7 @@ def contact_sheet(frames: Sequence[tuple[str, Panels]], labels: LabelSpace, titl
     """Return a sheet of frames, each a column of camera, mask and overlay under its caption.
 
     Args:
-        frames: caption and pictures, all of one size.
+        frames: caption and pictures, all of one width.
         labels: for the legend.
         title: one line at the top.
 
@@ -156,9 +158,13 @@ def legend(labels: LabelSpace, width: int) -> Pixels:
 
 
 def _row(pictures: Iterable[Pixels], width: int) -> Pixels:
+    """Return the pictures side by side, all as high as the highest."""
+    pictures = list(pictures)
+    height = max(picture.shape[0] for picture in pictures)
     parts: list[Pixels] = []
     for picture in pictures:
-        parts += [_blank(picture.shape[0], GAP), picture]
+        below = _blank(height - picture.shape[0], picture.shape[1])
+        parts += [_blank(height, GAP), np.concatenate([picture, below])]
     row = np.concatenate(parts, axis=1)
     return np.concatenate([row, _blank(row.shape[0], width - row.shape[1])], axis=1)
 
@@ -171,6 +177,19 @@ def _scaled(picture: Pixels, size: tuple[int, int]) -> Pixels:
     smaller = size[0] < picture.shape[1]
     interpolation = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+
+
+def _fitted(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return the picture scaled to fit into `size`, (width, height), and centred there."""
+    height, width = picture.shape[:2]
+    if (width, height) == size:
+        return picture
+    scale = min(size[0] / width, size[1] / height)
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = _blank(size[1], size[0])
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    canvas[top : top + height, left : left + width] = _scaled(picture, (width, height))
+    return canvas
 
 
 _FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.5)

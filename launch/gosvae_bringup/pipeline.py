@@ -35,6 +35,10 @@ PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
 
 
+RATE_LIMITS = (0.01, 100.0)
+"""Slowest and fastest replay."""
+
+
 class PipelineError(GosvaeError):
     """The arguments contradict each other, or name something that is not there."""
 
@@ -341,8 +345,9 @@ def _rate(value: str) -> float:
         rate = float(value)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise PipelineError(f"rate is {value!r}; give a number above 0")
+    low, high = RATE_LIMITS
+    if not low <= rate <= high:
+        raise PipelineError(f"rate is {value!r}; give a number from {low:g} to {high:g}")
     return rate
 
 

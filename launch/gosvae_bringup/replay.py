@@ -32,6 +32,7 @@ from std_msgs.msg import Header
 
 from gosvae_node.messages import to_image
 
+from .pipeline import RATE_LIMITS
 from .process import running, spinning
 from .sources import Channel, Message, SourceError, open_source, prefetch, shifted
 
@@ -81,7 +82,7 @@ class Replay(Node):
         self._declare("start_offset", 0.0, "Seconds of the input to skip.", limits=(0.0, 1e7))
         self._declare("clock_rate", 200.0, "Hz of /clock; 0: none.", limits=(0.0, 1000.0))
         self._declare("report", "", "JSON file to write at the end; empty: none.")
-        self._declare("rate", 1.0, "Speed as a factor.", limits=(0.01, 100.0), live=True)
+        self._declare("rate", 1.0, "Speed as a factor.", limits=RATE_LIMITS, live=True)
         self._declare("loop", False, "Begin again at the end.", live=True)
         if not self._value("input"):
             raise SourceError(
@@ -225,6 +226,8 @@ class Replay(Node):
 
     def _play(self, messages: Iterable[Message], stop: Event) -> None:
         count = latest = next_log = end = 0
+        # Without a report nothing may grow: a loop goes on for days.
+        reported = bool(self._value("report"))
         for message in messages:
             if (publisher := self._outputs.get(message.channel)) is None:
                 continue
@@ -240,7 +243,8 @@ class Replay(Node):
                 sent = {"stamp": message.stamp, "wall": time.time_ns()}
                 latest = max(latest, time.monotonic_ns() - self._pace.wall(message.time))
                 publisher.publish(outgoing)
-                self._sent[message.channel.camera].append(sent)
+                if reported:
+                    self._sent[message.channel.camera].append(sent)
                 count += 1
             elif publisher.get_subscription_count():
                 publisher.publish(outgoing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
+from gosvae_codec.errors import GosvaeError
 from gosvae_codec.labels import UNLABELLED, LabelSpace
 from gosvae_codec.metrics import ConfusionMatrix
 
@@ -23,6 +23,10 @@ Mask = npt.NDArray[np.uint8]
 
 PACKETS = "image_raw/gosvae"
 MASK = "semantic/mask"
+
+
+class ReportError(GosvaeError):
+    """What was played or recorded cannot be judged."""
 
 
 class FrameReport(NamedTuple):
@@ -44,8 +48,6 @@ class Delivery:
         bag: the recorded bag.
         topic: the masks' topic.
         sent: wall time in ns at which the replay published each frame; in the order of sending.
-        frames_sent: how many they were.
-        masks_received: masks of these frames in the bag, at most one for each frame.
         packet_sizes: serialised sizes of each frame's packets, CDR header included.
         arrived: wall time in ns at which each frame's mask was recorded.
     """
@@ -53,19 +55,25 @@ class Delivery:
     bag: Path
     topic: str
     sent: dict[int, int]
-    frames_sent: int
-    masks_received: int
     packet_sizes: dict[int, list[int]]
     arrived: dict[int, int]
 
     @classmethod
     def read(cls, replay_report: Path, bag: Path, camera: str) -> Delivery:
-        """Read what one camera's frames became."""
+        """Read what one camera's frames became.
+
+        Raises:
+            ReportError: frames share a stamp.
+        """
         frames = json.loads(replay_report.read_text())["cameras"][camera]["frames"]
         sent = {int(frame["stamp"]): int(frame["wall"]) for frame in frames}
+        if repeats := len(frames) - len(sent):
+            raise ReportError(
+                f"{repeats} of {len(frames)} frames repeat a header stamp: masks cannot be told "
+                "apart; restamp the bag"
+            )
         packet_sizes: dict[int, list[int]] = {}
         arrived: dict[int, int] = {}
-        masks: Counter[int] = Counter()
         with Reader(bag) as reader:
             names = {f"/{camera}/{PACKETS}": PACKETS, f"/{camera}/{MASK}": MASK}
             connections = [each for each in reader.connections if each.topic in names]
@@ -74,12 +82,18 @@ class Delivery:
                 if names[connection.topic] == PACKETS:
                     packet_sizes.setdefault(stamp, []).append(len(data))
                 else:
-                    masks[stamp] += 1
                     arrived.setdefault(stamp, time)
-        received = masks & Counter(int(frame["stamp"]) for frame in frames)
-        return cls(
-            bag, f"/{camera}/{MASK}", sent, len(frames), received.total(), packet_sizes, arrived
-        )
+        return cls(bag, f"/{camera}/{MASK}", sent, packet_sizes, arrived)
+
+    @property
+    def frames_sent(self) -> int:
+        """Frames that the replay sent."""
+        return len(self.sent)
+
+    @property
+    def masks_received(self) -> int:
+        """Frames whose mask was recorded."""
+        return len(self.sent.keys() & self.arrived.keys())
 
     @property
     def packets(self) -> int:
@@ -122,11 +136,13 @@ class Delivery:
 
 
 class Masks:
-    """The recorded masks, taken one by one in about the order of their stamps."""
+    """The recorded masks, each taken once, in the order of sending, whatever their stamps are."""
 
     def __init__(self, delivery: Delivery) -> None:
         self._types = get_typestore(Stores.ROS2_JAZZY)
         self._recorded = self._read(delivery)
+        self._arrived = delivery.arrived
+        self._place = {stamp: place for place, stamp in enumerate(delivery.sent)}
         self._ahead: dict[int, Mask] = {}
 
     def _read(self, delivery: Delivery) -> Iterator[tuple[int, Mask]]:
@@ -140,25 +156,31 @@ class Masks:
     def take(self, stamp: int) -> Mask | None:
         """Return the mask of the frame with that stamp, uint8 (H, W); None if none came.
 
-        What has an older stamp is gone after that.
+        Masks of frames that were sent before it are gone after that.
         """
-        while stamp not in self._ahead and max(self._ahead, default=stamp) <= stamp:
-            recorded = next(self._recorded, None)
-            if recorded is None:
-                break
-            self._ahead[recorded[0]] = recorded[1]
-        mask = self._ahead.pop(stamp, None)
-        self._ahead = {key: value for key, value in self._ahead.items() if key > stamp}
-        return mask
+        if stamp not in self._arrived:
+            return None
+        place = self._place[stamp]
+        self._ahead = {key: mask for key, mask in self._ahead.items() if self._place[key] >= place}
+        while stamp not in self._ahead:
+            recorded, mask = next(self._recorded)
+            if self._place.get(recorded, -1) >= place:
+                self._ahead.setdefault(recorded, mask)
+        return self._ahead.pop(stamp)
 
 
 class Quality:
     """How good the masks are, over the frames whose mask came.
 
     Pixels whose true label is none of `labels`, those that the networks know, do not count.
+
+    Attributes:
+        frames: how many were counted.
+        labelled: how many of them have true labels.
     """
 
     def __init__(self, labels: LabelSpace) -> None:
+        self.frames = self.labelled = 0
         self._known = np.full(256, UNLABELLED, np.uint8)
         self._known[labels.ids] = labels.ids
         self._truth = ConfusionMatrix()
@@ -172,7 +194,9 @@ class Quality:
             ValueError: the masks differ in size.
         """
         self._expert.add(expert_mask, mask)
+        self.frames += 1
         if frame.label is not None:
+            self.labelled += 1
             truth = self._known[frame.label]
             self._truth.add(truth, mask)
             self._expert_truth.add(truth, expert_mask)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 import struct
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Semaphore, Thread
@@ -59,6 +60,10 @@ Item = TypeVar("Item")
 
 class SourceError(GosvaeError):
     """An input is missing, unreadable, ambiguous, or contradicts itself."""
+
+
+class AmbiguousTopicsError(SourceError):
+    """A bag has several image topics, and nothing tells which ones to play."""
 
 
 class Channel(NamedTuple):
@@ -155,6 +160,7 @@ def open_source(
         fps: frames per second of a folder.
 
     Raises:
+        AmbiguousTopicsError: the bag's image topics have to be named.
         SourceError: with one line that names the path or topic, and the remedy.
     """
     path = Path(path).expanduser()
@@ -307,7 +313,7 @@ def _layout(
     top = tops[0] if tops else absolute / "leftImg8bit"
     if top.is_dir():
         inside = absolute if tops else top
-        files = sorted(inside.rglob("*_leftImg8bit.png"), key=_natural)
+        files = sorted(filter(_is_image, inside.rglob("*_leftImg8bit.png")), key=_natural)
         if not files:
             raise SourceError(f"{path} has no *_leftImg8bit.png in it; give a split of Cityscapes")
         from_ids = cityscapes_to_train_ids()
@@ -346,7 +352,8 @@ def _layout(
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES
+    # macOS leaves a "._<name>" beside each file that it copies.
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _natural(file: Path) -> list[Any]:
@@ -428,19 +435,22 @@ class _Bag(Source):
         self.cameras = tuple(cameras)
         with self._reading(), Reader(path) as reader:
             types = {each.topic: each.msgtype for each in reader.connections if each.msgcount}
-            counts = {each.topic: each.msgcount for each in reader.connections}
+            # A topic has a connection for each of its publishers.
+            counts: Counter[tuple[str, str]] = Counter()
+            for each in reader.connections:
+                counts[each.topic, each.msgtype] += each.msgcount
             self.start = reader.start_time
             self.duration = max(0, reader.duration - 1)
-        chosen = self._choose(types, topics)
+            chosen = self._choose(types, topics)
+            first = chosen[self.cameras[0]]
+            self.interval = _interval(reader, first, types[first])
         self._channels = dict(self._map(types, chosen))
         self.channels = tuple(self._channels.values())
         self.transport = {
             camera: "compressed" if types[topic] == COMPRESSED_IMAGE else "raw"
             for camera, topic in chosen.items()
         }
-        self._count = sum(counts[topic] for topic in chosen.values())
-        first = counts[chosen[self.cameras[0]]]
-        self.interval = self.duration // max(1, first - 1) or 66_666_667
+        self._count = sum(counts[topic, types[topic]] for topic in chosen.values())
         played = ", ".join(f"{topic} as {camera}" for camera, topic in chosen.items())
         self.description = f"{path}: bag, {self._count} frames: {played}"
 
@@ -475,7 +485,7 @@ class _Bag(Source):
         others = [topic for topic in images if topic not in both and topic not in named.values()]
         unnamed = [camera for camera in self.cameras if camera not in named]
         if unnamed and len(others) != len(unnamed):
-            raise SourceError(
+            raise AmbiguousTopicsError(
                 f"cannot tell which images of bag {self.path} belong to "
                 f"{', '.join(unnamed)}: {there}; set `topics` to one for each camera"
             )
@@ -573,6 +583,16 @@ _BESIDE_IMAGES: tuple[tuple[str, str, Role], ...] = (
     ("camera_info", CAMERA_INFO, "camera_info"),
 )
 _TRANSFORMS: tuple[tuple[str, Role], ...] = (("/tf", "tf"), ("/tf_static", "tf_static"))
+
+
+def _interval(reader: Reader, topic: str, msgtype: str) -> int:
+    """Return the typical time in ns from one message of a topic to the next, at its begin."""
+    connections = [
+        each for each in reader.connections if (each.topic, each.msgtype) == (topic, msgtype)
+    ]
+    times = [time for _, time, _ in islice(reader.messages(connections), 50)]
+    steps = np.diff(times) if len(times) > 1 else (0,)
+    return int(np.median(steps)) or 66_666_667
 
 
 def _label_ids(message: Any) -> Pixels:

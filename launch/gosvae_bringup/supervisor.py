@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
@@ -36,14 +37,14 @@ class Ended(NamedTuple):
         return cls(node, returncode if returncode >= 0 else 128 - returncode)
 
     @property
-    def failed(self) -> bool:
-        """Whether this end is a failure, by the node's lifetime."""
+    def means(self) -> Literal["failure", "end of drive", "nothing"]:
+        """What follows, by the node's lifetime: all stop, all stop after draining, or nothing."""
         if self.node.lifetime == "viewer":
-            return False
-        return self.node.lifetime == "run" or self.status != 0
+            return "nothing"
+        return "end of drive" if self.node.lifetime == "drive" and not self.status else "failure"
 
     def __str__(self) -> str:
-        if self.status > 128:
+        with suppress(ValueError):  # no signal has that number
             return f"{self.node.name} died of {signal.Signals(self.status - 128).name}"
         return f"{self.node.name} ended with status {self.status}"
 
@@ -59,6 +60,15 @@ def stop_signals() -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGINT at the parent's end: killed with SIGKILL, it can pass nothing on."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT))
 
 
 class Processes:
@@ -86,7 +96,7 @@ class Processes:
         self.stop()
 
     def start(self, node: Node) -> None:
-        """Start a node.
+        """Start a node, which ends with the calling thread at the latest.
 
         Raises:
             PipelineError: it is not built.
@@ -105,6 +115,7 @@ class Processes:
                 stdout=output,
                 stderr=output and subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         finally:
             if output is not None:

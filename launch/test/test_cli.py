@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 
 from gosvae_bringup import cli, supervisor
 from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline, PipelineError
-from gosvae_bringup.supervisor import Processes, find_executable
+from gosvae_bringup.supervisor import Ended, Processes, find_executable
 
 LOOP = "echo started >> $LOG; while :; do sleep 0.02; done"
 FOREVER = f"trap 'echo stopped >> $LOG; exit 0' INT; {LOOP}"
@@ -121,6 +123,77 @@ def test_a_deaf_node_is_killed(
             time.sleep(0.02)
         (ended,) = processes.stop()
     assert str(ended) == "deaf died of SIGKILL"
+
+
+def test_nodes_end_when_their_parent_is_killed(script: Script, tmp_path: Path) -> None:
+    script("good", FOREVER)
+    code = """
+import sys, time
+from gosvae_bringup.pipeline import Node
+from gosvae_bringup.supervisor import Processes
+Processes({}).start(Node("stubs", "good", "good"))
+time.sleep(60)
+"""
+    deadline = time.monotonic() + 30
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        parent.kill()
+    while log(tmp_path) != ["started", "stopped"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "status", "means"),
+    [
+        ("run", 0, "failure"),
+        ("run", -signal.SIGSEGV, "failure"),
+        ("drive", 0, "end of drive"),
+        ("drive", 1, "failure"),
+        ("viewer", 1, "nothing"),
+    ],
+)
+def test_what_the_end_of_a_node_means(lifetime: str, status: int, means: str) -> None:
+    assert Ended.of(Node("p", "e", "n", lifetime=lifetime), status).means == means
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (-signal.SIGKILL, "n died of SIGKILL"),
+        (128 + signal.SIGKILL, "n died of SIGKILL"),
+        (128, "n ended with status 128"),
+        (255, "n ended with status 255"),
+        (2, "n ended with status 2"),
+    ],
+)
+def test_how_a_node_ended_is_said(status: int, text: str) -> None:
+    assert str(Ended.of(Node("p", "e", "n"), status)) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (OSError(28, "No space left on device"), 1, "gosvae run: [Errno 28] No space left"),
+        (KeyboardInterrupt(), 130, "gosvae run: stopped"),
+    ],
+)
+def test_errors_of_the_system_take_one_line(
+    error: BaseException,
+    status: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def describe(values: dict[str, str], side: str) -> Pipeline:
+        raise error
+
+    monkeypatch.setattr(cli, "describe", describe)
+    assert cli.main(["run"]) == status
+    err = capsys.readouterr().err
+    assert err.startswith(text)
+    assert err.count("\n") == 1
 
 
 def test_nodes_get_arguments_and_environment(script: Script, tmp_path: Path) -> None:

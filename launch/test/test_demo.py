@@ -9,20 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
+from rich.progress import Progress
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gosvae_bringup.pictures import Video, contact_sheet, legend, panels
-from gosvae_bringup.report import Delivery, Masks, Quality, figures
+from gosvae_bringup.pipeline import Node, Pipeline, PipelineError
+from gosvae_bringup.report import Delivery, Masks, Quality, ReportError, figures
 from gosvae_bringup.sources import EPOCH, Frame
+from gosvae_bringup.supervisor import Ended
 from gosvae_codec.labels import CAMVID, CITYSCAPES
 
 SECOND = 1_000_000_000
@@ -43,10 +48,11 @@ def stamp_of(index: int) -> int:
     return EPOCH + round(index * SECOND / 15)
 
 
-def delivery(folder: Path, masks: list[int]) -> Delivery:
+def delivery(folder: Path, masks: list[int], stamp_of: Callable[[int], int] = stamp_of) -> Delivery:
     """Return ten frames sent at 10 Hz, two packets of 100 bytes each, and masks of some of them.
 
-    The mask of frame i holds i, and comes after 20 + i ms.
+    The mask of frame i holds i, and comes after 20 + i ms, or right after the one before it in
+    `masks` if that is later.
     """
     walls = [START + i * SECOND // 10 for i in range(20)]
     frames = [{"stamp": stamp_of(i), "wall": walls[i]} for i in range(10)]
@@ -81,8 +87,10 @@ def delivery(folder: Path, masks: list[int]) -> Delivery:
         for i in range(10):
             writer.write(packets, walls[i], packet(i, payload))
             writer.write(packets, walls[i] + 1, packet(i, payload))
+        time = 0
         for i in masks:
-            writer.write(images, walls[i] + (20 + i) * 1_000_000, mask(i))
+            time = max(time + 1, walls[i] + (20 + i) * 1_000_000)
+            writer.write(images, time, mask(i))
     return Delivery.read(report, folder / "bag", "camera")
 
 
@@ -123,6 +131,21 @@ def test_masks_are_found_by_stamp_whatever_their_order(tmp_path: Path) -> None:
     assert taken[0].shape == SIZE
 
 
+def test_masks_are_found_after_stamps_went_back(tmp_path: Path) -> None:
+    stamps = [stamp_of(i) for i in (*range(5, 10), *range(5))]
+    result = delivery(tmp_path, [0, 1, 3, 4, 5, 6, 8, 9], lambda i: stamps[i])
+    masks = Masks(result)
+    taken = [masks.take(stamp) for stamp in result.sent]
+    assert [None if each is None else int(each[0, 0]) for each in taken] == [
+        *(0, 1, None, 3, 4, 5, 6, None, 8, 9)
+    ]
+
+
+def test_frames_that_share_a_stamp_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="9 of 10 frames repeat a header stamp"):
+        delivery(tmp_path, [0, 1], lambda i: 0)
+
+
 def test_quality_counts_labels_and_expert() -> None:
     quality = Quality(CITYSCAPES)
     truth, mask = mask_of(0), mask_of(0)
@@ -134,6 +157,7 @@ def test_quality_counts_labels_and_expert() -> None:
     quality.add(Frame(2, "camera", image, truth), mask, truth)
     assert quality.miou == pytest.approx(0.25)
     assert quality.expert_miou == 1
+    assert (quality.frames, quality.labelled) == (2, 1)
 
 
 def test_quality_leaves_out_what_the_networks_do_not_know() -> None:
@@ -151,13 +175,14 @@ def test_the_video_plays_anywhere(tmp_path: Path, size: tuple[int, int]) -> None
     with Video(path, CAMVID, "title", Fraction(15)) as video:
         video.add(image, np.full(size, 13, np.uint8), "caption")
         video.add(image, None, "caption")
-        video.add(np.zeros((20, 50, 3), np.uint8), None, "another size")
+        video.add(np.zeros((20, 50, 3), np.uint8), None, "wider")
+        video.add(np.zeros((50, 20, 3), np.uint8), np.zeros((50, 20), np.uint8), "higher")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 15)
         assert stream.width == 1920
         assert stream.height % 2 == 0
-        assert len(list(container.decode(video=0))) == 3
+        assert len(list(container.decode(video=0))) == 4
     # For players that begin before the end of the file has come.
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
@@ -183,6 +208,15 @@ def test_the_sheet_has_a_legend_of_all_labels() -> None:
     np.testing.assert_array_equal(sheet[-len(below) :], below)
     for label in CITYSCAPES.labels:
         assert (below == label.color).all(-1).sum() > 200
+
+
+def test_the_sheet_takes_frames_of_any_shape() -> None:
+    shapes = [(30, 40), (60, 40), (1, 400)]
+    frames = [
+        ("", panels(np.full((*shape, 3), 200, np.uint8), None, CAMVID, 40)) for shape in shapes
+    ]
+    assert [pictures.camera.shape[0] for _, pictures in frames] == [30, 60, 2]
+    contact_sheet(frames, CAMVID, "title")
 
 
 def demo(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -226,8 +260,13 @@ def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> Non
     assert process.returncode == 0, out + err
     result = json.loads(figures_file.read_text())
     assert list(result) == KEYS
-    assert result["frames_sent"] == result["masks_received"] == 15
+    sent = json.loads((output / "replay.json").read_text())["cameras"]["camera"]["frames"]
+    assert result["frames_sent"] == result["masks_received"] == len(sent) == 15
     assert result["packets"] >= 15
+    seconds = (sent[-1]["wall"] - sent[0]["wall"]) / 1e9
+    rate = result["bytes_per_frame"] * 8 / 1000 * 14 / seconds
+    assert result["kbit_per_s"] == pytest.approx(rate, rel=0.01)
+    assert "15, 15 with labels" in out
     assert 0 < result["bytes_per_frame"] <= 1400
     assert 0 < result["mask_age_ms"]["p50"] <= result["mask_age_ms"]["p95"]
     assert all(0 <= result[name] <= 1 for name in ("miou", "expert_miou", "agreement"))
@@ -264,6 +303,55 @@ def test_missing_masks_fail_the_demo(
     result = json.loads((tmp_path / "j").read_text())
     assert (result["frames_sent"], result["masks_received"]) == (10, 4)
     assert Path(result["outputs"]["contact_sheet"]).exists()
+
+
+def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: Path) -> None:
+    from gosvae_bringup import demo as module
+
+    types = get_typestore(Stores.ROS2_JAZZY)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for side in ("left", "right"):
+            connection = writer.add_connection(
+                f"/{side}/image", "sensor_msgs/msg/CompressedImage", typestore=types
+            )
+            writer.write(connection, START, bytes(100))
+    options = module.Options(input=str(tmp_path / "bag"), bundle=str(bundle))
+    with pytest.raises(PipelineError, match=r"/left/image, /right/image.*make demo TOPIC=NAME"):
+        module.demo(options)
+
+
+def test_a_folder_is_no_file_for_figures(tmp_path: Path, bundle: Path, drive: Path) -> None:
+    from gosvae_bringup import demo as module
+
+    options = module.Options(input=str(drive), bundle=str(bundle), json=str(tmp_path))
+    with pytest.raises(PipelineError, match="is a folder; name a file"):
+        module.demo(options)
+
+
+def test_a_drive_without_masks_is_given_up(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gosvae_bringup import demo as module
+
+    class Nodes:
+        """Processes that neither end nor send anything."""
+
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> Nodes:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def start(self, node: Node) -> None: ...
+        def ended(self) -> list[Ended]:
+            return []
+
+    monkeypatch.setattr(module, "Processes", Nodes)
+    monkeypatch.setattr(module._Watcher, "missing", lambda _: None)
+    monkeypatch.setattr(module, "_private_network", lambda *_: {})
+    monkeypatch.setattr(module, "START_SECONDS", 0.2)
+    pipeline = Pipeline((Node("p", "replay", "replay", lifetime="drive"),), {})
+    with pytest.raises(module.DemoError, match="no mask within"):
+        module._play(pipeline, 1, tmp_path, Progress(), Event())
 
 
 def test_a_failing_node_fails_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:

@@ -62,6 +62,7 @@ def test_arguments_are_declared_and_documented(name: str) -> None:
     assert set(declared) == {argument.name for argument in arguments_of(SIDES[name])}
     for argument in arguments_of(SIDES[name]):
         assert argument.description in declared[argument.name].description
+        assert all(each in declared[argument.name].description for each in argument.choices)
 
 
 @pytest.mark.parametrize("name", SIDES)
@@ -69,6 +70,11 @@ def test_nodes_are_started(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(BUNDLE_VARIABLE, str(tmp_path))
     nodes = [each for each in resolved(name) if isinstance(each, NodeAction)]
     assert [each.node_executable for each in nodes] == EXECUTABLES[name]
+
+
+def test_choices_are_taken_in_any_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BUNDLE_VARIABLE, str(tmp_path))
+    assert resolved("pipeline", rviz="False")
 
 
 def test_bad_values_reach_the_user() -> None:

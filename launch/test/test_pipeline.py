@@ -101,8 +101,9 @@ def test_two_sides_make_the_whole(drive: Path) -> None:
         ({"bag": "/nowhere"}, "bag: /nowhere does not exist"),
         ({"bundle": "/nowhere"}, "bundle: /nowhere does not exist"),
         ({"params_file": "/nowhere.yaml"}, "params_file: /nowhere.yaml does not exist"),
-        ({"bag": "/tmp", "rate": "fast"}, "rate is 'fast'; give a number above 0"),
-        ({"bag": "/tmp", "rate": "-1"}, "rate is '-1'"),
+        ({"bag": "/tmp", "rate": "fast"}, "rate is 'fast'; give a number from 0.01 to 100"),
+        ({"bag": "/tmp", "rate": "0.001"}, "rate is '0.001'"),
+        ({"bag": "/tmp", "rate": "101"}, "rate is '101'"),
         ({"record": "/tmp"}, "record: /tmp exists; name a folder to make"),
     ],
 )

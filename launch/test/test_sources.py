@@ -10,6 +10,14 @@ import av
 import cv2
 import numpy as np
 import pytest
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -231,6 +239,35 @@ def test_shifting_moves_headers_and_transforms(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded.data, picture(0).reshape(-1))
     decoded = TYPES.deserialize_cdr(transforms.data, "tf2_msgs/msg/TFMessage")
     assert decoded.transforms[0].header.stamp.sec == 52
+
+
+def test_hidden_files_are_no_frames(camvid: Path) -> None:
+    (camvid / "._d_0.png").write_bytes(b"macOS was here")
+    assert len(open_source(camvid)) == 3
+
+
+def test_interval_and_count_are_the_cameras_own(tmp_path: Path) -> None:
+    none = QosTime(0, 0)
+    best_effort = Qos(
+        *(QosHistory.KEEP_LAST, 5, QosReliability.BEST_EFFORT, QosDurability.VOLATILE),
+        *(none, none, QosLiveliness.AUTOMATIC, none, False),
+    )
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        image, other, transform = (
+            writer.add_connection(topic, msgtype, typestore=TYPES, offered_qos_profiles=qos)
+            for topic, msgtype, qos in (
+                ("/camera/image_raw", "sensor_msgs/msg/Image", []),
+                ("/camera/image_raw", "sensor_msgs/msg/Image", [best_effort]),
+                ("/tf", "tf2_msgs/msg/TFMessage", []),
+            )
+        )
+        for index in range(4):
+            writer.write((image, other)[index % 2], 50_000_000_000 + index * 20_000_000, bytes(64))
+        writer.write(transform, 90_000_000_000, bytes(8))
+    source = open_source(tmp_path / "bag")
+    assert (source.interval, len(source)) == (20_000_000, 4)
+    single = open_source(write_bag(tmp_path / "single", {"/camera/image_raw": "raw"}, frames=1))
+    assert single.interval == 66_666_667
 
 
 def test_errors_name_value_and_remedy(tmp_path: Path, camvid: Path) -> None:

@@ -54,6 +54,13 @@ def load_camvid(root: Path, split: str) -> list[Sample]:
     return samples
 
 
+def describe(split: str, samples: list[Sample]) -> str:
+    """Return what was read from CamVid, for instance ``CamVid val, 101 frames at 480x360``."""
+    sizes = sorted({sample.mask.shape for sample in samples})
+    joined = " and ".join(f"{width}x{height}" for height, width in sizes)
+    return f"CamVid {split}, {len(samples)} frames at {joined}"
+
+
 def _jitter(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pixels = frame.astype(np.float32)
     gain = rng.uniform(0.6, 1.4) * rng.uniform(0.92, 1.08, 3)

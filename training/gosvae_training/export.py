@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -24,11 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from gosvae_codec import CAMVID, GosvaeError, ModelBundle
 
 from .config import Config, ConfigError, load_config
-from .data import DataError, load_camvid
+from .data import DataError, Sample, describe, load_camvid
 from .evaluate import evaluate, table
 from .networks import Expert, TokenSegmenter
 
 OPSET = 18
+LEAST_KEPT = 0.95
+"""Share of the tokens that must survive the rounding of the encoder's weights to float16."""
 DATA_TERMS = (
     "CamVid, the Cambridge-driving Labeled Video Database (Brostow, Fauqueur, Cipolla 2009): "
     "research and education only; weights trained on it inherit that"
@@ -141,6 +144,45 @@ def check(graph: nn.Module, model: bytes, examples: list[Tensor], name: str) -> 
             raise ExportError(f"{name}: logits differ by {np.abs(found - wanted).max():.2g}")
 
 
+def tokens_kept(path: Path, frames: list[Tensor], indices: list[Tensor]) -> float:
+    """Return the share of `indices`, the unrounded encoder's tokens, that the stored one gives too.
+
+    Raises:
+        ExportError: it is below LEAST_KEPT.
+    """
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    taken = session.get_inputs()[0].name
+    same = [
+        (session.run(None, {taken: frame.numpy()})[0] == wanted.numpy()).mean()
+        for frame, wanted in zip(frames, indices, strict=True)
+    ]
+    kept = float(np.mean(same))
+    if kept < LEAST_KEPT:
+        raise ExportError(
+            f"{path.name}: float16 weights keep {kept:.1%} of the tokens, fewer than "
+            f"{LEAST_KEPT:.0%}; train longer or with fewer codes"
+        )
+    return kept
+
+
+def commit() -> str:
+    """Return the commit of this code, with ``-dirty`` where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        found = ""
+    return found or "unknown"
+
+
+def delete_orphans(models: Path) -> None:
+    """Delete the experts that no manifest in `models` names."""
+    manifests = [path.read_bytes() for path in models.glob("*/manifest.yaml")]
+    for path in (models / "experts").glob("*.onnx"):
+        if not any(path.stem.encode() in manifest for manifest in manifests):
+            path.unlink()
+
+
 def macs(network: nn.Module, example: Tensor) -> int:
     """Return multiply-accumulates of one forward pass: convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -154,7 +196,8 @@ def record(path: Path) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _load(network: nn.Module, folder: Path, steps: int) -> None:
+def _load(network: nn.Module, folder: Path, steps: int) -> str | None:
+    """Load the averaged weights; return what they were trained on, where the file tells."""
     path = folder / "last.pt"
     if not path.exists():
         raise ExportError(f"{path}: no such file; train first")
@@ -163,10 +206,14 @@ def _load(network: nn.Module, folder: Path, steps: int) -> None:
         raise ExportError(f"{path}: {state['step']} of {steps} steps; finish the training first")
     network.load_state_dict(state["averaged"])
     network.eval().requires_grad_(False)
+    return state.get("data")
 
 
 def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     """Write ``models/<name>`` and its expert, with figures measured on CamVid `val`.
+
+    Files are made in ``models/.<name>.new`` and renamed into place, so that a failed export leaves
+    the bundle before it whole. Experts that no bundle names any more are deleted.
 
     Raises:
         ExportError: the run is unfinished, or a written graph differs from the trained network.
@@ -178,30 +225,56 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     segmenter = TokenSegmenter(len(CAMVID), tokens.levels, tokens.codes, tokens.dim)
     run = runs / config.name
     _load(expert, run / "expert", config.expert.steps)
-    _load(segmenter, run / "segmenter", config.segmenter.steps)
+    trained_on = _load(segmenter, run / "segmenter", config.segmenter.steps)
+    if trained_on is None:
+        trained_on = describe("train", load_camvid(data, "train"))
 
-    folder, experts = models / config.name, models / "experts"
-    folder.mkdir(parents=True, exist_ok=True)
-    experts.mkdir(exist_ok=True)
+    made = models / f".{config.name}.new"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        manifest = write_bundle(config, expert, segmenter, val, trained_on, made)
+        folder = models / config.name
+        folder.mkdir(exist_ok=True)
+        # The manifest is last, as it vouches for the others.
+        for name in (*manifest["files"], "README.md", "manifest.yaml"):
+            (made / name).replace(folder / name)
+    finally:
+        shutil.rmtree(made)
+        delete_orphans(models)
+    print(table(manifest["figures"]))
+    return folder
+
+
+def write_bundle(
+    config: Config,
+    expert: Expert,
+    segmenter: TokenSegmenter,
+    val: list[Sample],
+    trained_on: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Write a bundle into `folder`, its expert into ``experts`` beside it; return the manifest."""
+    tokens = config.tokens
     encoder, mask = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
     frames = [torch.from_numpy(sample.frame)[None] for sample in val[:: max(len(val) // 5, 1)]]
     indices = [encoder(frame) for frame in frames]
-    grid = list(indices[0].shape[2:])
-    unnamed = experts / "new.onnx"
     write_onnx(encoder, frames, ("frames", "tokens"), folder / "encoder.onnx")
+    kept = tokens_kept(folder / "encoder.onnx", frames, indices)
     write_onnx(mask, indices, ("tokens", "logits"), folder / "mask.onnx")
+    unnamed = folder / "expert.onnx"
     write_onnx(expert, frames, ("frames", "logits"), unnamed)
     expert_record = {"name": "EfficientNet-Lite0 FPN", **record(unnamed)}
+    # Named by its content, it can go to its place before the bundle does.
+    experts = folder.parent / "experts"
+    experts.mkdir(exist_ok=True)
     unnamed.replace(experts / f"{expert_record['sha256'][:16]}.onnx")
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     manifest: dict[str, Any] = {
         "format": 1,
         "name": config.name,
         "input_size": list(config.input_size),
-        "grid": grid,
+        "grid": list(indices[0].shape[2:]),
         "levels": tokens.levels,
         "codes": tokens.codes,
         "dim": tokens.dim,
@@ -212,10 +285,10 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
         "files": {name: record(folder / name) for name in ("encoder.onnx", "mask.onnx")},
         "expert": expert_record,
         "provenance": {
-            "data": "CamVid train, 367 frames at 480x360",
+            "data": trained_on,
             "license": DATA_TERMS,
             "initial_weights": "EfficientNet-Lite0, ImageNet (Apache-2.0)",
-            "commit": commit,
+            "commit": commit(),
             "seed": config.seed,
         },
         "compute": {
@@ -228,12 +301,15 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     }
     path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
-    figures = evaluate(ModelBundle.load(folder), val)
-    manifest["figures"] = {"data": "CamVid val, 101 frames", "date": str(date.today()), **figures}
+    manifest["figures"] = {
+        "data": describe("val", val),
+        "date": str(date.today()),
+        "tokens_kept_by_float16": round(kept, 4),
+        **evaluate(ModelBundle.load(folder), val),
+    }
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
     (folder / "README.md").write_text(model_card(manifest, config))
-    print(table(figures))
-    return folder
+    return manifest
 
 
 def model_card(manifest: dict[str, Any], config: Config) -> str:
@@ -263,6 +339,8 @@ CamVid's bicyclist is `rider`, its sign `traffic sign`).
 {figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU; bytes are whole serialised packets.
 
 {table(figures)}
+
+Weights are stored as float16, which keeps {figures["tokens_kept_by_float16"]:.1%} of the tokens.
 
 The vehicle's encoder costs about as much as the expert, so this bundle shows that the tokens carry
 the task; it does not save the vehicle compute.

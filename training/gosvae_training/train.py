@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
+import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from gosvae_codec.labels import CAMVID, UNLABELLED
 from gosvae_codec.metrics import ConfusionMatrix
 
 from .config import Config, ConfigError, Schedule, load_config
-from .data import DataError, RandomCrops, Sample, load_camvid
+from .data import DataError, RandomCrops, Sample, describe, load_camvid
 from .losses import class_weights, imitation_loss, segmentation_loss
 from .networks import Expert, TokenSegmenter, resize_logits
 
@@ -30,6 +32,45 @@ Step = Callable[[Tensor, Tensor, bool], dict[str, Tensor]]
 
 class TrainingError(Exception):
     """Training cannot go on; the message says where the evidence lies."""
+
+
+def identify(config: Config, fields: Sequence[str], **more: str) -> str:
+    """Return what decides a stage's weights, one ``name: value`` a line.
+
+    Args:
+        config: the configuration.
+        fields: its fields that matter to the stage.
+        more: what matters besides.
+    """
+    lines = []
+    for name in fields:
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            lines += [f"{name}.{key}: {each}" for key, each in vars(value).items()]
+        else:
+            lines.append(f"{name}: {value}")
+    return "\n".join(lines + [f"{name}: {value}" for name, value in more.items()])
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and buffers, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_identity(last: Path, made: str, wanted: str) -> None:
+    if made == wanted:
+        return
+    was, now = made.splitlines(), wanted.splitlines()
+    gone = ", ".join(line for line in was if line not in now)
+    new = ", ".join(line for line in now if line not in was)
+    raise TrainingError(
+        f"{last}: made with {gone}; now it is {new}; "
+        f"delete the folder {last.parent}, or give the configuration another name"
+    )
 
 
 def predict(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -59,15 +100,18 @@ def fit(
     step: Step,
     samples: list[Sample],
     seed: int,
+    identity: str,
     folder: Path,
     score: Callable[[nn.Module], float],
 ) -> nn.Module:
     """Train `network` and return its exponential moving average, in eval mode.
 
-    The run goes on from ``folder/last.pt`` where that exists, and writes it every two minutes.
+    The run goes on from ``folder/last.pt`` where that exists, and writes it every two minutes;
+    one that has all its steps is left as it is. `identity` is what :func:`identify` returns.
 
     Raises:
-        TrainingError: the loss became NaN or infinite; the batch is saved beside the checkpoint.
+        TrainingError: the checkpoint has another identity; or the loss became NaN or infinite, and
+            the batch is saved beside the checkpoint.
     """
     frozen = _freeze(backbone, schedule.frozen_blocks)
     inner = {id(p) for p in backbone.parameters()}
@@ -88,10 +132,14 @@ def fit(
     last, start = folder / "last.pt", 0
     if last.exists():
         state = torch.load(last, weights_only=True)
+        # Checkpoints of the first runs have no identity.
+        _check_identity(last, state.get("identity", identity), identity)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
+
+    data = describe("train", samples)
 
     def save(done: int) -> None:
         state = {
@@ -99,6 +147,8 @@ def fit(
             "averaged": averaged.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": done,
+            "identity": identity,
+            "data": data,
         }
         torch.save(state, last.with_suffix(".part"))
         last.with_suffix(".part").replace(last)
@@ -149,7 +199,8 @@ def fit(
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             save(index + 1)
             saved = time.monotonic()
-    save(schedule.steps)
+    if start < schedule.steps:
+        save(schedule.steps)
     return averaged
 
 
@@ -171,6 +222,7 @@ def train_expert(config: Config, train: list[Sample], val: list[Sample], folder:
         step,
         train,
         config.seed,
+        identify(config, ("seed", "expert")),
         folder,
         lambda network: validate(network, val),
     )
@@ -209,6 +261,11 @@ def train_segmenter(
         step,
         train,
         config.seed + 1,
+        identify(
+            config,
+            ("seed", "expert", "tokens", "input_size", "segmenter"),
+            expert_sha256=fingerprint(expert),
+        ),
         folder,
         lambda network: validate(lambda frames: network(frames, True)[0], val),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -101,6 +103,105 @@ def test_a_finished_run_is_not_trained_again_and_gives_the_same_figures(trained:
     bundle = ModelBundle.load(trained / "models" / "tiny")
     figures = evaluate(bundle, load_camvid(trained / "camvid", "val"))
     assert figures["levels"] == bundle.manifest["figures"]["levels"]
+
+
+def test_the_manifest_tells_what_was_read_and_kept(trained: Path) -> None:
+    manifest = ModelBundle.load(trained / "models" / "tiny").manifest
+    assert manifest["provenance"]["data"] == "CamVid train, 4 frames at 96x64"
+    assert manifest["provenance"]["commit"]
+    assert manifest["figures"]["data"] == "CamVid val, 4 frames at 96x64"
+    assert 0.95 <= manifest["figures"]["tokens_kept_by_float16"] <= 1
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def run(main: Callable[[list[str]], int], root: Path, *more: str) -> int:
+    paths = ["--data", str(root / "camvid"), "--runs", str(root / "runs"), *more]
+    return main([str(root / "tiny.yaml"), *paths])
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "message"),
+    [
+        ({"seed": 4}, "expert", "made with seed: 3; now it is seed: 4"),
+        ({"expert": {**CONFIG["expert"], "steps": 3}}, "expert", "now it is expert.steps: 3"),
+        ({"tokens": {"levels": 2, "codes": 16, "dim": 4}}, "segmenter", "now it is tokens.dim: 4"),
+        ({"input_size": [32, 32]}, "segmenter", "now it is input_size: (32, 32)"),
+    ],
+)
+def test_another_configuration_does_not_go_on_from_a_checkpoint(
+    copied: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+    stage: str,
+    message: str,
+) -> None:
+    write_config(copied / "tiny.yaml", **changes)
+    assert run(train.main, copied) == 1
+    error = capsys.readouterr().err
+    folder = copied / "runs" / "tiny" / stage
+    assert f"error: {folder / 'last.pt'}: made with" in error and message in error
+    assert f"delete the folder {folder}, or give the configuration another name" in error
+
+
+def test_another_expert_does_not_go_on_from_a_segmenter(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "runs" / "tiny" / "expert" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    state["averaged"]["classifier.bias"] += 1
+    torch.save(state, path)
+    assert run(train.main, copied) == 1
+    assert "segmenter/last.pt: made with expert_sha256: " in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_four_keys_is_taken_as_it_is(copied: Path) -> None:
+    paths = [copied / "runs" / "tiny" / stage / "last.pt" for stage in ("expert", "segmenter")]
+    for path in paths:
+        state = torch.load(path, weights_only=True)
+        assert state.pop("data") == "CamVid train, 4 frames at 96x64"
+        del state["identity"]
+        torch.save(state, path)
+    before = [path.read_bytes() for path in paths]
+    # Fewer steps than the run has.
+    write_config(copied / "tiny.yaml", segmenter={**CONFIG["segmenter"], "steps": 15})
+    assert run(train.main, copied) == 0
+    assert [path.read_bytes() for path in paths] == before
+    assert run(export.main, copied, "--models", str(copied / "models")) == 0
+    manifest = ModelBundle.load(copied / "models" / "tiny").manifest
+    assert manifest["provenance"]["data"] == "CamVid train, 4 frames at 96x64"
+
+
+def test_a_failed_export_leaves_the_bundle_and_a_good_one_deletes_old_experts(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = copied / "models"
+    before = ModelBundle.load(models / "tiny")
+    orphan, shared = (models / "experts" / f"{digit * 16}.onnx" for digit in "12")
+    for path in (orphan, shared):
+        path.write_bytes(b"old")
+    (models / "other").mkdir()
+    (models / "other" / "manifest.yaml").write_text(f"expert: {{sha256: {'2' * 64}}}")
+    path = copied / "runs" / "tiny" / "expert" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    state["averaged"]["classifier.bias"] += 1
+    torch.save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "LEAST_KEPT", 1.1)
+        assert run(export.main, copied, "--models", str(models)) == 1
+    assert "encoder.onnx: float16 weights keep" in capsys.readouterr().err
+    assert ModelBundle.load(models / "tiny").fingerprint == before.fingerprint
+    assert before.expert_path.exists()
+
+    assert run(export.main, copied, "--models", str(models)) == 0
+    after = ModelBundle.load(models / "tiny")
+    assert after.expert_path != before.expert_path
+    assert set((models / "experts").iterdir()) == {after.expert_path, shared}
+    assert {path.name for path in models.iterdir()} == {"tiny", "other", "experts"}
 
 
 def test_an_unfinished_run_is_not_exported(

@@ -66,8 +66,8 @@ class ModelBundle:
                 fingerprint=int.from_bytes(hashlib.sha256(raw).digest()[:8], "big"),
                 input_size=_pair(manifest, "input_size", 16384),
                 grid=_pair(manifest, "grid", 65535),
-                levels=_number(manifest, "levels", 255),
-                codes=_number(manifest, "codes", 65535),
+                levels=_number(manifest, "levels", 1, 255),
+                codes=_number(manifest, "codes", 2, 65535),
                 labels=_labels(manifest),
                 manifest=manifest,
             )
@@ -157,7 +157,7 @@ def _read_manifest(path: Path) -> bytes:
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         manifest = yaml.safe_load(raw)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise BundleError(f"{path / MANIFEST}: not YAML: {error}") from error
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise BundleError(f"{path / MANIFEST}: no `format`: not the manifest of a model bundle")
@@ -182,10 +182,10 @@ def _checked(mapping: Any, key: str, kind: type) -> Any:
     return value
 
 
-def _number(manifest: dict[str, Any], key: str, limit: int) -> int:
+def _number(manifest: dict[str, Any], key: str, least: int, most: int) -> int:
     value = manifest[key]
-    if type(value) is not int or not 1 <= value <= limit:
-        raise BundleError(f"{key}: expected a whole number from 1 to {limit}, got {value!r}")
+    if type(value) is not int or not least <= value <= most:
+        raise BundleError(f"{key}: expected a whole number from {least} to {most}, got {value!r}")
     return value
 
 
@@ -207,7 +207,7 @@ def _labels(manifest: dict[str, Any]) -> LabelSpace:
             for entry in manifest["labels"]
             for red, green, blue in [entry["color"]]
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise BundleError(f"labels: each needs id, name and color: {error!r}") from error
     return LabelSpace(str(manifest["name"]), labels)
 

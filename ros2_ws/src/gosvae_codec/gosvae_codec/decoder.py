@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .bundle import MASK, ModelBundle
-from .entropy import FixedLengthCoder, Tokens
+from .entropy import Tokens
 from .errors import PacketError
 from .labels import UNLABELLED
 from .masks import Mask, classify, resize_mask
@@ -31,7 +31,7 @@ class Decoder:
     """Decodes one stream of frames the direct way, tokens to logits without pixels between.
 
     Several decoders of one bundle share its network. A missing slice is concealed with the tokens
-    of the frame decoded before; where there is none, its band of the mask is unlabelled.
+    of the stream's frame decoded before; where there is none, its band of the mask is unlabelled.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Decoder:
         """
         self.bundle = bundle
         self.session = bundle.session(MASK, providers, threads)
-        self._coder = FixedLengthCoder(bundle.codes)
+        self._stream: int | None = None
         self._previous = self._absent()
 
     def decode(self, packets: Sequence[Packet]) -> DecodedFrame:
@@ -64,7 +64,7 @@ class Decoder:
             lines = np.arange(mask.shape[0]) * rows // mask.shape[0]
             mask[unknown[lines]] = UNLABELLED
         mask = resize_mask(mask, (first.source_height, first.source_width))
-        self._previous = tokens
+        self._stream, self._previous = first.stream, tokens
         return DecodedFrame(first.header, first.sequence, mask, coverage)
 
     def _absent(self) -> Tokens:
@@ -73,9 +73,9 @@ class Decoder:
     def _unpack(self, packets: Sequence[Packet]) -> tuple[Tokens, float]:
         if not packets:
             raise PacketError("no packets to decode")
-        tokens = self._previous.copy()
-        arrived = np.zeros(self.bundle.grid[0], bool)
         first = packets[0]
+        tokens = self._previous.copy() if first.stream == self._stream else self._absent()
+        arrived = np.zeros(self.bundle.grid[0], bool)
         for packet in packets:
             packet.check(self.bundle)
             if (packet.stream, packet.sequence, packet.source_width, packet.source_height) != (
@@ -88,8 +88,7 @@ class Decoder:
                     f"packets of frames {first.sequence} and {packet.sequence} decoded together"
                 )
             band = slice(packet.first_row, packet.first_row + packet.row_count)
-            shape = (packet.levels, packet.row_count, self.bundle.grid[1])
             tokens[packet.levels :, band] = self.bundle.codes
-            tokens[: packet.levels, band] = self._coder.decode(packet.payload, shape)
+            tokens[: packet.levels, band] = packet.tokens(self.bundle)
             arrived[band] = True
         return tokens, float(arrived.mean())

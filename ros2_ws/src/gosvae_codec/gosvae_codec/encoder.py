@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .bundle import ENCODER, ModelBundle
-from .entropy import FixedLengthCoder, Tokens
+from .entropy import Tokens
 from .images import Frame, resize_frame
-from .packets import KIND_INTRA, Header, Packet, slice_frame
+from .packets import KIND_INTRA, Header, Packet, coder_of, slice_frame
 
 
 class Encoder:
@@ -28,7 +28,7 @@ class Encoder:
         self.session = bundle.session(ENCODER, providers, threads)
         self.stream = secrets.randbits(32)
         """Random number by which receivers tell this stream from one before a restart."""
-        self._coder = FixedLengthCoder(bundle.codes)
+        self._coder = coder_of(bundle)
         self._sequence = 0
 
     def tokens(self, frame: Frame) -> Tokens:

@@ -26,12 +26,16 @@ Frame = npt.NDArray[np.uint8]
 MAX_SIDE = 16384
 """Longest side of a frame in pixels, as the wire format has it."""
 
-_CHANNELS = {
+_PACKED = ("yuv422", "yuv422_yuy2")
+
+_PIXEL_BYTES = {
     **dict.fromkeys(("rgb8", "bgr8"), 3),
     **dict.fromkeys(("rgba8", "bgra8"), 4),
-    **dict.fromkeys(("yuv422", "yuv422_yuy2"), 2),
+    **dict.fromkeys(_PACKED, 2),
     **dict.fromkeys(("mono8", "nv12", "nv21"), 1),
     **dict.fromkeys((f"bayer_{order}8" for order in ("rggb", "bggr", "gbrg", "grbg")), 1),
+    **dict.fromkeys((f"bayer_{order}16" for order in ("rggb", "bggr", "gbrg", "grbg")), 2),
+    **{"mono16": 2, "rgb16": 6, "bgr16": 6},
 }
 """Bytes for each pixel of a row, by encoding."""
 
@@ -45,7 +49,8 @@ def to_rgb(message: Any) -> Frame:
 
     Args:
         message: ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``, of rclpy or rosbags.
-            Rows may be padded. Encodings: rgb8, bgr8, rgba8, bgra8, mono8, bayer_*8, yuv422
+            Rows may be padded. Encodings: rgb8, bgr8, rgba8, bgra8, mono8, bayer_*8, the 16-bit
+            ones of rgb, bgr, mono and bayer_*, yuv422
             (or uyvy), yuv422_yuy2 (or yuyv), nv12 and nv21.
 
     Returns:
@@ -59,19 +64,19 @@ def to_rgb(message: Any) -> Frame:
         return _decompress(message)
     encoding = message.encoding.lower()
     encoding = _ALIASES.get(encoding, encoding)
-    channels = _CHANNELS.get(encoding)
-    if channels is None:
+    pixel_bytes = _PIXEL_BYTES.get(encoding)
+    if pixel_bytes is None:
         raise ImageError(
             f"encoding {message.encoding!r} is not supported; have the camera driver or "
-            f"image_proc publish one of: {', '.join(sorted(_CHANNELS))}"
+            f"image_proc publish one of: {', '.join(sorted(_PIXEL_BYTES))}"
         )
     height, width, step = message.height, message.width, message.step
     _check_size(height, width)
-    if step < width * channels:
+    if step < width * pixel_bytes:
         raise ImageError(f"step {step} is too short for {width} pixels of {encoding}")
     if encoding in _SEMI_PLANAR and (height % 2 or width % 2):
         raise ImageError(f"{encoding} needs even sides, got {width}x{height}")
-    if channels == 2 and width % 2:
+    if encoding in _PACKED and width % 2:
         raise ImageError(f"{encoding} needs an even width, got {width}x{height}")
     lines = height * 3 // 2 if encoding in _SEMI_PLANAR else height
     if len(message.data) < lines * step:
@@ -80,7 +85,7 @@ def to_rgb(message: Any) -> Frame:
             f"got {len(message.data)}"
         )
     rows = np.frombuffer(message.data, np.uint8, lines * step).reshape(lines, step)
-    rows = np.ascontiguousarray(rows[:, : width * channels])
+    rows = np.ascontiguousarray(rows[:, : width * pixel_bytes])
     if encoding == "rgb8":
         return rows.reshape(height, width, 3)
     if encoding in _SEMI_PLANAR:
@@ -89,8 +94,8 @@ def to_rgb(message: Any) -> Frame:
         height=height,
         width=width,
         encoding=encoding,
-        is_bigendian=0,
-        step=width * channels,
+        is_bigendian=message.is_bigendian,
+        step=width * pixel_bytes,
         data=rows.reshape(-1),
     )
     return _convert(plain)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from .bundle import ModelBundle
-from .entropy import TokenCoder, Tokens
+from .entropy import FixedLengthCoder, TokenCoder, Tokens
 from .errors import FingerprintError, PacketError
 
 VERSION = 1
@@ -109,6 +109,20 @@ class Packet:
             )
         if self.kind != KIND_INTRA or self.reference != self.sequence:
             raise PacketError(f"frame kind {self.kind} is not supported by this receiver")
+        self.tokens(bundle)
+
+    def tokens(self, bundle: ModelBundle) -> Tokens:
+        """Return the packet's band, uint16 (levels, row_count, columns).
+
+        Raises:
+            PacketError: the payload cannot be such a band.
+        """
+        return coder_of(bundle).decode(self.payload, (self.levels, self.row_count, bundle.grid[1]))
+
+
+def coder_of(bundle: ModelBundle) -> TokenCoder:
+    """Return what packs the bundle's tokens."""
+    return FixedLengthCoder(bundle.codes)
 
 
 def serialized_overhead(frame_id: str) -> int:

@@ -9,6 +9,7 @@ from .packets import Packet
 
 _MAX_PENDING = 4
 _REMEMBERED_STREAMS = 16
+_RESTART_SECONDS = 1.0
 
 
 class EncodedFrame(NamedTuple):
@@ -28,7 +29,8 @@ class Reassembler:
     A frame is handed on when its last slice arrives, when a newer frame is complete, when too many
     newer ones have begun, or when :meth:`expire` finds that it waited too long. What arrives for a
     frame already handed on, or older than that, is stale. A new stream number replaces the stream;
-    packets of replaced streams stay stale.
+    packets of replaced streams are stale. Where nothing but stale packets came for a second, the
+    sender has begun again, as a looping replay does, and so does this.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,7 @@ class Reassembler:
         self._pending: dict[int, tuple[float, dict[int, Packet]]] = {}
         self._handed_on: int | None = None
         self._slices = 1
+        self._accepted_at = 0.0
 
     @property
     def stream(self) -> int | None:
@@ -56,15 +59,20 @@ class Reassembler:
             packet: what :meth:`Packet.check` let pass.
             now: monotonic time in seconds.
         """
-        if packet.stream != self._stream:
-            if packet.stream in self._retired:
-                self.stale += 1
-                return []
-            self._start(packet.stream)
-        self.received += 1
-        if self._handed_on is not None and _distance(packet.sequence, self._handed_on) <= 0:
+        retired = packet.stream in self._retired
+        old = (
+            packet.stream == self._stream
+            and self._handed_on is not None
+            and _distance(packet.sequence, self._handed_on) <= 0
+        )
+        if (retired or old) and now - self._accepted_at <= _RESTART_SECONDS:
+            self.received += not retired
             self.stale += 1
             return []
+        if old or packet.stream != self._stream:
+            self._start(packet.stream)
+        self._accepted_at = now
+        self.received += 1
         _, slices = self._pending.setdefault(packet.sequence, (now, {}))
         if packet.slice_index in slices or any(
             other.slice_count != packet.slice_count for other in slices.values()
@@ -84,8 +92,9 @@ class Reassembler:
         return self._hand_on_to(late[-1]) if late else []
 
     def _start(self, stream: int) -> None:
-        if self._stream is not None:
-            self._retired = [*self._retired, self._stream][-_REMEMBERED_STREAMS:]
+        replaced = [] if self._stream is None else [self._stream]
+        retired = [each for each in self._retired + replaced if each != stream]
+        self._retired = retired[-_REMEMBERED_STREAMS:]
         self._stream = stream
         self._pending.clear()
         self._handed_on = None

@@ -105,10 +105,10 @@ def test_fewer_levels_are_smaller_and_decode(bundle: ModelBundle, frame: np.ndar
 def test_a_lost_slice_is_concealed_from_the_frame_before(
     bundle: ModelBundle, frame: np.ndarray
 ) -> None:
-    decoder = Decoder(bundle)
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
     other = np.ascontiguousarray(frame[::-1])
-    before = decoder.decode(Encoder(bundle).encode(other)).mask
-    (packet,) = Encoder(bundle).encode(frame)
+    before = decoder.decode(encoder.encode(other)).mask
+    (packet,) = encoder.encode(frame)
     upper, lower = halves(packet, bundle, frame)
     decoded = decoder.decode([lower])
     assert decoded.coverage == 0.5
@@ -132,16 +132,28 @@ def test_a_lost_slice_of_the_first_frame_is_unlabelled(
     assert (mask[:half] != UNLABELLED).all()
 
 
-def test_a_failed_decode_leaves_no_trace(bundle: ModelBundle, frame: np.ndarray) -> None:
+def test_a_new_stream_is_not_concealed_with_the_old_ones_tokens(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
     decoder = Decoder(bundle)
     decoder.decode(Encoder(bundle).encode(frame))
-    (packet,) = Encoder(bundle).encode(np.ascontiguousarray(frame[::-1]))
+    (packet,) = Encoder(bundle).encode(frame)
+    _, lower = halves(packet, bundle, frame)
+    mask = decoder.decode([lower]).mask
+    assert (mask[: len(mask) // 2] == UNLABELLED).all()
+
+
+def test_a_failed_decode_leaves_no_trace(bundle: ModelBundle, frame: np.ndarray) -> None:
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    first = encoder.encode(frame)
+    decoder.decode(first)
+    (packet,) = encoder.encode(np.ascontiguousarray(frame[::-1]))
     upper, lower = halves(packet, bundle, frame)
     with pytest.raises(PacketError):
         decoder.decode([upper, replace(lower, payload=lower.payload[:-1])])
     kept = decoder.decode([upper]).mask
     fresh = Decoder(bundle)
-    fresh.decode(Encoder(bundle).encode(frame))
+    fresh.decode(first)
     np.testing.assert_array_equal(kept, fresh.decode([upper]).mask)
 
 

@@ -19,7 +19,9 @@ def scene(height: int = 48, width: int = 64) -> np.ndarray:
     return np.stack(planes, -1).astype(np.uint8)
 
 
-def image(encoding: str, rows: np.ndarray, size: tuple[int, int], pad: int = 0) -> SimpleNamespace:
+def image(
+    encoding: str, rows: np.ndarray, size: tuple[int, int], pad: int = 0, big: bool = False
+) -> SimpleNamespace:
     rows = rows.reshape(len(rows), -1)
     padded = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
     return SimpleNamespace(
@@ -27,7 +29,7 @@ def image(encoding: str, rows: np.ndarray, size: tuple[int, int], pad: int = 0) 
         height=size[0],
         width=size[1],
         step=padded.shape[1],
-        is_bigendian=0,
+        is_bigendian=int(big),
         data=array("B", padded.tobytes()),
     )
 
@@ -83,6 +85,17 @@ def test_every_encoding_gives_the_scene(encoding: str, pad: int) -> None:
     # Bayer and chroma subsampling smooth the gradients; a swapped channel is 100 off.
     inside = np.abs(found.astype(int) - rgb)[2:-2, 2:-2]
     assert inside.max() <= (0 if exact else 12)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("encoding", ["mono16", "rgb16", "bgr16", "bayer_rggb16"])
+def test_sixteen_bits_are_scaled_to_eight(encoding: str, big: bool) -> None:
+    rgb = scene()
+    narrow = pack(encoding.replace("16", "8"), rgb)
+    wide = (narrow.astype(np.uint16) * 257).astype(">u2" if big else "<u2")
+    message = image(encoding, wide.reshape(len(wide), -1).view(np.uint8), rgb.shape[:2], 6, big)
+    eight = to_rgb(image(encoding.replace("16", "8"), narrow, rgb.shape[:2]))
+    assert np.abs(to_rgb(message).astype(int) - eight).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])

@@ -75,6 +75,19 @@ def test_a_restarted_transmitter_begins_anew_and_its_past_stays_past() -> None:
     assert (reassembler.stream, reassembler.received, reassembler.stale) == (2, 1, 1)
 
 
+def test_a_replay_that_begins_again_is_followed_after_a_second() -> None:
+    reassembler = Reassembler()
+    for sequence in range(30):
+        reassembler.push(packet(sequence), sequence / 16)
+    out = [reassembler.push(packet(s), 2 + s / 16) for s in range(30)]
+    assert [bool(frames) for frames in out[:10]] == [False] * 10
+    assert sequences([frame for frames in out for frame in frames]) == list(range(14, 30))
+    assert reassembler.push(packet(0, stream=2), 4.1) != []
+    assert reassembler.push(packet(30), 4.2) == []
+    assert sequences(reassembler.push(packet(31), 5.3)) == [31]
+    assert reassembler.stream == 1
+
+
 def test_the_sequence_may_wrap_around() -> None:
     reassembler = Reassembler()
     last = (1 << 32) - 1
@@ -109,8 +122,8 @@ def test_any_link_gives_each_frame_once_in_order(
     arriving = [each for each in arriving if rng.random() >= loss]
     reassembler = Reassembler()
     out: list[EncodedFrame] = []
-    for time, each in sorted(arriving, key=lambda pair: pair[0]):
-        out += reassembler.push(each, time)
+    for place, each in sorted(arriving, key=lambda pair: pair[0]):
+        out += reassembler.push(each, place / 1000)
     out += reassembler.expire(before=1e9)
     order = [(s - start) % (1 << 32) for s in sequences(out)]
     assert order == sorted(set(order))

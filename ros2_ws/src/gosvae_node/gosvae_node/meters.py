@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from threading import Lock
 
 
@@ -42,6 +43,13 @@ class Meter:
             seconds = self._forget()
             return sum(value for _, value in self._values) / seconds
 
+    def mean(self) -> float:
+        """Return the mean; nan without any value."""
+        with self._lock:
+            self._forget()
+            values = [value for _, value in self._values]
+        return sum(values) / len(values) if values else math.nan
+
     def percentile(self, share: float) -> float:
         """Return the value that `share` (0 to 1) of the values do not exceed; nan without any."""
         with self._lock:
@@ -50,3 +58,32 @@ class Meter:
         if not ordered:
             return math.nan
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+class Complaints:
+    """Counts what went wrong and logs it, a line every few seconds at most."""
+
+    def __init__(self, log: Callable[[str], object], period: float = 5.0) -> None:
+        """Pass reasons on to `log`, at most one every `period` seconds."""
+        self.count = 0
+        """Complaints so far."""
+        self.last = ""
+        """The newest reason."""
+        self.meter = Meter()
+        self._log = log
+        self._period = period
+        self._logged = -math.inf
+        self._lock = Lock()
+
+    def add(self, reason: str) -> None:
+        """Count one more, and log it if it is time."""
+        now = time.monotonic()
+        with self._lock:
+            self.count += 1
+            self.last = reason
+            due = now - self._logged >= self._period
+            if due:
+                self._logged = now
+        self.meter.add(1)
+        if due:
+            self._log(reason)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from threading import Event
 from typing import Any
 
 import rclpy
@@ -17,16 +19,17 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidTopicNameException, ParameterException
-from rclpy.executors import ExternalShutdownException
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec import ModelBundle
 from gosvae_codec.sessions import PROVIDERS
 
 from .qos import QOS_NAMES, qos_profile
@@ -73,8 +76,10 @@ class PipelineNode(LifecycleNode):
         self.declare(
             "queue_depth", 4, "Frames of each camera that may wait; older ones drop.", (1, 100)
         )
-        self.declare("autostart", True, "Configure and activate at start.")
-        self.declare("diagnostics_period", 1.0, "Seconds between diagnostics.", (0.1, 60.0))
+        self.declare("autostart", True, "Configure and activate at start.", fixed=True)
+        self.declare(
+            "diagnostics_period", 1.0, "Seconds between diagnostics.", (0.1, 60.0), fixed=True
+        )
         self.add_on_set_parameters_callback(self._guard)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady, so that diagnostics go on while simulated time stands still.
@@ -85,10 +90,18 @@ class PipelineNode(LifecycleNode):
         _forward_codec_log(self)
 
     def declare(
-        self, name: str, default: Any, description: str, limits: tuple[float, float] | None = None
+        self,
+        name: str,
+        default: Any,
+        description: str,
+        limits: tuple[float, float] | None = None,
+        fixed: bool = False,
     ) -> None:
-        """Declare a parameter with its description and, for numbers, its range."""
-        descriptor = ParameterDescriptor(description=description)
+        """Declare a parameter with its description and, for numbers, its range.
+
+        One that is `fixed` can be set at start only.
+        """
+        descriptor = ParameterDescriptor(description=description, read_only=fixed)
         if limits is not None and isinstance(default, float):
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(limits[0]), to_value=float(limits[1]))
@@ -156,12 +169,15 @@ class PipelineNode(LifecycleNode):
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End work that `start` began; called once for each start."""
+        """End work that `start` began, all or part of it; without any, do nothing."""
         raise NotImplementedError
 
     def teardown(self) -> None:
         """Undo `setup`, also where it failed half-way."""
         raise NotImplementedError
+
+    def check_live(self, parameter: Parameter) -> None:
+        """Raise ConfigurationError where a parameter in `live` cannot take that value now."""
 
     def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
         """Return level, one sentence and figures of a camera."""
@@ -169,10 +185,11 @@ class PipelineNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle and make publishers; on failure the node stays unconfigured."""
-        self._problem = "not configured"
+        self._problem = "inactive"
         try:
-            self.cameras = [camera.strip("/") for camera in self.value("cameras")]
-            if not all(self.cameras) or len(set(self.cameras)) != len(self.cameras):
+            self.cameras = [camera.rstrip("/") for camera in self.value("cameras")]
+            names = set(self.cameras)
+            if not names or "" in names or len(names) != len(self.cameras):
                 raise ConfigurationError(f"cameras {self.cameras}: give different, non-empty names")
             for camera in self.cameras:
                 validate_topic_name(camera)
@@ -180,17 +197,9 @@ class PipelineNode(LifecycleNode):
                 raise ConfigurationError("bundle is empty: give a folder like models/camvid-f16")
             self.bundle = ModelBundle.load(self.value("bundle"))
             self.setup()
-        except (
-            GosvaeError,
-            ConfigurationError,
-            InvalidQosOverridesError,
-            InvalidTopicNameException,
-            ParameterException,
-        ) as error:
-            self._problem = f"cannot configure: {error}"
-            self.get_logger().error(self._problem)
+        except Exception as error:  # rclpy would swallow it, and nobody would learn the reason
             self._dismantle()
-            return TransitionCallbackReturn.FAILURE
+            return self._refuse(f"cannot configure: {error}")
         self.get_logger().info(
             f"bundle {self.bundle.name} {self.bundle.fingerprint:016x}, "
             f"cameras {', '.join(self.cameras)}"
@@ -198,27 +207,48 @@ class PipelineNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin work."""
-        result = super().on_activate(state)
-        self.start()
+        """Begin work; on failure the node stays inactive."""
+        try:
+            result = super().on_activate(state)
+            self.start()
+        except Exception as error:  # as in on_configure
+            self.stop()
+            super().on_deactivate(state)
+            return self._refuse(f"cannot activate: {error}")
+        self._problem = ""
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End work; publishers stay."""
         self.stop()
+        self._problem = "inactive"
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of bundle and publishers."""
         self._dismantle()
+        self._problem = "not configured"
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End work and let go of everything."""
-        if state.label == "active":
-            self.stop()
-        self._dismantle()
+        self.close()
         return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of everything, so that the node can be configured anew."""
+        self.close()
+        return super().on_error(state)
+
+    def _refuse(self, problem: str) -> TransitionCallbackReturn:
+        self._problem = problem
+        self.get_logger().error(problem)
+        return TransitionCallbackReturn.FAILURE
+
+    def close(self) -> None:
+        """End work and let go of everything, in whatever state the node is."""
+        self.stop()
+        self._dismantle()
 
     def _dismantle(self) -> None:
         self.teardown()
@@ -235,20 +265,27 @@ class PipelineNode(LifecycleNode):
                         successful=False,
                         reason=f"{name} is read when the node is configured: clean it up first",
                     )
+                try:
+                    if name in self.live:
+                        self.check_live(parameter)
+                except ConfigurationError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _publish_status(self) -> None:
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        if self.bundle is None:
-            message.status = [self._status("", WARN, self._problem, {})]
-        else:
-            message.status = [self._status(c, *self.report(c)) for c in self.cameras]
+        level = WARN if self._problem else OK
+        message.status = [
+            self._status("", level, self._problem or "active", {}),
+            *(self._status(camera, *self.report(camera)) for camera in self.cameras),
+        ]
         self._diagnostics.publish(message)
 
     def _status(
         self, camera: str, level: bytes, text: str, values: Mapping[str, Any]
     ) -> DiagnosticStatus:
+        name = self.get_fully_qualified_name().lstrip("/")
         if self.bundle is not None:
             values = {
                 "bundle": self.bundle.name,
@@ -257,7 +294,7 @@ class PipelineNode(LifecycleNode):
             }
         return DiagnosticStatus(
             level=level,
-            name=f"{self.get_name()}: {camera}" if camera else self.get_name(),
+            name=f"{name}: {camera}" if camera else name,
             message=text,
             hardware_id=camera,
             values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
@@ -281,28 +318,39 @@ class _RosHandler(logging.Handler):
 
 def _forward_codec_log(node: PipelineNode) -> None:
     logger = logging.getLogger("gosvae_codec")
-    logger.handlers = [_RosHandler(node)]
+    logger.addHandler(_RosHandler(node))
     logger.propagate = False
 
 
 def run(make: Callable[[], PipelineNode]) -> None:
-    """Run one node until it is told to stop, and exit.
+    """Run one node until SIGINT or SIGTERM, and exit.
 
-    The exit status is 1 where autostart was asked for and configuring or activating failed.
+    The exit status is 1 where autostart was asked for and configuring or activating failed, and 2
+    where a parameter's value is impossible.
     """
-    rclpy.init()
+    stop = Event()
+    # rclpy's own handlers would take the context from under the thread that publishes.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     status = 0
     try:
         node = make()
-        if node.value("autostart"):
-            for trigger in (node.trigger_configure, node.trigger_activate):
-                if trigger() != TransitionCallbackReturn.SUCCESS:
-                    status = 1
-                    break
-        if status == 0:
-            rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
+    except ParameterException as error:
+        print(f"{error}; write decimal numbers as 1.0 and lists as [front]", file=sys.stderr)
+        sys.exit(2)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    if node.value("autostart"):
+        for trigger in (node.trigger_configure, node.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                status = 1
+                break
+    while status == 0 and not stop.is_set():
+        # A signal's handler runs between two calls only.
+        executor.spin_once(timeout_sec=0.2)
+    node.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
     sys.exit(status)

@@ -5,11 +5,15 @@ from threading import Event, Semaphore
 
 import pytest
 
-from gosvae_node.meters import Meter
+from gosvae_node.meters import Complaints, Meter
 from gosvae_node.qos import QOS_NAMES, qos_profile
 from gosvae_node.worker import FrameWorker
 
 WAIT = 10.0
+
+
+def never(camera: str, error: Exception) -> None:
+    raise AssertionError(f"{camera}: {error}")
 
 
 class Recorder:
@@ -28,23 +32,39 @@ class Recorder:
 
 def test_the_oldest_frame_gives_way_and_is_counted() -> None:
     recorder = Recorder()
-    worker = FrameWorker(["a"], 2, recorder)
+    worker = FrameWorker(["a"], 2, recorder, never)
     worker.put("a", 0)
     assert recorder.entered.acquire(timeout=WAIT)
     for frame in range(1, 6):
         worker.put("a", frame)
-    assert worker.dropped("a") == 3
-    for _ in range(3):
-        recorder.permits.release()
+    assert worker.dropped("a") == 4 and worker.drop_rate("a") > 0
     for _ in range(2):
-        assert recorder.entered.acquire(timeout=WAIT)
+        recorder.permits.release()
+    assert recorder.entered.acquire(timeout=WAIT)
     worker.stop()
-    assert recorder.taken == [("a", 0), ("a", 4), ("a", 5)]
+    assert recorder.taken == [("a", 0), ("a", 5)]
+
+
+def test_a_frame_that_fails_is_told_and_the_next_has_its_turn() -> None:
+    failures: list[tuple[str, str]] = []
+    done = Event()
+
+    def handle(camera: str, frame: int) -> None:
+        if frame == 0:
+            raise RuntimeError("broken")
+        done.set()
+
+    worker = FrameWorker(["a"], 2, handle, lambda name, error: failures.append((name, str(error))))
+    worker.put("a", 0)
+    worker.put("a", 1)
+    assert done.wait(WAIT)
+    worker.stop()
+    assert failures == [("a", "broken")]
 
 
 def test_cameras_take_turns() -> None:
     recorder = Recorder()
-    worker = FrameWorker(["a", "b"], 10, recorder)
+    worker = FrameWorker(["a", "b"], 10, recorder, never)
     worker.put("a", 0)
     assert recorder.entered.acquire(timeout=WAIT)
     for frame in range(1, 4):
@@ -68,7 +88,7 @@ def test_stopping_forgets_what_is_queued() -> None:
         entered.set()
         assert leave.wait(WAIT)
 
-    worker = FrameWorker(["a"], 5, handle)
+    worker = FrameWorker(["a"], 5, handle, never)
     worker.put("a", 0)
     assert entered.wait(WAIT)
     worker.put("a", 1)
@@ -88,10 +108,25 @@ def test_meters_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter.rate() == 1.0
     assert meter.sum_rate() == 3.0
     assert (meter.percentile(0.5), meter.percentile(0.95)) == (3, 5)
+    assert meter.mean() == 3
     now += 8
     assert meter.percentile(0.0) == 3
     now += 100
-    assert meter.rate() == 0.0
+    assert meter.rate() == 0.0 and math.isnan(meter.mean())
+
+
+def test_complaints_are_all_counted_and_some_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("gosvae_node.meters.time.monotonic", lambda: now)
+    logged: list[str] = []
+    complaints = Complaints(logged.append, period=5)
+    for reason in ("a", "b", "c"):
+        complaints.add(reason)
+        now += 2
+    complaints.add("d")
+    assert (complaints.count, complaints.last) == (4, "d")
+    assert logged == ["a", "d"]
+    assert complaints.meter.rate() > 0
 
 
 def test_qos_names_are_profiles_and_others_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,19 +13,9 @@ import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
-from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_codec import (
-    DecodedFrame,
-    Decoder,
-    EncodedFrame,
-    FingerprintError,
-    GosvaeError,
-    Header,
-    PacketError,
-    Reassembler,
-)
+from gosvae_codec import DecodedFrame, Decoder, EncodedFrame, FingerprintError, Header, Reassembler
 from gosvae_codec.images import to_rgb
 from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
@@ -35,7 +26,7 @@ from gosvae_node.messages import (
     to_image,
     to_label_info,
 )
-from gosvae_node.meters import Meter
+from gosvae_node.meters import Complaints, Meter
 from gosvae_node.node import ERROR, OK, WARN, PipelineNode, run
 from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
@@ -52,28 +43,15 @@ def _remember(items: OrderedDict[Header, Item], header: Header, item: Item) -> N
 
 
 class _Camera:
-    """One camera's stream and what is known of it."""
+    """One camera's publishers, and what is known of its stream since activation."""
 
     def __init__(self, node: Receiver, name: str) -> None:
         assert node.bundle is not None
         self.name = name
-        self.decoder: Decoder | None = None
-        self.reassembler = Reassembler()
-        self.rejected = 0
-        self.rejection = ""
-        self.foreign: int | None = None
-        self.frames = self.packet_count = 0
-        self.coverage = 0.0
-        self.age = float("nan")
-        self.acknowledged: int | None = None
-        self.frame_id = ""
-        self.bytes, self.masks, self.decode_ms, self.age_ms = Meter(), Meter(), Meter(), Meter()
-        self.rejections = Meter()
+        self.image_topic, self.image_type = node.image_topic(name)
         self.packets: Subscription | None = None
         self.images: Subscription | None = None
-        # Frames and masks of an overlay come in either order.
-        self.overlay_images: OrderedDict[Header, Image | CompressedImage] = OrderedDict()
-        self.overlay_masks: OrderedDict[Header, Mask] = OrderedDict()
+        self.begin(node)
 
         def publisher(topic: str, **events: Any) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(
@@ -84,7 +62,6 @@ class _Camera:
                 qos_overriding_options=node.overridable,
             )
 
-        self.image_topic, self.image_type = node.image_topic(name)
         self.mask = publisher("mask")
         self.color = publisher("color")
         self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
@@ -99,6 +76,26 @@ class _Camera:
         )
         self.label_info.publish(to_label_info(node.bundle, node.get_clock().now().to_msg()))
 
+    def begin(self, node: Receiver) -> None:
+        """Begin to listen, with all figures at their start."""
+        self.decoder = node.make_decoder()
+        self.reassembler = Reassembler()
+        self.rejections = Complaints(
+            lambda reason: node.get_logger().error(f"{self.name}: {reason}")
+        )
+        self.foreign: int | None = None
+        self.frames = self.packet_count = 0
+        self.coverage = 0.0
+        self.age = math.nan
+        self.acknowledged: tuple[int, int] | None = None
+        """Stream and sequence of the newest frame decoded whole."""
+        self.frame_id = ""
+        self.bytes, self.frame_bytes = Meter(), Meter()
+        self.masks, self.decode_ms, self.age_ms = Meter(), Meter(), Meter()
+        # Frames and masks of an overlay come in either order.
+        self.overlay_images: OrderedDict[Header, Image | CompressedImage] = OrderedDict()
+        self.overlay_masks: OrderedDict[Header, Mask] = OrderedDict()
+
 
 class Receiver(PipelineNode):
     """Decodes packets and publishes masks, each with its frame's own stamp and frame_id."""
@@ -112,26 +109,29 @@ class Receiver(PipelineNode):
         self.declare("feedback_rate", 5.0, "Feedback messages a second.", (0.1, 100.0))
         self.declare_qos("packet_qos", "packets", "packets and feedback")
         self.declare_qos("mask_qos", "sensor_data", "masks, colours and overlays")
+        self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
         self._streams: dict[str, _Camera] = {}
         self._worker: FrameWorker[EncodedFrame] | None = None
         self._ticks: list[Any] = []
 
-    def setup(self) -> None:
-        """Load the mask network, make publishers for each camera and latch the label info."""
-        self._new_decoder()
-        for name in self.cameras:
-            self._streams[name] = _Camera(self, name)
-
-    def _new_decoder(self) -> Decoder:
+    def make_decoder(self) -> Decoder:
+        """Return a decoder that has seen nothing yet."""
         assert self.bundle is not None
         return Decoder(self.bundle, self.value("providers"), self.value("threads"))
 
+    def setup(self) -> None:
+        """Load the mask network, make publishers for each camera and latch the label info."""
+        self.qos("image_qos")
+        for name in self.cameras:
+            self._streams[name] = _Camera(self, name)
+
     def start(self) -> None:
         """Listen to packets."""
-        self._worker = FrameWorker(self.cameras, self.value("queue_depth"), self._decode)
+        self._worker = FrameWorker(
+            self.cameras, self.value("queue_depth"), self._decode, self._fail
+        )
         for name, camera in self._streams.items():
-            camera.decoder = self._new_decoder()
-            camera.reassembler = Reassembler()
+            camera.begin(self)
             camera.packets = self.create_subscription(
                 TokenPacket,
                 f"{name}/image_raw/gosvae",
@@ -181,7 +181,7 @@ class Receiver(PipelineNode):
                 self._publish_overlay(camera, header)
 
             camera.images = self.create_subscription(
-                camera.image_type, camera.image_topic, keep, qos_profile("sensor_data")
+                camera.image_type, camera.image_topic, keep, self.qos("image_qos")
             )
         elif not wanted:
             self._forget_images(camera)
@@ -190,37 +190,25 @@ class Receiver(PipelineNode):
         if camera.images is not None:
             self.destroy_subscription(camera.images)
             camera.images = None
-        camera.overlay_images.clear()
-        camera.overlay_masks.clear()
+        # New ones, as the thread that decodes may be filling the old ones.
+        camera.overlay_images, camera.overlay_masks = OrderedDict(), OrderedDict()
 
     def _receive(self, camera: _Camera, message: TokenPacket) -> None:
         assert self.bundle is not None
-        # Whatever a packet holds, the next one must still be received.
         try:
             packet = from_packet_message(message)
             packet.check(self.bundle)
-        except FingerprintError as error:
-            camera.foreign = error.theirs
-            self._reject(camera, str(error))
-            return
-        except PacketError as error:
-            self._reject(camera, str(error))
-            return
-        except Exception as error:
-            self._reject(camera, f"{type(error).__name__}: {error}")
+        except Exception as error:  # whatever a packet holds, the next one is received
+            camera.foreign = error.theirs if isinstance(error, FingerprintError) else None
+            self._fail(camera.name, error)
             return
         camera.packet_count += 1
         camera.foreign = None
         camera.bytes.add(packet.serialized_size())
-        if packet.stream != camera.reassembler.stream:
-            camera.acknowledged = None
         self._queue(camera, camera.reassembler.push(packet, time.monotonic()))
 
-    def _reject(self, camera: _Camera, reason: str) -> None:
-        camera.rejected += 1
-        camera.rejection = reason
-        camera.rejections.add(1)
-        self.get_logger().error(f"{camera.name}: {reason}", throttle_duration_sec=5.0)
+    def _fail(self, name: str, error: Exception) -> None:
+        self._streams[name].rejections.add(str(error) or type(error).__name__)
 
     def _queue(self, camera: _Camera, frames: list[EncodedFrame]) -> None:
         if self._worker is not None:
@@ -234,75 +222,72 @@ class Receiver(PipelineNode):
 
     def _decode(self, name: str, frame: EncodedFrame) -> None:
         camera = self._streams[name]
-        assert camera.decoder is not None
         begin = time.perf_counter()
-        try:
-            decoded = camera.decoder.decode(frame.packets)
-        except GosvaeError as error:
-            self._reject(camera, str(error))
-            return
-        except Exception as error:
-            self._reject(camera, f"{type(error).__name__}: {error}")
-            return
-        self._publish(camera, decoded)
+        decoded = camera.decoder.decode(frame.packets)
         camera.decode_ms.add((time.perf_counter() - begin) * 1e3)
-        stamp = Time(
-            seconds=decoded.header.sec,
-            nanoseconds=decoded.header.nanosec,
-            clock_type=self.get_clock().clock_type,
-        )
-        camera.age = (self.get_clock().now() - stamp).nanoseconds / 1e6
-        camera.age_ms.add(camera.age)
-        camera.masks.add(1)
+        now = self.get_clock().now().nanoseconds
+        camera.mask.publish(to_image(decoded.mask, "mono8", to_header_message(decoded.header)))
         camera.frames += 1
+        camera.masks.add(1)
+        camera.frame_bytes.add(sum(packet.serialized_size() for packet in frame.packets))
+        # Simulated time is zero until somebody publishes it.
+        if now:
+            camera.age = now / 1e6 - (decoded.header.sec * 1e3 + decoded.header.nanosec / 1e6)
+            camera.age_ms.add(camera.age)
         camera.coverage = decoded.coverage
         camera.frame_id = decoded.header.frame_id
         if frame.complete:
-            camera.acknowledged = decoded.sequence
+            camera.acknowledged = (frame.packets[0].stream, decoded.sequence)
+        self._publish_pictures(camera, decoded)
 
-    def _publish(self, camera: _Camera, decoded: DecodedFrame) -> None:
+    def _publish_pictures(self, camera: _Camera, decoded: DecodedFrame) -> None:
         assert self.bundle is not None
-        header = to_header_message(decoded.header)
-        camera.mask.publish(to_image(decoded.mask, "mono8", header))
         if camera.color.get_subscription_count() > 0:
             color = colorize(decoded.mask, self.bundle.labels)
-            camera.color.publish(to_image(color, "rgb8", header))
+            camera.color.publish(to_image(color, "rgb8", to_header_message(decoded.header)))
         if camera.images is not None:
             _remember(camera.overlay_masks, decoded.header, decoded.mask)
             self._publish_overlay(camera, decoded.header)
 
     def _publish_overlay(self, camera: _Camera, header: Header) -> None:
         assert self.bundle is not None
-        image = camera.overlay_images.get(header)
+        if header not in camera.overlay_images:
+            return
         # Whoever takes the mask publishes: frames and masks come in threads of their own.
-        mask = camera.overlay_masks.pop(header, None) if image is not None else None
+        mask = camera.overlay_masks.pop(header, None)
+        image = camera.overlay_images.pop(header, None) if mask is not None else None
         if image is None or mask is None:
             return
         try:
             frame = to_rgb(image)
-        except GosvaeError as error:
-            self.get_logger().error(f"overlay: {error}", throttle_duration_sec=5.0)
+            if frame.shape[:2] != mask.shape:
+                raise ValueError(f"frame {frame.shape[:2]} but mask {mask.shape}")
+        except Exception as error:  # whatever a frame holds, the next one has its overlay
+            reason = f"{camera.name}: no overlay: {error}"
+            self.get_logger().error(reason, throttle_duration_sec=5.0)
             return
-        if frame.shape[:2] == mask.shape:
-            color = colorize(mask, self.bundle.labels)
-            blended = np.asarray(cv2.addWeighted(frame, 0.5, color, 0.5, 0.0), np.uint8)
-            camera.overlay.publish(to_image(blended, "rgb8", image.header))
+        color = colorize(mask, self.bundle.labels)
+        blended = np.asarray(cv2.addWeighted(frame, 0.5, color, 0.5, 0.0), np.uint8)
+        camera.overlay.publish(to_image(blended, "rgb8", image.header))
 
     def _send_feedback(self) -> None:
         assert self.bundle is not None
         for camera in self._streams.values():
-            if camera.packet_count == 0 and camera.rejected == 0:
+            if camera.bytes.rate() == 0 and camera.rejections.meter.rate() == 0:
                 continue
+            stream, acknowledged = camera.reassembler.stream or 0, camera.acknowledged
             message = Feedback()
             message.header.stamp = self.get_clock().now().to_msg()
             message.header.frame_id = camera.frame_id
             message.fingerprint = self.bundle.fingerprint
-            message.stream = camera.reassembler.stream or 0
-            message.has_acknowledged = camera.acknowledged is not None
-            message.acknowledged = camera.acknowledged or 0
+            message.stream = stream
+            # The frame may be of a stream that was replaced while it was decoded.
+            if acknowledged is not None and acknowledged[0] == stream:
+                message.has_acknowledged = True
+                message.acknowledged = acknowledged[1]
             message.packets_received = camera.reassembler.received % (1 << 32)
             message.packets_lost = camera.reassembler.lost % (1 << 32)
-            message.packets_rejected = camera.rejected % (1 << 32)
+            message.packets_rejected = camera.rejections.count % (1 << 32)
             message.coverage = camera.coverage
             message.mask_age_ms = camera.age
             camera.feedback.publish(message)
@@ -310,14 +295,13 @@ class Receiver(PipelineNode):
     def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
         """See :class:`PipelineNode`."""
         stream = self._streams[camera]
-        decoder = stream.decoder
-        frames = max(stream.masks.rate(), 1e-9)
+        session, rejections = stream.decoder.session, stream.rejections
         values: dict[str, Any] = {
-            "provider": decoder.session.provider if decoder else "",
+            "provider": session.provider,
             "masks": stream.frames,
             "packets": stream.packet_count,
             "frames/s": stream.masks.rate(),
-            "bytes/frame": stream.bytes.sum_rate() / frames,
+            "bytes/frame": stream.frame_bytes.mean(),
             "kbit/s": stream.bytes.sum_rate() * 8 / 1000,
             "decode ms p50": stream.decode_ms.percentile(0.5),
             "decode ms p95": stream.decode_ms.percentile(0.95),
@@ -327,20 +311,30 @@ class Receiver(PipelineNode):
             "lost packets": stream.reassembler.lost,
             "stale packets": stream.reassembler.stale,
             "dropped": self._worker.dropped(camera) if self._worker else 0,
-            "rejected": stream.rejected,
-            "last rejection": stream.rejection,
+            "rejected": rejections.count,
+            "last rejection": rejections.last,
         }
-        if self._worker is None or decoder is None or stream.packets is None:
+        if self._worker is None or stream.packets is None:
             return WARN, "inactive", values
-        if stream.foreign is not None:
+        if rejections.meter.rate() > 0:
+            if stream.foreign is None:
+                return WARN, f"packets rejected: {rejections.last}", values
             values["sender fingerprint"] = f"{stream.foreign:016x}"
-            return ERROR, "the transmitter has another bundle", values
-        if stream.rejections.rate() > 0:
-            return WARN, f"packets rejected: {stream.rejection}", values
-        if stream.masks.rate() == 0:
+            text = (
+                f"the transmitter has another bundle, {stream.foreign:016x}: "
+                "give both nodes the same folder"
+            )
+            return ERROR, text, values
+        if stream.bytes.rate() == 0:
             return WARN, f"no packets on {stream.packets.topic_name}", values
-        if decoder.session.fell_back:
-            return WARN, f"running on {decoder.session.provider}, not as asked", values
+        if stream.masks.rate() == 0:
+            return WARN, "packets arrive, but are older than what was decoded", values
+        if stream.age_ms.rate() == 0:
+            return WARN, "use_sim_time is set, but nobody publishes /clock", values
+        if self._worker.drop_rate(camera) > 0:
+            return WARN, "frames dropped: they come faster than the network runs", values
+        if session.fell_back:
+            return WARN, f"running on {session.provider}, not as asked", values
         return OK, "receiving", values
 
 

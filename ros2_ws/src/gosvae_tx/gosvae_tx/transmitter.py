@@ -7,30 +7,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_codec import Encoder, GosvaeError
+from gosvae_codec import Encoder
 from gosvae_codec.images import to_rgb
 from gosvae_msgs.msg import Feedback, TokenPacket
 from gosvae_node.messages import from_header_message, to_packet_message
-from gosvae_node.meters import Meter
-from gosvae_node.node import ERROR, OK, WARN, PipelineNode, run
+from gosvae_node.meters import Complaints, Meter
+from gosvae_node.node import ERROR, OK, WARN, ConfigurationError, PipelineNode, run
 from gosvae_node.worker import FrameWorker
+
+FEEDBACK_SECONDS = 5.0
+"""How long a receiver's word counts."""
 
 
 class _Camera:
-    """One camera's stream and what is known of it."""
+    """One camera's publisher, and what is known of its stream since activation."""
 
     def __init__(self, node: Transmitter, name: str) -> None:
         self.topic, self.type = node.image_topic(name)
-        self.encoder: Encoder | None = None
         self.images: Subscription | None = None
-        self.feedback: Feedback | None = None
-        self.failures = 0
-        self.failure = ""
-        self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
-        self.frames = self.packet_count = 0
+        self.begin(node)
         self.packets = node.create_lifecycle_publisher(
             TokenPacket,
             f"{name}/image_raw/gosvae",
@@ -41,13 +40,25 @@ class _Camera:
         self.feedbacks = node.create_subscription(
             Feedback,
             f"{name}/image_raw/gosvae/feedback",
-            self._remember,
+            self._listen,
             node.qos("packet_qos"),
             qos_overriding_options=node.overridable,
         )
 
-    def _remember(self, message: Feedback) -> None:
+    def begin(self, node: Transmitter) -> None:
+        """Begin a new stream, with all figures at their start."""
+        self.encoder = node.make_encoder()
+        self.feedback: Feedback | None = None
+        self.heard = 0.0
+        self.frames = self.packet_count = 0
+        self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
+        self.failures = Complaints(
+            lambda reason: node.get_logger().error(f"{self.topic}: {reason}")
+        )
+
+    def _listen(self, message: Feedback) -> None:
         self.feedback = message
+        self.heard = time.monotonic()
 
 
 class Transmitter(PipelineNode):
@@ -65,22 +76,35 @@ class Transmitter(PipelineNode):
         self._streams: dict[str, _Camera] = {}
         self._worker: FrameWorker[Image | CompressedImage] | None = None
 
-    def setup(self) -> None:
-        """Load the encoder and make a packet publisher for each camera."""
-        self.qos("image_qos")
-        self._new_encoder()
-        for name in self.cameras:
-            self._streams[name] = _Camera(self, name)
+    def check_live(self, parameter: Parameter) -> None:
+        """See :class:`PipelineNode`."""
+        if self.bundle is not None and parameter.value > self.bundle.levels:
+            raise ConfigurationError(
+                f"levels {parameter.value}: {self.bundle.name} has 1 to {self.bundle.levels}"
+            )
 
-    def _new_encoder(self) -> Encoder:
+    def make_encoder(self) -> Encoder:
+        """Return an encoder with a new stream number."""
         assert self.bundle is not None
         return Encoder(self.bundle, self.value("providers"), self.value("threads"))
+
+    def setup(self) -> None:
+        """Load the encoder and make a packet publisher for each camera."""
+        self.check_live(self.get_parameter("levels"))
+        for name in self.cameras:
+            camera = _Camera(self, name)
+            self._streams[name] = camera
+            # Once for nothing: a wrong QoS override shows here, not when a receiver comes.
+            self._subscribe(camera, lambda _: None)
+            self._unsubscribe(camera)
 
     def start(self) -> None:
         """Begin a new stream for each camera."""
         for camera in self._streams.values():
-            camera.encoder = self._new_encoder()
-        self._worker = FrameWorker(self.cameras, self.value("queue_depth"), self._encode)
+            camera.begin(self)
+        self._worker = FrameWorker(
+            self.cameras, self.value("queue_depth"), self._encode, self._fail
+        )
         for name in self.cameras:
             self.follow_demand(name)
 
@@ -101,26 +125,28 @@ class Transmitter(PipelineNode):
 
     def follow_demand(self, name: str) -> None:
         """Subscribe to a camera while its packets are wanted, and only then."""
-        camera = self._streams.get(name)
-        if camera is None or self._worker is None:
+        camera, worker = self._streams.get(name), self._worker
+        if camera is None or worker is None:
             return
         wanted = not self.value("lazy") or camera.packets.get_subscription_count() > 0
         if wanted and camera.images is None:
-            worker = self._worker
 
             def queue(message: Image | CompressedImage) -> None:
                 camera.arrivals.add(1)
                 worker.put(name, message)
 
-            camera.images = self.create_subscription(
-                camera.type,
-                camera.topic,
-                queue,
-                self.qos("image_qos"),
-                qos_overriding_options=self.overridable,
-            )
+            self._subscribe(camera, queue)
         elif not wanted:
             self._unsubscribe(camera)
+
+    def _subscribe(self, camera: _Camera, callback: Any) -> None:
+        camera.images = self.create_subscription(
+            camera.type,
+            camera.topic,
+            callback,
+            self.qos("image_qos"),
+            qos_overriding_options=self.overridable,
+        )
 
     def _unsubscribe(self, camera: _Camera) -> None:
         if camera.images is not None:
@@ -129,20 +155,10 @@ class Transmitter(PipelineNode):
 
     def _encode(self, name: str, message: Image | CompressedImage) -> None:
         camera = self._streams[name]
-        assert camera.encoder is not None and self.bundle is not None
         begin = time.perf_counter()
-        # Whatever a message holds, the next one must still be encoded.
-        try:
-            levels = min(self.value("levels") or self.bundle.levels, self.bundle.levels)
-            packets = camera.encoder.encode(
-                to_rgb(message), from_header_message(message.header), levels
-            )
-        except GosvaeError as error:
-            self._fail(camera, str(error))
-            return
-        except Exception as error:
-            self._fail(camera, f"{type(error).__name__}: {error}")
-            return
+        packets = camera.encoder.encode(
+            to_rgb(message), from_header_message(message.header), self.value("levels") or None
+        )
         for packet in packets:
             camera.packets.publish(to_packet_message(packet))
         camera.encode_ms.add((time.perf_counter() - begin) * 1e3)
@@ -150,48 +166,52 @@ class Transmitter(PipelineNode):
         camera.frames += 1
         camera.packet_count += len(packets)
 
-    def _fail(self, camera: _Camera, reason: str) -> None:
-        camera.failures += 1
-        camera.failure = reason
-        self.get_logger().error(f"{camera.topic}: {reason}", throttle_duration_sec=5.0)
+    def _fail(self, name: str, error: Exception) -> None:
+        self._streams[name].failures.add(str(error) or type(error).__name__)
 
     def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
         """See :class:`PipelineNode`."""
-        stream = self._streams[camera]
-        encoder = stream.encoder
+        stream, encoder = self._streams[camera], self._streams[camera].encoder
         values: dict[str, Any] = {
-            "provider": encoder.session.provider if encoder else "",
+            "provider": encoder.session.provider,
             "listeners": stream.packets.get_subscription_count(),
+            "levels": self.value("levels") or encoder.bundle.levels,
             "frames": stream.frames,
             "packets": stream.packet_count,
             "frames/s": stream.bytes.rate(),
-            "bytes/frame": stream.bytes.sum_rate() / max(stream.bytes.rate(), 1e-9),
+            "bytes/frame": stream.bytes.mean(),
             "kbit/s": stream.bytes.sum_rate() * 8 / 1000,
             "encode ms p50": stream.encode_ms.percentile(0.5),
             "encode ms p95": stream.encode_ms.percentile(0.95),
             "dropped": self._worker.dropped(camera) if self._worker else 0,
-            "failed": stream.failures,
-            "last failure": stream.failure,
+            "failed": stream.failures.count,
+            "last failure": stream.failures.last,
         }
-        level, text = OK, "sending"
-        if self._worker is None or encoder is None:
+        if self._worker is None:
             return WARN, "inactive", values
-        feedback = stream.feedback
-        if feedback is not None and feedback.stream == encoder.stream:
+        feedback = stream.feedback if time.monotonic() - stream.heard < FEEDBACK_SECONDS else None
+        if feedback is not None:
+            values["receiver fingerprint"] = f"{feedback.fingerprint:016x}"
             values["receiver lost"] = feedback.packets_lost
             values["receiver rejected"] = feedback.packets_rejected
-            values["receiver fingerprint"] = f"{feedback.fingerprint:016x}"
+            if feedback.fingerprint != encoder.bundle.fingerprint:
+                text = (
+                    f"the receiver has another bundle, {feedback.fingerprint:016x}: "
+                    "give both nodes the same folder"
+                )
+                return ERROR, text, values
         if stream.images is None:
-            text = "waiting for a receiver"
-        elif stream.arrivals.rate() == 0:
-            level, text = WARN, f"no frames on {stream.images.topic_name}"
-        elif stream.bytes.rate() == 0:
-            level, text = ERROR, f"no frame could be encoded: {stream.failure}"
-        elif encoder.session.fell_back:
-            level, text = WARN, f"running on {encoder.session.provider}, not as asked"
-        if feedback is not None and feedback.fingerprint != encoder.bundle.fingerprint:
-            level, text = ERROR, "the receiver has another bundle"
-        return level, text, values
+            return OK, "waiting for a receiver", values
+        if stream.arrivals.rate() == 0:
+            return WARN, f"no frames on {stream.images.topic_name}", values
+        if stream.failures.meter.rate() > 0:
+            level = WARN if stream.bytes.rate() > 0 else ERROR
+            return level, f"frames that cannot be encoded: {stream.failures.last}", values
+        if self._worker.drop_rate(camera) > 0:
+            return WARN, "frames dropped: they come faster than the network runs", values
+        if encoder.session.fell_back:
+            return WARN, f"running on {encoder.session.provider}, not as asked", values
+        return OK, "sending", values
 
 
 def main() -> None:
