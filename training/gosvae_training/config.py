@@ -53,6 +53,8 @@ class Config:
     expert: Schedule
     tokens: Tokens
     segmenter: Schedule
+    notes: str = ""
+    """What else should be known of how a bundle was trained; goes into its manifest and card."""
 
 
 def _build(kind: type, values: Any, where: str) -> Any:

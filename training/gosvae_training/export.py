@@ -290,6 +290,7 @@ def write_bundle(
             "initial_weights": "EfficientNet-Lite0, ImageNet (Apache-2.0)",
             "commit": commit(),
             "seed": config.seed,
+            **({"notes": config.notes} if config.notes else {}),
         },
         "compute": {
             "vehicle_macs": macs(encoder, frames[0]),
@@ -354,7 +355,7 @@ Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was tra
 
     make train DATA=<CamVid root>
 
-Seed {config.seed}, commit {manifest["provenance"]["commit"]}.
+Seed {config.seed}, commit {manifest["provenance"]["commit"]}. {config.notes}
 """
 
 

@@ -31,6 +31,20 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
+def pad_to_stride(frames: Tensor, stride: int = 32) -> Tensor:
+    """Repeat the last row and column of uint8 (N, H, W, 3) until both sides divide by `stride`.
+
+    SAME padding shifts what a strided convolution sees by a pixel between even and odd sides:
+    without this, features of 360 rows lie half a token off those of the crops in training.
+    """
+    rows, columns = -frames.shape[1] % stride, -frames.shape[2] % stride
+    if rows:
+        frames = torch.cat([frames, frames[:, -1:].expand(-1, rows, -1, -1)], 1)
+    if columns:
+        frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, columns, -1)], 2)
+    return frames
+
+
 class MBConv(nn.Module):
     """Inverted residual without squeeze-excite; names follow the ImageNet weights' own."""
 
@@ -130,7 +144,8 @@ class Expert(nn.Module):
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        features = self.backbone(frames)
+        height, width = (-(-side // 4) for side in frames.shape[1:3])
+        features = self.backbone(pad_to_stride(frames))
         x = self.context(features[-1].mean((2, 3)))[:, :, None, None]
         levels = []
         for feature, lateral, smooth in zip(
@@ -140,7 +155,8 @@ class Expert(nn.Module):
             levels.append(x)
         size = levels[-1].shape[2:]
         levels = [F.interpolate(x, size=size, mode="bilinear") for x in levels]
-        return self.classifier(self.head(self.merge(torch.cat(levels, 1))))
+        logits = self.classifier(self.head(self.merge(torch.cat(levels, 1))))
+        return logits[:, :, :height, :width]
 
 
 class TokenEncoder(nn.Module):
@@ -164,13 +180,15 @@ class TokenEncoder(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        stride4, stride8, stride16, stride32 = self.backbone(frames)
-        h, w = stride16.shape[2:]
-        parts = [stride16, F.interpolate(stride32, size=(h, w), mode="bilinear")]
-        for feature, factor in ((stride8, 2), (stride4, 4)):
-            missing = (0, w * factor - feature.shape[3], 0, h * factor - feature.shape[2])
-            parts.append(F.pixel_unshuffle(F.pad(feature, missing), factor))
-        return self.project(torch.cat(parts, 1))
+        h, w = (-(-side // 16) for side in frames.shape[1:3])
+        stride4, stride8, stride16, stride32 = self.backbone(pad_to_stride(frames))
+        parts = [
+            stride16,
+            F.interpolate(stride32, size=stride16.shape[2:], mode="bilinear"),
+            F.pixel_unshuffle(stride8, 2),
+            F.pixel_unshuffle(stride4, 4),
+        ]
+        return self.project(torch.cat(parts, 1))[:, :, :h, :w]
 
 
 class ContextBlock(nn.Module):

@@ -137,6 +137,8 @@ def fit(
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
+        for group, wanted in zip(optimizer.param_groups, groups, strict=True):
+            group["peak"] = wanted["peak"]
         start = state["step"]
 
     data = describe("train", samples)

@@ -313,6 +313,22 @@ def test_features_halve_and_round_up(size: tuple[int, int]) -> None:
         assert feature.shape[2:] == tuple(-(-side // stride) for side in size)
 
 
+@pytest.mark.parametrize("size", [(40, 64), (61, 93), (360, 480)])
+def test_what_lies_beyond_the_frame_does_not_shift_what_is_in_it(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = TokenSegmenter(11, levels=1, codes=16, dim=8).eval()
+    frame = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+    whole = torch.nn.functional.pad(
+        frame.permute(0, 3, 1, 2).float(), (0, -size[1] % 32, 0, -size[0] % 32), mode="replicate"
+    )
+    whole = whole.permute(0, 2, 3, 1).to(torch.uint8)
+    h, w = (-(-side // 16) for side in size)
+    with torch.inference_mode():
+        vectors = network.encoder(frame)
+        torch.testing.assert_close(vectors, network.encoder(whole)[:, :, :h, :w])
+    assert vectors.shape[2:] == (h, w)
+
+
 def test_gradients_reach_the_encoder_through_the_quantiser() -> None:
     torch.manual_seed(0)
     network = TokenSegmenter(11, levels=2, codes=16, dim=8).train()
