@@ -442,13 +442,14 @@ def test_a_frame_in_slices_waits_for_them_and_conceals_what_is_lost(
             parts.append(to_packet_message(replace(part, crc32c=part.checksum())))
         return parts
 
-    def whole() -> list[Image]:
+    def whole() -> bool:
         for part in slices():
             publisher.publish(part)
-        return masks
+        return bool(masks and feedback) and feedback[-1].coverage == 1.0
 
-    pipeline.wait("a mask of two slices", whole)
-    np.testing.assert_array_equal(pixels(masks[0]), expected_mask(bundle, frame))
+    pipeline.wait("masks of two slices", whole)
+    assert feedback[-1].has_acknowledged
+    np.testing.assert_array_equal(pixels(masks[-1]), expected_mask(bundle, frame))
     half = slices()[1]
     publisher.publish(half)
     mask = pipeline.wait(
