@@ -22,12 +22,12 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gosvae_codec import CAMVID, GosvaeError, ModelBundle
+from gosvae_codec import CAMVID, UNLABELLED, GosvaeError, ModelBundle
 
 from .config import Config, ConfigError, load_config
 from .data import DataError, Sample, describe, load_camvid
 from .evaluate import evaluate, table
-from .networks import Expert, TokenSegmenter
+from .networks import Expert, TokenSegmenter, resize_logits
 
 OPSET = 18
 LEAST_KEPT = 0.95
@@ -183,6 +183,48 @@ def delete_orphans(models: Path) -> None:
             path.unlink()
 
 
+@torch.inference_mode()
+def fit_offsets(encoder: EncoderGraph, mask: MaskGraph, samples: list[Sample]) -> Tensor:
+    """Return an offset for each class's logit, (classes,), that raises mIoU on `samples`.
+
+    Imitation spreads a thin object's probability over the places it may be at, and argmax then never
+    picks it; offsets trade that off for the metric (logit adjustment, Menon et al. 2021, but fitted
+    by coordinate ascent). Only the first level is looked at, on every ninth frame, at half size.
+    """
+    channel = np.full(256, UNLABELLED, np.int64)
+    channel[CAMVID.ids] = np.arange(len(CAMVID))
+    logits, truth = [], []
+    for sample in samples[:: max(len(samples) // 41, 1)]:
+        tokens = encoder(torch.from_numpy(sample.frame)[None])
+        tokens[:, 1:] = mask.tables.shape[1] - 1
+        label = channel[sample.mask[::2, ::2]]
+        logits.append(resize_logits(mask(tokens), label.shape)[0].flatten(1).numpy())
+        truth.append(label.ravel())
+    scores, target = np.concatenate(logits, 1), np.concatenate(truth)
+    known = np.flatnonzero(target != UNLABELLED)
+    known = np.random.default_rng(0).choice(known, min(len(known), 400_000), replace=False)
+    scores, target = scores[:, known], target[known]
+    classes = len(CAMVID)
+
+    def miou(offsets: np.ndarray) -> float:
+        pairs = target * classes + (scores + offsets[:, None]).argmax(0)
+        counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        present = counts.sum(1) > 0
+        union = counts.sum(0) + counts.sum(1) - np.diag(counts)
+        return float((np.diag(counts)[present] / union[present]).mean())
+
+    offsets = np.zeros(classes, np.float32)
+    best = miou(offsets)
+    for index in list(range(classes)) * 2:
+        for step in (-0.5, -0.25, 0.25, 0.5, 1.0, 1.5):
+            tried = offsets.copy()
+            tried[index] += step
+            if (score := miou(tried)) > best + 1e-5:
+                best, chosen = score, tried
+                offsets = chosen
+    return torch.from_numpy(offsets)
+
+
 def macs(network: nn.Module, example: Tensor) -> int:
     """Return multiply-accumulates of one forward pass: convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -225,9 +267,12 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     segmenter = TokenSegmenter(len(CAMVID), tokens.levels, tokens.codes, tokens.dim)
     run = runs / config.name
     _load(expert, run / "expert", config.expert.steps)
-    trained_on = _load(segmenter, run / "segmenter", config.segmenter.steps)
-    if trained_on is None:
-        trained_on = describe("train", load_camvid(data, "train"))
+    _load(segmenter, run / "segmenter", config.segmenter.steps)
+    train = load_camvid(data, "train")
+    trained_on = describe("train", train)
+    graphs = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
+    offsets = fit_offsets(*graphs, train)
+    segmenter.decoder.classifier.bias.add_(offsets)
 
     made = models / f".{config.name}.new"
     shutil.rmtree(made, ignore_errors=True)
@@ -354,6 +399,9 @@ Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was tra
 ## Made by
 
     make train DATA=<CamVid root>
+
+After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU; the
+expert has none.
 
 Seed {config.seed}, commit {manifest["provenance"]["commit"]}. {config.notes}
 """
