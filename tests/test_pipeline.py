@@ -49,7 +49,7 @@ def test_a_bag_becomes_a_bag_of_the_librarys_masks(
 ) -> None:
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     expected = {
-        frame.stamp: decoder.decode(encoder.encode(frame.image, levels=1)).mask
+        frame.stamp: decoder.decode(encoder.encode(frame.image)).mask
         for frame in open_source(drive).frames()
     }
     types = get_typestore(Stores.ROS2_JAZZY)

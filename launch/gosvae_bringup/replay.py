@@ -80,7 +80,7 @@ class Replay(Node):
         self._declare("topics", [""], "The bag's image topic of each camera; empty: choose.")
         self._declare("fps", 15.0, "Frames per second of a folder.", limits=(0.01, 1000.0))
         self._declare("start_offset", 0.0, "Seconds of the input to skip.", limits=(0.0, 1e7))
-        self._declare("clock_rate", 200.0, "Hz of /clock; 0: none.", limits=(0.0, 1000.0))
+        self._declare("clock_rate", 40.0, "Hz of /clock; 0: none.", limits=(0.0, 1000.0))
         self._declare("report", "", "JSON file to write at the end; empty: none.")
         self._declare("rate", 1.0, "Speed as a factor.", limits=RATE_LIMITS, live=True)
         self._declare("loop", False, "Begin again at the end.", live=True)

@@ -187,9 +187,10 @@ def delete_orphans(models: Path) -> None:
 def fit_offsets(encoder: EncoderGraph, mask: MaskGraph, samples: list[Sample]) -> Tensor:
     """Return an offset for each class's logit, (classes,), that raises mIoU on `samples`.
 
-    Imitation spreads a thin object's probability over the places it may be at, and argmax then never
-    picks it; offsets trade that off for the metric (logit adjustment, Menon et al. 2021, but fitted
-    by coordinate ascent). Only the first level is looked at, on every ninth frame, at half size.
+    Imitation spreads a thin object's probability over the places it may be at, and argmax then
+    never picks it; offsets trade that off for the metric (logit adjustment, Menon et al. 2021, but
+    fitted by coordinate ascent). Only the first level is looked at, on some forty frames at half
+    size.
     """
     channel = np.full(256, UNLABELLED, np.int64)
     channel[CAMVID.ids] = np.arange(len(CAMVID))
@@ -400,8 +401,8 @@ Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was tra
 
     make train DATA=<CamVid root>
 
-After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU; the
-expert has none.
+After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU;
+the expert has none.
 
 Seed {config.seed}, commit {manifest["provenance"]["commit"]}. {config.notes}
 """

@@ -69,7 +69,7 @@ class Transmitter(PipelineNode):
     def __init__(self) -> None:
         super().__init__("gosvae_tx")
         self.declare_image_transport("frames")
-        self.declare("levels", 1, "Residual levels to send; 0: all that the bundle has.", (0, 255))
+        self.declare("levels", 0, "Residual levels to send; 0: all that the bundle has.", (0, 255))
         self.declare("lazy", True, "Take frames only while somebody listens to the packets.")
         self.declare_qos("image_qos", "sensor_data", "the camera's frames")
         self.declare_qos("packet_qos", "packets", "packets and feedback")
