@@ -221,8 +221,7 @@ def fit_offsets(encoder: EncoderGraph, mask: MaskGraph, samples: list[Sample]) -
             tried = offsets.copy()
             tried[index] += step
             if (score := miou(tried)) > best + 1e-5:
-                best, chosen = score, tried
-                offsets = chosen
+                best, offsets = score, tried
     return torch.from_numpy(offsets)
 
 
