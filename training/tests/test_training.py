@@ -8,11 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
 
 from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, Expert, ModelBundle
+from gosvae_codec.sessions import Session
 from gosvae_training import export, train
 from gosvae_training.config import ConfigError, load_config
 from gosvae_training.data import DataError, RandomCrops, Sample, augment, load_camvid
@@ -92,11 +94,27 @@ def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> Non
         logits, _, indices = segmenter(torch.from_numpy(frame)[None], quantize=True)
         own = EncoderGraph(segmenter)(torch.from_numpy(frame)[None])
         graph = MaskGraph(segmenter, SIZE)(own)
-    tokens = Encoder(bundle).tokens(frame)
     assert torch.equal(own, indices.permute(0, 3, 1, 2).int())
+    stored = Session(bundle.path / "encoder.onnx", ["cpu"], 1).run(frame[None])[0]
     # The file's weights are float16, so that a token near the border may fall to its neighbour.
-    assert (tokens == own[0].numpy()).mean() > 0.9
+    assert (stored == own[0].numpy()).mean() > 0.9
     torch.testing.assert_close(graph, logits, atol=1e-3, rtol=1e-3)
+
+
+def test_the_8_bit_networks_are_close_to_the_float_ones(trained: Path) -> None:
+    bundle = ModelBundle.load(trained / "models" / "tiny")
+    frame = load_camvid(trained / "camvid", "val")[1].frame[None]
+    for name in ("encoder", "mask"):
+        stored = Session(bundle.path / f"{name}.onnx", ["cpu"], 1)
+        quantized = Session(bundle.path / f"{name}.int8.onnx", ["cpu"], 1)
+        kinds = [node.op_type for node in onnx.load(bundle.path / f"{name}.int8.onnx").graph.node]
+        assert kinds.count("DequantizeLinear") > kinds.count("Conv") > 0
+        if name == "encoder":
+            tokens = stored.run(frame)
+            assert (quantized.run(frame) == tokens).mean() > 0.5
+        else:
+            logits = stored.run(tokens)
+            assert np.abs(quantized.run(tokens) - logits).mean() < 0.1 * logits.std()
 
 
 def test_a_finished_run_is_not_trained_again_and_gives_the_same_figures(trained: Path) -> None:

@@ -12,12 +12,14 @@ import yaml
 
 from .errors import BundleError, GosvaeError
 from .labels import Label, LabelSpace
-from .sessions import Session
+from .sessions import Session, available
 
 FORMAT = 1
 MANIFEST = "manifest.yaml"
 ENCODER = "encoder.onnx"
 MASK = "mask.onnx"
+INT8 = {ENCODER: "encoder.int8.onnx", MASK: "mask.int8.onnx"}
+"""The same networks in 8-bit integers, which a bundle may add for the CPU."""
 _MANIFEST_LIMIT = 1 << 20
 _REQUIRED = ("name", "input_size", "grid", "levels", "codes", "labels", "files", "expert")
 
@@ -92,6 +94,8 @@ class ModelBundle:
     def session(self, name: str, providers: Sequence[str], threads: int) -> Session:
         """Return the session of one network, made once for each choice of providers and threads.
 
+        On the CPU that is the network's 8-bit version where the bundle has one.
+
         Args:
             name: ``encoder.onnx`` or ``mask.onnx``.
             providers: short names, most wanted first; see
@@ -104,7 +108,9 @@ class ModelBundle:
         """
         key = (name, tuple(providers), threads)
         if key not in self._sessions:
-            session = Session(self.path / name, providers, threads)
+            on_cpu = available(providers)[0] == "cpu"
+            quantized = INT8[name] if on_cpu and INT8[name] in self.manifest["files"] else name
+            session = Session(self.path / quantized, providers, threads)
             pixels, tokens = [*self.input_size, 3], [self.levels, *self.grid]
             taken, made = (tokens, None) if name == MASK else (pixels, tokens)
             self._expect(name, "takes", session.input_shape[1:], taken)

@@ -25,6 +25,26 @@ _DTYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
 _log = logging.getLogger(__name__)
 
 
+def available(providers: Sequence[str]) -> list[str]:
+    """Return those of `providers` that this installation of ONNX Runtime has, most wanted first.
+
+    Raises:
+        ProviderError: an unknown name, or none of `providers` is available here.
+    """
+    unknown = [name for name in providers if name not in PROVIDERS]
+    if unknown or not providers:
+        raise ProviderError(f"providers {list(providers)}: give one or more of {list(PROVIDERS)}")
+    offered = ort.get_available_providers()
+    found = [name for name in providers if PROVIDERS[name] in offered]
+    if not found:
+        raise ProviderError(
+            f"none of {list(providers)} is available; this onnxruntime offers "
+            f"{[name for name, full in PROVIDERS.items() if full in offered]}: install "
+            "onnxruntime-gpu with its CUDA libraries, or add cpu to the providers"
+        )
+    return found
+
+
 class Session:
     """One network with one input and one output."""
 
@@ -41,19 +61,7 @@ class Session:
             ProviderError: an unknown name, or none of `providers` is available here.
             BundleError: the file is not a network that ONNX Runtime can load.
         """
-        unknown = [name for name in providers if name not in PROVIDERS]
-        if unknown or not providers:
-            raise ProviderError(
-                f"providers {list(providers)}: give one or more of {list(PROVIDERS)}"
-            )
-        available = ort.get_available_providers()
-        wanted = [PROVIDERS[name] for name in providers if PROVIDERS[name] in available]
-        if not wanted:
-            raise ProviderError(
-                f"none of {list(providers)} is available; this onnxruntime offers "
-                f"{[name for name, full in PROVIDERS.items() if full in available]}: install "
-                "onnxruntime-gpu with its CUDA libraries, or add cpu to the providers"
-            )
+        wanted = [PROVIDERS[name] for name in available(providers)]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads that spin would take the core that the other node needs.

@@ -1,6 +1,8 @@
+import hashlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import yaml
@@ -125,8 +127,6 @@ def test_graphs_that_contradict_the_manifest_are_refused(copy: Path) -> None:
 
 def test_a_file_that_is_no_network_is_named(copy: Path) -> None:
     (copy / "mask.onnx").write_bytes(b"not a network")
-    import hashlib
-
     manifest = yaml.safe_load((copy / "manifest.yaml").read_text())
     manifest["files"]["mask.onnx"] = {"sha256": hashlib.sha256(b"not a network").hexdigest()}
     change(copy, files=manifest["files"])
@@ -162,6 +162,23 @@ def test_providers_are_refused_or_fallen_back_from_loudly(
     encoder = Encoder(bundle, providers=["cuda", "cpu"])
     assert (encoder.session.provider, encoder.session.fell_back) == ("cpu", True)
     assert "runs on cpu although cuda was asked for" in caplog.text
+
+
+def test_the_cpu_runs_the_8_bit_network_where_there_is_one(copy: Path, tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    packets = Encoder(ModelBundle.load(copy)).encode(frame)
+    without = Decoder(ModelBundle.load(copy)).decode(packets).mask
+    other = (write_tiny_bundle(tmp_path / "other", seed=1) / "mask.onnx").read_bytes()
+    (copy / "mask.int8.onnx").write_bytes(other)
+    files = yaml.safe_load((copy / "manifest.yaml").read_text())["files"]
+    record = {"sha256": hashlib.sha256(other).hexdigest()}
+    change(copy, files={**files, "mask.int8.onnx": record})
+    bundle = ModelBundle.load(copy)
+    packets = Encoder(bundle).encode(frame)
+    assert (Decoder(bundle).decode(packets).mask != without).any()
+    (copy / "mask.int8.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"mask\.int8\.onnx"):
+        ModelBundle.load(copy)
 
 
 def test_sessions_are_shared_and_free_of_a_fixed_batch(bundle_path: Path) -> None:
