@@ -1,5 +1,5 @@
-# Every target sets up what it needs, once. Recipes read INPUT, TOPIC, JSON and DATA from the
-# environment, where make puts them, so that paths may hold spaces and quotes.
+# Every target sets up what it needs, once. Recipes read INPUT, TOPIC, JSON, LINK and DATA from
+# the environment, where make puts them, so that they may hold spaces and quotes.
 
 RUN := python3 tools/setup_environment.py --exec
 TRAIN := python3 tools/setup_environment.py --training --exec
@@ -17,6 +17,7 @@ help:
 	@echo "  INPUT=PATH              a rosbag2, video or folder of images instead of the sample drive"
 	@echo "  TOPIC=NAME              the bag's image topic, if it has several"
 	@echo "  JSON=FILE               write the figures there as well"
+	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
 	@echo "make test                 all tests but those of training"
 	@echo "make lint                 ruff and mypy"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
@@ -29,7 +30,8 @@ help:
 	@echo "PYTHON=PATH with any of them names the Python to use, 3.10 to 3.13"
 
 demo:
-	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"}
+	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} \
+		$${LINK:+--link "$$LINK"}
 
 test:
 	@$(RUN) $(PYTEST)

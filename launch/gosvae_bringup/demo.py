@@ -11,7 +11,8 @@ import socket
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -35,9 +36,20 @@ from gosvae_codec.bundle import ModelBundle
 from gosvae_codec.errors import GosvaeError
 from gosvae_codec.expert import Expert
 
+from .emulator import EDGE, VEHICLE, EmulatedLink, unavailable
+from .link import LinkError, LinkSpec
 from .pictures import SHEET_FRAMES, Panels, Video, contact_sheet, panels
-from .pipeline import PROFILE_VARIABLE, Pipeline, PipelineError, describe, find_bundle
-from .report import MASK, PACKETS, Delivery, FrameReport, Masks, Quality, figures
+from .pipeline import (
+    PROFILE_VARIABLE,
+    Node,
+    Pipeline,
+    PipelineError,
+    Side,
+    arguments_of,
+    describe,
+    find_bundle,
+)
+from .report import MASK, PACKETS, Delivery, FrameReport, Masks, Quality, Usage, figures
 from .sources import AmbiguousTopicsError, Source, open_source
 from .supervisor import Ended, Processes, stop_signals
 
@@ -48,6 +60,9 @@ QUIET_SECONDS = 2.0
 """After the drive, masks are waited for until none came for so long."""
 SETTLE_SECONDS = 0.5
 """For how long recording goes on after the last mask."""
+LINK_ANNOUNCEMENT = ("3", "0")
+"""Seconds and nanoseconds between a process's announcements over a link: DDS' own default. The half
+second of the shipped profile would take a good part of a thin link."""
 SHEET_PANEL = 470
 """Width in pixels of a picture of the contact sheet."""
 
@@ -71,6 +86,7 @@ class Options:
     rate: str = "1.0"
     bundle: str = ""
     providers: str = ""
+    link: str = ""
 
 
 def demo(options: Options) -> int:
@@ -78,10 +94,10 @@ def demo(options: Options) -> int:
 
     Returns:
         The exit status: 0 when every frame's mask came, 1 when masks are missing, 130 after a
-        signal.
+        signal. Over a link that loses packets, some masks are enough for 0.
 
     Raises:
-        PipelineError, SourceError, BundleError: an argument is wrong.
+        PipelineError, LinkError, SourceError, BundleError: an argument is wrong.
         DemoError: a node failed, the nodes did not find each other, or no mask came.
         ReportError: frames share a stamp.
         OSError: something cannot be written.
@@ -94,6 +110,9 @@ def demo(options: Options) -> int:
 
 
 def _demo(options: Options, console: Console) -> int:
+    link = EmulatedLink(LinkSpec.parse(options.link)) if options.link else None
+    if link and (reason := unavailable()):
+        raise LinkError(reason)
     bundle = ModelBundle.load(find_bundle(options.bundle))
     expert = Expert(bundle, threads=0)
     source = _open(options) if options.input else None
@@ -118,28 +137,30 @@ def _demo(options: Options, console: Console) -> int:
         "providers": options.providers,
         "record": str(folder / "recording"),
     }
+    pipeline = describe(values) if link is None else _two_machines(values, folder)
     print(source.description)
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn())
     with (
         stop_signals() as stop,
         Progress(*columns, TimeElapsedColumn(), console=console) as progress,
     ):
-        delivery = _play(describe(values), len(source), folder, progress, stop)
+        delivery, usage = _play(pipeline, len(source), folder, progress, stop, link)
         quality, outputs = _judge(
             delivery, source, bundle, expert, float(options.rate), folder, progress, stop
         )
-    report = figures(delivery, quality, outputs)
+    report = figures(delivery, quality, outputs, usage)
     _print(console, report, quality)
     if json_file:
         json_file.write_text(json.dumps(report, indent=2) + "\n")
     missing = delivery.frames_sent - delivery.masks_received
-    if missing:
+    if missing and (link is None or not delivery.masks_received):
         print(
             f"gosvae demo: {missing} of {delivery.frames_sent} masks are missing; "
             f"the nodes' output is in {folder / 'logs'}",
             file=sys.stderr,
         )
-    return 1 if missing else 0
+        return 1
+    return 0
 
 
 def _open(options: Options) -> Source:
@@ -162,10 +183,38 @@ def _make_folder(output: str) -> Path:
     return folder
 
 
+def _two_machines(values: Mapping[str, str], folder: Path) -> Pipeline:
+    """Describe the pipeline on two machines, of which each records what it makes itself.
+
+    What crosses their link is packets and feedback. `/clock` would be most of it, so the drive
+    happens now, and diagnostics stay on their own side.
+    """
+    common = {**values, "use_sim_time": "false"}
+    nodes: list[Node] = []
+    for side, record in (("tx", "sent"), ("rx", "recording")):
+        given = {each.name for each in arguments_of(side)}
+        common["record"] = str(folder / record)
+        half = describe({name: common[name] for name in given & common.keys()}, side)
+        own = ("/diagnostics", f"/{side}/diagnostics")
+        nodes += (
+            dataclasses.replace(node, remappings=(*node.remappings, own)) for node in half.nodes
+        )
+    return Pipeline(tuple(nodes), half.environment)
+
+
 def _play(
-    pipeline: Pipeline, frames: int, folder: Path, progress: Progress, stop: Event
-) -> Delivery:
-    """Run the pipeline until its masks have come, and read what was recorded."""
+    pipeline: Pipeline,
+    frames: int,
+    folder: Path,
+    progress: Progress,
+    stop: Event,
+    link: EmulatedLink | None = None,
+) -> tuple[Delivery, Mapping[str, Usage] | None]:
+    """Run the pipeline until its masks have come, and read what was recorded.
+
+    Over a link this thread, the receiver and its recording are on the edge, transmitter and replay
+    in the vehicle. The link's usage is that from the first mask to the end of the drive.
+    """
     replay_report = folder / "replay.json"
     logs = folder / "logs"
     logs.mkdir()
@@ -173,18 +222,31 @@ def _play(
     others = [node for node in pipeline.nodes if node is not replay]
     parameters = {**replay.parameters, "report": str(replay_report)}
     replay = dataclasses.replace(replay, parameters=parameters)
-    environment = _private_network(pipeline.environment, logs)
+    records = [node for node in others if "output" in node.parameters]
+    bags = [Path(str(node.parameters["output"])) for node in records]
+    environment = _network(pipeline.environment, logs, link is not None)
     os.environ.update(environment)
-    with Processes(environment, logs) as processes, _Watcher() as watcher:
+    meter = None
+    with ExitStack() as stack:
+        prefixes: dict[Side, Sequence[str]] = {}
+        if link is not None:
+            stack.enter_context(link)
+            stack.enter_context(link.inside(EDGE))
+            prefixes["tx"] = link.command(VEHICLE)
+        processes = stack.enter_context(Processes(environment, logs, prefixes))
+        watcher = stack.enter_context(_Watcher())
         task = progress.add_task("starting", total=None)
-        for node in others:
-            processes.start(node)
         deadline = time.monotonic() + START_SECONDS
-        while (missing := watcher.missing()) is not None:
-            _check(processes, stop)
-            if time.monotonic() > deadline:
-                raise DemoError(f"no {missing} within {START_SECONDS:.0f} s; see {logs}")
-            watcher.spin(0.05)
+        # A transmitter takes frames as soon as somebody listens to its packets: over a link that
+        # has to be the receiver, not the recording beside it.
+        late = records[:1] if link is not None else []
+        for node in others:
+            if node not in late:
+                processes.start(node)
+        _await(lambda: watcher.missing(2 - len(late)), deadline, watcher, processes, stop)
+        for node in late:
+            processes.start(node)
+        _await(lambda: watcher.missing(2), deadline, watcher, processes, stop)
         processes.start(replay)
         progress.update(task, description="masks received", total=frames)
         deadline = time.monotonic() + START_SECONDS
@@ -193,8 +255,12 @@ def _play(
         while sent is None or watcher.masks < sent:
             if time.monotonic() - max(ended_at, watcher.last_mask) > QUIET_SECONDS:
                 break
+            if link is not None and meter is None and watcher.masks:
+                meter = _Meter(link)
             if _check(processes, stop):
                 ended_at = time.monotonic()
+                if meter is not None:
+                    meter.stop()
                 report = json.loads(replay_report.read_text())
                 sent = len(report["cameras"][CAMERA]["frames"])
                 progress.update(task, total=sent)
@@ -208,7 +274,42 @@ def _play(
                 raise DemoError(_failure(ended, processes))
     if not sent:
         raise DemoError(f"the replay sent no frame; see {processes.log(replay)}")
-    return Delivery.read(replay_report, folder / "recording", CAMERA)
+    return Delivery.read(replay_report, bags, CAMERA), meter and meter.usage
+
+
+def _await(
+    missing: Callable[[], str | None],
+    deadline: float,
+    watcher: _Watcher,
+    processes: Processes,
+    stop: Event,
+) -> None:
+    """Wait until nothing is missing; raise DemoError at the deadline."""
+    while (what := missing()) is not None:
+        _check(processes, stop)
+        if time.monotonic() > deadline:
+            logs = processes.logs
+            raise DemoError(f"no {what} within {START_SECONDS:.0f} s; see {logs}")
+        watcher.spin(0.05)
+
+
+class _Meter:
+    """What crosses a link from now until :meth:`stop`."""
+
+    def __init__(self, link: EmulatedLink) -> None:
+        self._link = link
+        self._before, self._since = link.counters(), time.monotonic()
+        self.usage: Mapping[str, Usage] | None = None
+
+    def stop(self) -> None:
+        seconds = time.monotonic() - self._since
+        self.usage = {}
+        for side, after in self._link.counters().items():
+            before = self._before[side]
+            packets = max(after.packets - before.packets, 1)
+            lost = after.lost + after.dropped - before.lost - before.dropped
+            kbit = (after.carried_bytes - before.carried_bytes) * 8 / 1000
+            self.usage[f"from_{side}"] = Usage(kbit / seconds, lost / packets)
 
 
 def _check(processes: Processes, stop: Event) -> bool:
@@ -265,7 +366,7 @@ class _Watcher:
         while (remaining := deadline - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=remaining)
 
-    def missing(self) -> str | None:
+    def missing(self, packet_listeners: int) -> str | None:
         """Return what the chain lacks before the drive can begin; None when it is complete."""
         packets, masks = f"{CAMERA}/{PACKETS}", f"{CAMERA}/{MASK}"
         if not self._node.count_publishers(packets):
@@ -273,31 +374,45 @@ class _Watcher:
         if not self._node.count_publishers(masks):
             return "receiver"
         # Recording hears both, the receiver packets, and this node masks.
-        if self._node.count_subscribers(packets) < 2 or self._node.count_subscribers(masks) < 2:
+        listeners = self._node.count_subscribers(packets)
+        if listeners < packet_listeners or self._node.count_subscribers(masks) < 2:
             return "listeners of packets and masks"
+        # Of frames there are when the transmitter has seen somebody listen to its packets.
+        images = (f"{CAMERA}/image_raw", f"{CAMERA}/image_raw/compressed")
+        if not any(map(self._node.count_subscribers, images)):
+            return "listener of frames"
         return None
 
 
-def _private_network(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Return `environment` with what keeps the demo on this machine, in a domain of its own.
+def _network(environment: Mapping[str, str], folder: Path, link: bool) -> dict[str, str]:
+    """Return `environment` with what keeps the demo to itself: on this machine, or on the link.
 
-    What the user has set already is left as it is.
+    A profile that the user has set already is left as it is.
     """
     private = dict(environment)
-    if "ROS_DOMAIN_ID" not in os.environ:
+    if link:
+        private["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+    elif "ROS_DOMAIN_ID" not in os.environ:
         private["ROS_DOMAIN_ID"] = str(_free_domain())
-    if PROFILE_VARIABLE in private:
+    if PROFILE_VARIABLE not in private:
+        return private
+    profile = ElementTree.parse(private[PROFILE_VARIABLE])
+    namespace = "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"
+    ElementTree.register_namespace("", namespace)
+    if link:
+        # Each process tells every other one so often that it is still there.
+        for period in profile.iter(f"{{{namespace}}}leaseAnnouncement"):
+            for element, value in zip(period, LINK_ANNOUNCEMENT, strict=True):
+                element.text = value
+    else:
         # ROS_AUTOMATIC_DISCOVERY_RANGE would do it, too, but then images are lost where /dev/shm is
         # as small as containers have it; the shipped profile says why.
-        profile = ElementTree.parse(private[PROFILE_VARIABLE])
-        namespace = "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"
-        ElementTree.register_namespace("", namespace)
         for transport in profile.iter(f"{{{namespace}}}transport_descriptor"):
             if transport.findtext(f"{{{namespace}}}type") == "UDPv4":
                 allowed = ElementTree.SubElement(transport, f"{{{namespace}}}interfaceWhiteList")
                 ElementTree.SubElement(allowed, f"{{{namespace}}}address").text = "127.0.0.1"
-        private[PROFILE_VARIABLE] = str(folder / "fastdds.xml")
-        profile.write(private[PROFILE_VARIABLE], "utf-8", xml_declaration=True)
+    private[PROFILE_VARIABLE] = str(folder / "fastdds.xml")
+    profile.write(private[PROFILE_VARIABLE], "utf-8", xml_declaration=True)
     return private
 
 
@@ -335,7 +450,7 @@ def _judge(
     outputs = {
         "video": str(folder / "demo.mp4"),
         "contact_sheet": str(folder / "contact_sheet.png"),
-        "bag": str(delivery.bag),
+        "bag": str(delivery.bags[-1]),
     }
     title = f"{source.path.name}, {bundle.name}"
     frame_rate = Fraction(min(max(rate * 1e9 / source.interval, 1), 60)).limit_denominator(1001)
@@ -388,11 +503,18 @@ def _print(console: Console, report: Mapping[str, Any], quality: Quality) -> Non
         "bytes per frame": number(report["bytes_per_frame"], ",.0f"),
         "at the played rate": number(report["kbit_per_s"], ",.1f", " kbit/s"),
         "mask age p50, p95": f"{number(age['p50'], '.0f')}, {number(age['p95'], '.0f', ' ms')}",
+        "longest time without a mask": number(report["longest_gap_ms"], ".0f", " ms"),
+        "packets lost": number(report["loss"], ".1%"),
+        "share of a mask from what arrived": number(report["coverage"], ".3f"),
         "frames scored": f"{quality.frames:,d}, {quality.labelled:,d} with labels",
         "mIoU against labels, bundle's classes": number(report["miou"], ".3f"),
         "the expert's mIoU, bundle's classes": number(report["expert_miou"], ".3f"),
         "mIoU against the expert, bundle's classes": number(report["agreement"], ".3f"),
     }
+    for side, rate in (report["link_kbit_per_s"] or {}).items():
+        loss = report["link_loss"][side]
+        name = f"link {side.replace('_', ' the ')}"
+        rows[name] = f"{rate:,.1f} kbit/s, {loss:.1%} of Ethernet frames lost"
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")

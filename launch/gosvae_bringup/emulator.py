@@ -123,23 +123,25 @@ class EmulatedLink:
     @contextmanager
     def inside(self, side: Side) -> Iterator[None]:
         """Put the calling thread, and the threads and processes it starts, on that side."""
+        kinds = (("net", _CLONE_NEWNET), ("mnt", _CLONE_NEWNS))
         folder = Path.cwd()
-        # Mount namespaces are for threads that share no working directory with others.
-        _call("unshare", _CLONE_FS)
+
+        def enter(namespaces: Sequence[IO[bytes]]) -> None:
+            # Mount namespaces are for threads that share no working directory with others.
+            _call("unshare", _CLONE_FS)
+            for namespace, (_, kind) in zip(namespaces, kinds, strict=True):
+                _call("setns", namespace.fileno(), kind)
+            os.chdir(folder)
+
         with ExitStack() as stack:
-            kinds = (("net", _CLONE_NEWNET), ("mnt", _CLONE_NEWNS))
             outside = [stack.enter_context(_namespace("thread-self", name)) for name, _ in kinds]
-            pid = self._keepers[side].pid
-            there = [stack.enter_context(_namespace(str(pid), name)) for name, _ in kinds]
+            pid = str(self._keepers[side].pid)
+            there = [stack.enter_context(_namespace(pid, name)) for name, _ in kinds]
             try:
-                for namespace, (_, kind) in zip(there, kinds, strict=True):
-                    _call("setns", namespace.fileno(), kind)
-                os.chdir(folder)
+                enter(there)
                 yield
             finally:
-                for namespace, (_, kind) in zip(outside, kinds, strict=True):
-                    _call("setns", namespace.fileno(), kind)
-                os.chdir(folder)
+                enter(outside)
 
     def _open_tap(self, side: Side) -> int:
         """Open a new TAP, and make it the side's end of the link."""

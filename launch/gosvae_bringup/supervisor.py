@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from .pipeline import Node, PipelineError
+from .pipeline import Node, PipelineError, Side
 
 GRACE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 """What a process is sent that should stop, and for how many seconds it may take its time."""
@@ -77,11 +77,18 @@ class Processes:
     Args:
         environment: on top of this process's own.
         logs: folder for one file of output per node; None: this process's own output.
+        prefixes: what goes before the command of a node, by its side; it becomes that command.
     """
 
-    def __init__(self, environment: Mapping[str, str], logs: Path | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        logs: Path | None = None,
+        prefixes: Mapping[Side, Sequence[str]] | None = None,
+    ) -> None:
         self._environment = {**os.environ, **environment}
-        self._logs = logs
+        self.logs = logs
+        self._prefixes = prefixes or {}
         self._running: list[tuple[Node, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> Processes:
@@ -102,10 +109,11 @@ class Processes:
             PipelineError: it is not built.
         """
         command = [
+            *self._prefixes.get(node.side, ()),
             *(str(find_executable(node.package, node.executable)), *node.arguments),
             *("--ros-args", *node.ros_arguments),
         ]
-        output = None if self._logs is None else self.log(node).open("wb")
+        output = None if self.logs is None else self.log(node).open("wb")
         try:
             # In a session of its own, so that Ctrl-C in a terminal reaches it through us alone.
             process = subprocess.Popen(
@@ -124,8 +132,8 @@ class Processes:
 
     def log(self, node: Node) -> Path:
         """Return the file of the node's output; only where there is a folder for them."""
-        assert self._logs is not None
-        return self._logs / f"{node.name}.log"
+        assert self.logs is not None
+        return self.logs / f"{node.name}.log"
 
     def ended(self) -> list[Ended]:
         """Return the processes that ended since the last call."""
