@@ -9,7 +9,7 @@ BUNDLE ?= models/camvid-f16
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo test test-training lint train evaluate shell clean
+.PHONY: help demo test test-training lint train evaluate sweep shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,8 @@ help:
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
 	@echo "make evaluate DATA=PATH   measure a bundle on the val split of CamVid at PATH"
 	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE); figures in a file"
+	@echo "make sweep DATA=PATH      what bad links leave of the masks, beside JPEG and H.264; resumes"
+	@echo "  BUNDLE=DIR, OUTPUT=DIR  another bundle; where to, instead of out/sweep"
 	@echo "make test-training        tests of training"
 	@echo "make shell                a shell in which ros2_ws is built and sourced"
 	@echo "make clean                delete what these made, but for training runs and their environment"
@@ -52,6 +54,10 @@ train:
 evaluate:
 	@test -d "$$DATA" || { echo "make evaluate DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
 	@$(TRAIN) python -m gosvae_training.evaluate $(BUNDLE) --data "$$DATA" $${JSON:+--json "$$JSON"}
+
+sweep:
+	@test -d "$$DATA" || { echo "make sweep DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
+	@$(RUN) python bench/sweep.py --bundle $(BUNDLE) --data "$$DATA" $${OUTPUT:+--output "$$OUTPUT"}
 
 shell:
 	@$(RUN) "$${SHELL:-bash}"

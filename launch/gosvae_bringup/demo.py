@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -11,7 +12,7 @@ import socket
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,9 +25,11 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -60,9 +63,8 @@ QUIET_SECONDS = 2.0
 """After the drive, masks are waited for until none came for so long."""
 SETTLE_SECONDS = 0.5
 """For how long recording goes on after the last mask."""
-LINK_ANNOUNCEMENT = ("3", "0")
-"""Seconds and nanoseconds between a process's announcements over a link: DDS' own default. The half
-second of the shipped profile would take a good part of a thin link."""
+CODERS = ("transmitter", "receiver")
+"""Executables of the nodes that a link stands between."""
 SHEET_PANEL = 470
 """Width in pixels of a picture of the contact sheet."""
 
@@ -224,30 +226,34 @@ def _play(
     replay = dataclasses.replace(replay, parameters=parameters)
     records = [node for node in others if "output" in node.parameters]
     bags = [Path(str(node.parameters["output"])) for node in records]
-    environment = _network(pipeline.environment, logs, link is not None)
-    os.environ.update(environment)
+    environment, far = _network(pipeline.environment, logs, link)
     meter = None
     with ExitStack() as stack:
-        prefixes: dict[Side, Sequence[str]] = {}
         if link is not None:
             stack.enter_context(link)
             stack.enter_context(link.inside(EDGE))
-            prefixes["tx"] = link.command(VEHICLE)
-        processes = stack.enter_context(Processes(environment, logs, prefixes))
-        watcher = stack.enter_context(_Watcher())
+        processes = stack.enter_context(Processes(environment, logs))
+        os.environ.update({**environment, **far["rx"]})
+        watcher = stack.enter_context(
+            _Watcher("/diagnostics" if link is None else "/tx/diagnostics")
+        )
         task = progress.add_task("starting", total=None)
         deadline = time.monotonic() + START_SECONDS
-        # A transmitter takes frames as soon as somebody listens to its packets: over a link that
-        # has to be the receiver, not the recording beside it.
-        late = records[:1] if link is not None else []
+
+        def start(node: Node) -> None:
+            prefix = [] if link is None or node.side != "tx" else link.command(VEHICLE)
+            if node.executable in CODERS:
+                prefix += ["env", *(f"{name}={value}" for name, value in far[node.side].items())]
+            processes.start(node, prefix)
+
         for node in others:
-            if node not in late:
-                processes.start(node)
-        _await(lambda: watcher.missing(2 - len(late)), deadline, watcher, processes, stop)
-        for node in late:
-            processes.start(node)
-        _await(lambda: watcher.missing(2), deadline, watcher, processes, stop)
-        processes.start(replay)
+            start(node)
+        while (missing := watcher.missing()) is not None:
+            _check(processes, stop)
+            if time.monotonic() > deadline:
+                raise DemoError(f"no {missing} within {START_SECONDS:.0f} s; see {logs}")
+            watcher.spin(0.05)
+        start(replay)
         progress.update(task, description="masks received", total=frames)
         deadline = time.monotonic() + START_SECONDS
         sent = None
@@ -275,22 +281,6 @@ def _play(
     if not sent:
         raise DemoError(f"the replay sent no frame; see {processes.log(replay)}")
     return Delivery.read(replay_report, bags, CAMERA), meter and meter.usage
-
-
-def _await(
-    missing: Callable[[], str | None],
-    deadline: float,
-    watcher: _Watcher,
-    processes: Processes,
-    stop: Event,
-) -> None:
-    """Wait until nothing is missing; raise DemoError at the deadline."""
-    while (what := missing()) is not None:
-        _check(processes, stop)
-        if time.monotonic() > deadline:
-            logs = processes.logs
-            raise DemoError(f"no {what} within {START_SECONDS:.0f} s; see {logs}")
-        watcher.spin(0.05)
 
 
 class _Meter:
@@ -332,9 +322,12 @@ def _failure(ended: Ended, processes: Processes) -> str:
 class _Watcher:
     """A node that counts masks, and sees who is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, diagnostics: str) -> None:
+        """Watch over a transmitter that tells about itself on the topic `diagnostics`."""
         self.masks = 0
         self.last_mask = -math.inf
+        self._topic = diagnostics
+        self._listeners = ""
 
     def __enter__(self) -> _Watcher:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -342,6 +335,9 @@ class _Watcher:
         qos = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.BEST_EFFORT)
         # Serialised, as nobody looks into them here.
         self._node.create_subscription(Image, f"{CAMERA}/{MASK}", self._count, qos, raw=True)
+        self._diagnostics: Subscription | None = self._node.create_subscription(
+            DiagnosticArray, self._topic, self._learn, 10
+        )
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         return self
@@ -366,54 +362,95 @@ class _Watcher:
         while (remaining := deadline - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=remaining)
 
-    def missing(self, packet_listeners: int) -> str | None:
+    def _learn(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == f"gosvae_tx: {CAMERA}":
+                self._listeners = {each.key: each.value for each in status.values}["listeners"]
+
+    def missing(self) -> str | None:
         """Return what the chain lacks before the drive can begin; None when it is complete."""
         packets, masks = f"{CAMERA}/{PACKETS}", f"{CAMERA}/{MASK}"
         if not self._node.count_publishers(packets):
             return "transmitter"
         if not self._node.count_publishers(masks):
             return "receiver"
-        # Recording hears both, the receiver packets, and this node masks.
-        listeners = self._node.count_subscribers(packets)
-        if listeners < packet_listeners or self._node.count_subscribers(masks) < 2:
-            return "listeners of packets and masks"
-        # Of frames there are when the transmitter has seen somebody listen to its packets.
-        images = (f"{CAMERA}/image_raw", f"{CAMERA}/image_raw/compressed")
-        if not any(map(self._node.count_subscribers, images)):
-            return "listener of frames"
+        # Recording hears both, and this node masks.
+        if self._node.count_subscribers(masks) < 2:
+            return "listeners of masks"
+        # Recording and receiver hear packets: what counts is that the transmitter knows.
+        if self._listeners != "2":
+            return "listeners of packets"
+        # From now on diagnostics need not cross a link.
+        if self._diagnostics is not None:
+            self._node.destroy_subscription(self._diagnostics)
+            self._diagnostics = None
         return None
 
 
-def _network(environment: Mapping[str, str], folder: Path, link: bool) -> dict[str, str]:
-    """Return `environment` with what keeps the demo to itself: on this machine, or on the link.
+def _network(
+    environment: Mapping[str, str], folder: Path, link: EmulatedLink | None
+) -> tuple[dict[str, str], dict[Side, dict[str, str]]]:
+    """Return `environment` with what keeps a process to its machine, in a domain of its own.
 
-    A profile that the user has set already is left as it is.
+    And what to add to it for those on each side that are to be known across the link: only few
+    are, as every pair of processes that learn of each other takes some 20 kB of it. A profile that
+    the user has set already is left as it is.
+
+    Over a link, DDS may send messages of one Ethernet frame at most. In the beginning it has much
+    to say, otherwise in messages of up to 64 kB, and of those, cut into 45 frames, none passes a
+    short queue. Shared memory is bound by that as well, and so needs room for the messages of a
+    whole image. Those known across the link say that they are still there every 3 s, which is DDS'
+    own default; the half second of the shipped profile would take a good part of a thin link.
     """
     private = dict(environment)
-    if link:
+    far: dict[Side, dict[str, str]] = {"tx": {}, "rx": {}}
+    if link is not None:
         private["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
     elif "ROS_DOMAIN_ID" not in os.environ:
         private["ROS_DOMAIN_ID"] = str(_free_domain())
-    if PROFILE_VARIABLE not in private:
-        return private
-    profile = ElementTree.parse(private[PROFILE_VARIABLE])
-    namespace = "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"
-    ElementTree.register_namespace("", namespace)
-    if link:
-        # Each process tells every other one so often that it is still there.
-        for period in profile.iter(f"{{{namespace}}}leaseAnnouncement"):
-            for element, value in zip(period, LINK_ANNOUNCEMENT, strict=True):
-                element.text = value
-    else:
+    if PROFILE_VARIABLE in private:
         # ROS_AUTOMATIC_DISCOVERY_RANGE would do it, too, but then images are lost where /dev/shm is
         # as small as containers have it; the shipped profile says why.
-        for transport in profile.iter(f"{{{namespace}}}transport_descriptor"):
-            if transport.findtext(f"{{{namespace}}}type") == "UDPv4":
-                allowed = ElementTree.SubElement(transport, f"{{{namespace}}}interfaceWhiteList")
-                ElementTree.SubElement(allowed, f"{{{namespace}}}address").text = "127.0.0.1"
-    private[PROFILE_VARIABLE] = str(folder / "fastdds.xml")
-    profile.write(private[PROFILE_VARIABLE], "utf-8", xml_declaration=True)
-    return private
+        profile = ElementTree.parse(private[PROFILE_VARIABLE])
+        path = folder / "fastdds.xml"
+        if link is not None:
+            _set(profile, "transport_descriptor[type='UDPv4']", "maxMessageSize", "1472")
+            _set(profile, "transport_descriptor[type='SHM']", "port_queue_capacity", "8192")
+        _write(profile, path, "127.0.0.1")
+        private[PROFILE_VARIABLE] = str(path)
+        if link is not None:
+            _set(profile, "leaseAnnouncement", "sec", "3")
+            _set(profile, "leaseAnnouncement", "nanosec", "0")
+            for side, name in (("tx", VEHICLE), ("rx", EDGE)):
+                path = folder / f"fastdds-{name}.xml"
+                _write(profile, path, "127.0.0.1", link.address(name))
+                far[side][PROFILE_VARIABLE] = str(path)
+    return private, far
+
+
+_NAMESPACE = {"dds": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
+
+
+def _set(profile: ElementTree.ElementTree, parents: str, tag: str, value: str) -> None:
+    """Set a child of some elements of a profile, which may have it already."""
+    path = ".//dds:" + parents.replace("[", "[dds:")
+    for parent in profile.iterfind(path, _NAMESPACE):
+        child = parent.find(f"dds:{tag}", _NAMESPACE)
+        if child is None:
+            child = ElementTree.SubElement(parent, f"{{{_NAMESPACE['dds']}}}{tag}")
+        child.text = value
+
+
+def _write(profile: ElementTree.ElementTree, path: Path, *addresses: str) -> None:
+    """Write a profile whose UDP uses these addresses only."""
+    profile = copy.deepcopy(profile)
+    transport = profile.find(".//dds:transport_descriptor[dds:type='UDPv4']", _NAMESPACE)
+    assert transport is not None
+    allowed = ElementTree.SubElement(transport, f"{{{_NAMESPACE['dds']}}}interfaceWhiteList")
+    for address in addresses:
+        ElementTree.SubElement(allowed, f"{{{_NAMESPACE['dds']}}}address").text = address
+    ElementTree.register_namespace("", _NAMESPACE["dds"])
+    profile.write(path, "utf-8", xml_declaration=True)
 
 
 def _free_domain() -> int:
@@ -514,7 +551,7 @@ def _print(console: Console, report: Mapping[str, Any], quality: Quality) -> Non
     for side, rate in (report["link_kbit_per_s"] or {}).items():
         loss = report["link_loss"][side]
         name = f"link {side.replace('_', ' the ')}"
-        rows[name] = f"{rate:,.1f} kbit/s, {loss:.1%} of Ethernet frames lost"
+        rows[name] = f"{rate:,.1f} kbit/s, {loss:.1%} lost"
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")

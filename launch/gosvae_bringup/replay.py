@@ -102,6 +102,8 @@ class Replay(Node):
         self._outputs = dict(self._make_outputs())
         self._clock_publisher = self.create_publisher(Clock, "/clock", 1)
         self._restamp = self._value("restamp")
+        # Taken once: what belongs together shares its stamp to the nanosecond.
+        self._epoch = time.time_ns() - time.monotonic_ns()
         clock_rate = 0.0 if self._restamp else self._value("clock_rate")
         self._clock_period = round(SECOND / clock_rate) if clock_rate else 0
         self._next_clock = self._clock_position = 0
@@ -298,7 +300,7 @@ class Replay(Node):
         """Return the message as if recorded now, where that is asked for."""
         if not self._restamp or message.channel.role == "tf_static":
             return message
-        now = self._pace.wall(message.time) + time.time_ns() - time.monotonic_ns()
+        now = self._pace.wall(message.time) + self._epoch
         # `time` stays, as that is what the pace goes by.
         return shifted(message, now - message.time)._replace(time=message.time)
 

@@ -105,7 +105,8 @@ class Delivery:
                 for each in connections:
                     if each.msgtype not in types.types:
                         types.register(get_types_from_msg(each.msgdef.data, each.msgtype))
-                for connection, time, data in reader.messages(connections):
+                # Of no connections there would be all messages.
+                for connection, time, data in reader.messages(connections) if connections else ():
                     if names[connection.topic] == FEEDBACK:
                         said: Any = types.deserialize_cdr(data, connection.msgtype)
                         counts = int(said.packets_received), int(said.packets_lost)
@@ -185,7 +186,7 @@ class Delivery:
         """Longest time without a new mask, from sending the first frame to sending the last."""
         walls = list(self.sent.values())
         times = sorted(self.arrived.values())
-        times = [walls[0], *times, max(walls[-1], *times[-1:])]
+        times = [walls[0], *times, max([walls[-1], *times[-1:]])]
         return float(np.diff(times).max()) / 1e6
 
     def frames(self) -> Iterator[tuple[int, FrameReport]]:

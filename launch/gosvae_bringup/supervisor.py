@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from .pipeline import Node, PipelineError, Side
+from .pipeline import Node, PipelineError
 
 GRACE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 """What a process is sent that should stop, and for how many seconds it may take its time."""
@@ -77,18 +77,11 @@ class Processes:
     Args:
         environment: on top of this process's own.
         logs: folder for one file of output per node; None: this process's own output.
-        prefixes: what goes before the command of a node, by its side; it becomes that command.
     """
 
-    def __init__(
-        self,
-        environment: Mapping[str, str],
-        logs: Path | None = None,
-        prefixes: Mapping[Side, Sequence[str]] | None = None,
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], logs: Path | None = None) -> None:
         self._environment = {**os.environ, **environment}
         self.logs = logs
-        self._prefixes = prefixes or {}
         self._running: list[tuple[Node, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> Processes:
@@ -102,14 +95,18 @@ class Processes:
     ) -> None:
         self.stop()
 
-    def start(self, node: Node) -> None:
+    def start(self, node: Node, prefix: Sequence[str] = ()) -> None:
         """Start a node, which ends with the calling thread at the latest.
+
+        Args:
+            node: what to start.
+            prefix: a command that becomes the one that follows it, as `env` and `nsenter` do.
 
         Raises:
             PipelineError: it is not built.
         """
         command = [
-            *self._prefixes.get(node.side, ()),
+            *prefix,
             *(str(find_executable(node.package, node.executable)), *node.arguments),
             *("--ros-args", *node.ros_arguments),
         ]
