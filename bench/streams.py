@@ -105,7 +105,7 @@ class Stream:
 
 
 class _Pacer:
-    """Lets a frame go when the ones before have left a link of a known rate."""
+    """Lets a frame go unless those before it still take a link of known rate a frame's time."""
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
@@ -114,9 +114,11 @@ class _Pacer:
     def admits(self, datagrams: Sequence[Datagram], time: float) -> bool:
         if self._rate is None:
             return True
-        if time < self._free_at:
+        if self._free_at - time > 1 / RATE:
             return False
-        self._free_at = time + sum(each.size for each in datagrams) * 8 / (SHARE * self._rate)
+        self._free_at = max(self._free_at, time) + sum(each.size for each in datagrams) * 8 / (
+            SHARE * self._rate
+        )
         return True
 
 
@@ -204,8 +206,8 @@ class Jpeg(_Whole):
 class H264(_Whole):
     """ffmpeg_image_transport's way: x264 without latency, a key frame every 10 frames.
 
-    The encoder is told `bit_rate`, or what a link of a known rate leaves it. A frame that was lost
-    leaves its traces, as FFmpeg conceals them, until the next key frame.
+    The encoder is told `bit_rate`, or what a link of a known rate leaves it. What comes after a lost
+    frame, until the next key frame, is FFmpeg's choice: traces of the loss, or no picture.
     """
 
     def __init__(

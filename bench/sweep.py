@@ -34,7 +34,8 @@ from gosvae_codec.metrics import ConfusionMatrix
 AXES = {
     "loss": ("delay=50ms", ("0%", "1%", "2%", "5%", "10%", "20%", "30%")),
     "delay": ("loss=10%", ("20ms", "50ms", "150ms")),
-    "rate": ("delay=50ms", ("16kbit", "32kbit", "64kbit", "128kbit", "256kbit")),
+    # Room for a JPEG image: a burst that no queue holds would never arrive.
+    "rate": ("delay=50ms queue=64kB", ("16kbit", "32kbit", "64kbit", "128kbit", "256kbit")),
 }
 """What is varied, over which values, and what the rest of the link is like."""
 SEEDS = (1, 2, 3, 4, 5)
