@@ -34,6 +34,8 @@ IMAGE_HEADER_BYTES = 60
 """Of a CompressedImage or FFMPEGPacket before its data, as CDR."""
 SLICE_TIMEOUT = 0.1
 """Default of the receiver's parameter, in seconds."""
+REMEMBERED = 2000
+"""Outputs of each network that are kept."""
 SHARE = 0.9
 """How much of a link's rate is used by a sender that knows it."""
 
@@ -75,8 +77,10 @@ class _Remembering:
         key = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
         if key not in self._outputs:
             output = self._session.run(array)
-            # Logits of a whole sweep would fill the memory.
             self._outputs[key] = output.astype(np.float16) if output.dtype.kind == "f" else output
+            # All of a whole sweep would fill the memory.
+            if len(self._outputs) > REMEMBERED:
+                del self._outputs[next(iter(self._outputs))]
         output = self._outputs[key]
         return output.astype(np.float32) if output.dtype == np.float16 else output
 
@@ -116,9 +120,8 @@ class _Pacer:
             return True
         if self._free_at - time > 1 / RATE:
             return False
-        self._free_at = max(self._free_at, time) + sum(each.size for each in datagrams) * 8 / (
-            SHARE * self._rate
-        )
+        bits = 8 * sum(each.size for each in datagrams)
+        self._free_at = max(self._free_at, time) + bits / (SHARE * self._rate)
         return True
 
 
@@ -206,8 +209,8 @@ class Jpeg(_Whole):
 class H264(_Whole):
     """ffmpeg_image_transport's way: x264 without latency, a key frame every 10 frames.
 
-    The encoder is told `bit_rate`, or what a link of a known rate leaves it. What comes after a lost
-    frame, until the next key frame, is FFmpeg's choice: traces of the loss, or no picture.
+    The encoder is told `bit_rate`, or what a link of a known rate leaves it. What comes after a
+    lost frame, until the next key frame, is FFmpeg's choice: traces of the loss, or no picture.
     """
 
     def __init__(
