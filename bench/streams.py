@@ -101,7 +101,10 @@ class Stream:
         return []
 
     def feedback(self, time: float) -> Datagram | None:
-        """Return what the receiver says a few times a second; it goes through the way back."""
+        """Return what the receiver has to say now, if anything; it takes the way back.
+
+        Asked after every arrival and every tick.
+        """
         return None
 
     def heed(self, feedback: Datagram, time: float) -> None:
@@ -115,14 +118,16 @@ class _Pacer:
         self._rate = rate
         self._free_at = 0.0
 
-    def admits(self, datagrams: Sequence[Datagram], time: float) -> bool:
-        if self._rate is None:
-            return True
-        if self._free_at - time > 1 / RATE:
-            return False
-        bits = 8 * sum(each.size for each in datagrams)
-        self._free_at = max(self._free_at, time) + bits / (SHARE * self._rate)
-        return True
+    def admits(self, time: float) -> bool:
+        """Return whether a frame may be sent now."""
+        return self._free_at - time <= 1 / RATE
+
+    def sent(self, datagrams: list[Datagram], time: float) -> list[Datagram]:
+        """Count the datagrams of a frame, and return them."""
+        if self._rate is not None:
+            bits = 8 * sum(each.size for each in datagrams)
+            self._free_at = max(self._free_at, time) + bits / (SHARE * self._rate)
+        return datagrams
 
 
 class Tokens(Stream):
@@ -141,10 +146,12 @@ class Tokens(Stream):
         self._pacer = _Pacer(rate)
 
     def send(self, index: int, time: float) -> list[Datagram]:
+        if not self._pacer.admits(time):
+            return []
         header = Header(0, index, "camera")
         packets = self._encoder.encode(self._frames[index], header, self._levels)
         datagrams = [Datagram(each.serialized_size() + OVERHEAD_BYTES, each) for each in packets]
-        return datagrams if self._pacer.admits(datagrams, time) else []
+        return self._pacer.sent(datagrams, time)
 
     def receive(self, datagram: Datagram, time: float) -> list[Shown]:
         datagram.content.check(self._decoder.bundle)
@@ -196,10 +203,11 @@ class Jpeg(_Whole):
         self._pacer = _Pacer(rate)
 
     def send(self, index: int, time: float) -> list[Datagram]:
+        if not self._pacer.admits(time):
+            return []
         bgr = cv2.cvtColor(self._frames[index], cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, self._quality))
-        datagrams = _datagrams(index, data, data.size)
-        return datagrams if self._pacer.admits(datagrams, time) else []
+        return self._pacer.sent(_datagrams(index, data, data.size), time)
 
     def decode(self, index: int, data: Any) -> list[tuple[int, Image]]:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)

@@ -40,7 +40,6 @@ AXES = {
 """What is varied, over which values, and what the rest of the link is like."""
 SEEDS = (1, 2, 3, 4, 5)
 TICK = 0.05
-FEEDBACK_PERIOD = 0.2
 DRAIN = 3.0
 """Seconds for which what is under way may still arrive."""
 
@@ -101,8 +100,6 @@ def simulate(stream: Stream, spec: LinkSpec, count: int) -> Run:
         at(index / RATE, "frame", index)
     for number in range(int(end / TICK)):
         at(number * TICK, "tick")
-    for number in range(int(end / FEEDBACK_PERIOD)):
-        at(number * FEEDBACK_PERIOD, "feedback")
     while events:
         time, _, what, content = heapq.heappop(events)
         if what == "frame":
@@ -114,13 +111,12 @@ def simulate(stream: Stream, spec: LinkSpec, count: int) -> Run:
             shown += ((time, each) for each in stream.receive(content, time))
         elif what == "tick":
             shown += ((time, each) for each in stream.tick(time))
-        elif what == "feedback":
-            said = stream.feedback(time)
-            arrival = said and back.send(time, said.size)
-            if arrival is not None:
-                at(arrival, "answer", said)
         else:
             stream.heed(content, time)
+        if what in ("arrival", "tick") and (said := stream.feedback(time)) is not None:
+            arrival = back.send(time, said.size)
+            if arrival is not None:
+                at(arrival, "feedback", said)
     counters = there.counters
     return Run(counters.bytes, counters.dropped, counters.lost, counters.packets, shown)
 

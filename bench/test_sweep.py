@@ -36,29 +36,32 @@ def drive() -> Drive:
 
 
 class Plain(Stream):
-    """Frames of one datagram, whose masks hold their index modulo 2; feedback is counted."""
+    """Frames of one datagram, whose masks hold their index modulo 2; each is acknowledged."""
 
     def __init__(self) -> None:
-        self.heeded: list[float] = []
+        self.said: list[int] = []
+        self.heeded: list[tuple[int, float]] = []
 
     def send(self, index: int, time: float) -> list[Datagram]:
         return [Datagram(1000, index)]
 
     def receive(self, datagram: Datagram, time: float) -> list[Shown]:
+        self.said.append(datagram.content)
         return [Shown(datagram.content, mask_of(datagram.content % 2), 1.0)]
 
-    def feedback(self, time: float) -> Datagram:
-        return Datagram(200, time)
+    def feedback(self, time: float) -> Datagram | None:
+        return Datagram(200, self.said.pop()) if self.said else None
 
     def heed(self, feedback: Datagram, time: float) -> None:
-        self.heeded.append(time - feedback.content)
+        self.heeded.append((feedback.content, time))
 
 
 def test_a_perfect_link_costs_its_delay_only(drive: Drive) -> None:
     stream = Plain()
     run = simulate(stream, LinkSpec(delay=0.05), 12)
     assert [time - each.index / RATE for time, each in run.shown] == pytest.approx([0.05] * 12)
-    assert stream.heeded == pytest.approx([0.05] * len(stream.heeded))
+    assert [index for index, _ in stream.heeded] == list(range(12))
+    assert [time - index / RATE for index, time in stream.heeded] == pytest.approx([0.1] * 12)
     result = judge(run, drive)
     assert (result["miou"], result["masks"], result["coverage"]) == (1, 1, 1)
     # At each frame the newest mask is the one of the frame before.
