@@ -69,6 +69,8 @@ def test_a_perfect_link_costs_its_delay_only(drive: Drive) -> None:
     assert result["mask_age_ms"] == {"p50": 50.0, "p95": 50.0}
     assert result["live_age_ms"] == {"p50": 66.7, "p95": 66.7}
     assert result["kbit_per_s"] == 8 * RATE
+    # The drive is shorter than a second.
+    assert result["peak_kbit_per_s"] == 8 * 12
     assert result["longest_gap_ms"] == 66.7
 
 
@@ -130,8 +132,8 @@ def test_who_knows_the_rate_keeps_to_it(networks: Networks, drive: Drive, name: 
     spec = LinkSpec.parse("rate=16kbit queue=64kB")
     frames = drive.frames * 8
     run = simulate(STREAMS[name](networks, frames, spec.rate), spec, len(frames))
-    assert run.dropped == 0
-    assert run.sent_bytes * 8 <= 16_000 * len(frames) / RATE + 8 * 4000
+    assert run.counters.dropped == 0
+    assert run.counters.bytes * 8 <= 16_000 * len(frames) / RATE + 8 * 4000
     assert run.shown
 
 
