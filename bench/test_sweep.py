@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sweep as module
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from streams import H264, RATE, STREAMS, Datagram, Jpeg, Networks, Shown, Stream, Tokens
 from sweep import Drive, cells, judge, plot, simulate, sweep, table
 
@@ -98,6 +100,33 @@ def test_tokens_are_the_codecs_own(networks: Networks, drive: Drive) -> None:
         # Remembered logits are of half precision.
         assert (shown.mask == expected).mean() > 0.99
         assert shown.coverage == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    loss=st.floats(0, 0.5),
+    delay=st.floats(0, 0.3),
+    reorder=st.floats(0, 0.5),
+    rate=st.none() | st.floats(8e3, 1e6),
+    seed=st.integers(0, 100),
+    name=st.sampled_from(sorted(STREAMS)),
+)
+def test_nothing_old_is_shown_after_something_newer(
+    networks: Networks,
+    drive: Drive,
+    name: str,
+    loss: float,
+    delay: float,
+    reorder: float,
+    rate: float | None,
+    seed: int,
+) -> None:
+    spec = LinkSpec(loss=loss, delay=delay, reorder=reorder, rate=rate, seed=seed)
+    run = simulate(STREAMS[name](networks, drive.frames, rate), spec, len(drive.frames))
+    indices = [each.index for _, each in run.shown]
+    assert indices == sorted(set(indices))
+    assert all(0 < each.coverage <= 1 and each.mask.shape == SIZE for _, each in run.shown)
+    assert all(time >= each.index / RATE + delay for time, each in run.shown)
 
 
 def test_pixels_come_whole_or_not_at_all(networks: Networks, drive: Drive) -> None:
