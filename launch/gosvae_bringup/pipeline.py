@@ -104,16 +104,16 @@ ARGUMENTS = (
     Argument(
         "use_sim_time",
         "auto",
-        "Whether time comes from /clock. auto: true with a bag.",
+        "Whether time comes from /clock. auto: true with a bag. false with a bag: it is played as "
+        "if it happened now, without /clock.",
         ("auto", "true", "false"),
     ),
     Argument("rviz", "false", "Whether RViz shows the first camera.", ("true", "false"), "rx"),
     Argument(
         "record",
         "",
-        "Folder to make for an MCAP bag of packets, masks, labels and diagnostics. "
-        "Empty: no recording.",
-        side="rx",
+        "Folder to make for an MCAP bag of packets, masks, labels and diagnostics; each of two "
+        "machines records what it makes itself. Empty: no recording.",
     ),
 )
 
@@ -123,7 +123,8 @@ class Node:
     """A process of the pipeline.
 
     `lifetime` says what its end means. "run": a failure, whatever its status. "drive": with status
-    0 the end of the drive, else a failure. "viewer": nothing.
+    0 the end of the drive, else a failure. "viewer": nothing. `side` is where it belongs: "both"
+    for one that listens to both sides.
     """
 
     package: str
@@ -134,6 +135,7 @@ class Node:
     remappings: tuple[tuple[str, str], ...] = ()
     arguments: tuple[str, ...] = ()
     lifetime: Literal["run", "drive", "viewer"] = "run"
+    side: Side = "both"
 
     @property
     def ros_arguments(self) -> list[str]:
@@ -192,10 +194,14 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     if chosen["providers"]:
         coding["providers"] = _split(chosen["providers"])
 
-    def node(package: str, executable: str, name: str, parameters: Mapping[str, Value]) -> Node:
-        return Node(
-            package, executable, name, {"cameras": cameras, **parameters}, tuple(params_files)
-        )
+    if replay and not simulated:
+        replay["restamp"] = True
+
+    def node(
+        package: str, executable: str, name: str, side: Side, parameters: Mapping[str, Value]
+    ) -> Node:
+        every = {"cameras": cameras, **parameters}
+        return Node(package, executable, name, every, tuple(params_files), side=side)
 
     if chosen["image_transport"] != "auto":
         coding["image_transport"] = chosen["image_transport"]
@@ -205,24 +211,27 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     nodes: list[Node] = []
     warnings: list[str] = []
     if side != "rx":
-        nodes.append(node("gosvae_tx", "transmitter", "gosvae_tx", coding))
+        nodes.append(node("gosvae_tx", "transmitter", "gosvae_tx", "tx", coding))
         if replay:
-            player = node(PACKAGE, "replay", "gosvae_replay", replay)
+            player = node(PACKAGE, "replay", "gosvae_replay", "tx", replay)
             nodes.append(dataclasses.replace(player, lifetime="drive"))
     if side != "tx":
-        nodes.append(node("gosvae_rx", "receiver", "gosvae_rx", coding))
-        if chosen["record"]:
-            output = _absolute(chosen["record"])
-            if output.exists():
-                raise PipelineError(f"record: {output} exists; name a folder to make")
-            nodes.append(node(PACKAGE, "record", "gosvae_record", {"output": str(output), **clock}))
-        if chosen["rviz"] == "true":
-            try:
-                get_package_prefix("rviz2")
-            except PackageNotFoundError:
-                warnings.append("rviz2 is not installed: going on without it")
-            else:
-                nodes.append(_viewer(share, cameras[0], clock))
+        nodes.append(node("gosvae_rx", "receiver", "gosvae_rx", "rx", coding))
+    if chosen["record"]:
+        output = _absolute(chosen["record"])
+        if output.exists():
+            raise PipelineError(f"record: {output} exists; name a folder to make")
+        name = "gosvae_record" if side == "both" else f"gosvae_record_{side}"
+        parameters = {"output": str(output), "side": side, **clock}
+        record = node(PACKAGE, "record", name, side, parameters)
+        nodes.append(dataclasses.replace(record, remappings=(("__node", name),)))
+    if side != "tx" and chosen["rviz"] == "true":
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError:
+            warnings.append("rviz2 is not installed: going on without it")
+        else:
+            nodes.append(_viewer(share, cameras[0], clock))
     profile = (
         {}
         if PROFILE_VARIABLE in os.environ
@@ -323,6 +332,7 @@ def _viewer(share: Path, camera: str, clock: Mapping[str, Value]) -> Node:
         remappings=tuple((f"/camera/{each}", f"{camera}/{each}") for each in topics),
         arguments=("-d", str(share / "rviz" / "pipeline.rviz")),
         lifetime="viewer",
+        side="rx",
     )
 
 

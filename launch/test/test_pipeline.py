@@ -73,16 +73,24 @@ def test_a_bag_brings_replay_and_its_clock(drive: Path) -> None:
 
 def test_explicit_values_win_over_what_a_bag_suggests(drive: Path) -> None:
     values = {"bag": str(drive), "use_sim_time": "false", "image_transport": "compressed"}
-    transmitter = named(describe(values))["gosvae_tx"]
+    nodes = named(describe(values))
+    transmitter = nodes["gosvae_tx"]
     assert "use_sim_time" not in transmitter.parameters
     assert transmitter.parameters["image_transport"] == "compressed"
+    assert nodes["gosvae_replay"].parameters["restamp"] is True
 
 
 def test_two_sides_make_the_whole(drive: Path) -> None:
     values = {"bag": str(drive), "record": "rec"}
-    tx = describe({"bag": str(drive)}, "tx")
+    tx = named(describe(values, "tx"))
     rx = describe({"record": "rec", "use_sim_time": "true", "image_transport": "raw"}, "rx")
-    assert named(tx) | named(rx) == named(describe(values))
+    both = named(describe(values))
+    sides = tx | named(rx)
+    records = sides.pop("gosvae_record_tx"), sides.pop("gosvae_record_rx")
+    assert [each.parameters["side"] for each in records] == ["tx", "rx"]
+    assert [each.side for each in records] == ["tx", "rx"]
+    assert both.pop("gosvae_record").parameters["side"] == "both"
+    assert sides == both
     assert {each.name for side in ("tx", "rx") for each in arguments_of(side)} == {
         each.name for each in ARGUMENTS
     }

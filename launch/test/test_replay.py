@@ -32,7 +32,7 @@ from rclpy.serialization import deserialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
-from gosvae_bringup.replay import Pace, Replay  # noqa: E402
+from gosvae_bringup.replay import SECOND, Pace, Replay  # noqa: E402
 
 DEADLINE = 40.0
 ENVIRONMENT = {
@@ -205,6 +205,28 @@ def test_loop_never_turns_back(street: Path, listen: Callable[..., Listener]) ->
     assert process.returncode == 0
     assert set(np.diff([read_stamp(data) for data in images])) <= {66_666_666, 66_666_667}
     assert images[12][12:] == images[0][12:]
+
+
+def test_a_drive_can_happen_now(
+    street: Path, tmp_path: Path, listen: Callable[..., Listener]
+) -> None:
+    topics = {"camera/image_raw/compressed": CompressedImage, "camera/label": Image, "clock": Clock}
+    listener = listen(topics)
+    report = tmp_path / "report.json"
+    begin = time.time_ns()
+    process = replay(input=str(street), report=str(report), restamp=True, rate=2.0)
+    images, labels = listener.heard["camera/image_raw/compressed"], listener.heard["camera/label"]
+    listener.until(lambda: len(images) == len(labels) == 12)
+    finish(process)
+    assert not listener.heard["clock"]
+    stamps = [read_stamp(data) for data in images]
+    assert stamps == [read_stamp(data) for data in labels]
+    frames = json.loads(report.read_text())["cameras"]["camera"]["frames"]
+    assert [each["stamp"] for each in frames] == stamps
+    assert [each["recorded"] for each in frames] == [f.stamp for f in open_source(street).frames()]
+    assert begin < stamps[0] and stamps[-1] < time.time_ns()
+    np.testing.assert_allclose(np.diff(stamps), 1e9 / 30, atol=2)
+    assert max(abs(each["wall"] - each["stamp"]) for each in frames) < SECOND // 2
 
 
 def test_nothing_is_kept_without_a_report(street: Path) -> None:
