@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gosvae_codec import CAMVID, UNLABELLED, GosvaeError, ModelBundle
+from gosvae_codec.bundle import ENCODER, FORMAT, MASK, PRIOR
 
 from .config import Config, ConfigError, load_config
 from .data import DataError, Sample, describe, load_camvid
-from .evaluate import evaluate, table
+from .evaluate import INTRA_FRAMES, evaluate, table
 from .networks import Expert, TokenSegmenter, resize_logits
+from .prior import fit_prior
 
 OPSET = 18
 LEAST_KEPT = 0.95
@@ -269,7 +271,6 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     _load(expert, run / "expert", config.expert.steps)
     _load(segmenter, run / "segmenter", config.segmenter.steps)
     train = load_camvid(data, "train")
-    trained_on = describe("train", train)
     graphs = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
     offsets = fit_offsets(*graphs, train)
     segmenter.decoder.classifier.bias.add_(offsets)
@@ -278,7 +279,7 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     try:
-        manifest = write_bundle(config, expert, segmenter, val, trained_on, made)
+        manifest = write_bundle(config, expert, segmenter, train, val, made)
         folder = models / config.name
         folder.mkdir(exist_ok=True)
         # The manifest is last, as it vouches for the others.
@@ -295,8 +296,8 @@ def write_bundle(
     config: Config,
     expert: Expert,
     segmenter: TokenSegmenter,
+    train: list[Sample],
     val: list[Sample],
-    trained_on: str,
     folder: Path,
 ) -> dict[str, Any]:
     """Write a bundle into `folder`, its expert into ``experts`` beside it; return the manifest."""
@@ -307,6 +308,7 @@ def write_bundle(
     write_onnx(encoder, frames, ("frames", "tokens"), folder / "encoder.onnx")
     kept = tokens_kept(folder / "encoder.onnx", frames, indices)
     write_onnx(mask, indices, ("tokens", "logits"), folder / "mask.onnx")
+    fit_prior(folder, train, config.prior, config.seed)
     unnamed = folder / "expert.onnx"
     write_onnx(expert, frames, ("frames", "logits"), unnamed)
     expert_record = {"name": "EfficientNet-Lite0 FPN", **record(unnamed)}
@@ -316,7 +318,7 @@ def write_bundle(
     unnamed.replace(experts / f"{expert_record['sha256'][:16]}.onnx")
 
     manifest: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "name": config.name,
         "input_size": list(config.input_size),
         "grid": list(indices[0].shape[2:]),
@@ -327,10 +329,10 @@ def write_bundle(
             {"id": label.id, "name": label.name, "color": list(label.color)}
             for label in CAMVID.labels
         ],
-        "files": {name: record(folder / name) for name in ("encoder.onnx", "mask.onnx")},
+        "files": {name: record(folder / name) for name in (ENCODER, MASK, PRIOR)},
         "expert": expert_record,
         "provenance": {
-            "data": trained_on,
+            "data": describe("train", train),
             "license": DATA_TERMS,
             "initial_weights": "EfficientNet-Lite0, ImageNet (Apache-2.0)",
             "commit": commit(),
@@ -345,6 +347,20 @@ def write_bundle(
             "decoder_parameters": sum(p.numel() for p in mask.parameters()),
         },
     }
+    measure(folder, manifest, val, kept)
+    return manifest
+
+
+def measure(folder: Path, manifest: dict[str, Any], val: list[Sample], kept: float) -> None:
+    """Add figures to a bundle's manifest, and write it and the model card.
+
+    Args:
+        folder: the bundle's.
+        manifest: everything but ``figures``, which is replaced.
+        val: what to measure on.
+        kept: share of the tokens that survived the rounding of the weights.
+    """
+    manifest.pop("figures", None)
     path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
     manifest["figures"] = {
@@ -354,11 +370,10 @@ def write_bundle(
         **evaluate(ModelBundle.load(folder), val),
     }
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
-    (folder / "README.md").write_text(model_card(manifest, config))
-    return manifest
+    (folder / "README.md").write_text(model_card(manifest))
 
 
-def model_card(manifest: dict[str, Any], config: Config) -> str:
+def model_card(manifest: dict[str, Any]) -> str:
     """Return the text of the bundle's model card."""
     figures, compute = manifest["figures"], manifest["compute"]
     height, width = manifest["input_size"]
@@ -382,7 +397,9 @@ CamVid's bicyclist is `rider`, its sign `traffic sign`).
 
 ## Figures
 
-{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU; bytes are whole serialised packets.
+{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU. Bytes a frame are whole serialised
+packets: with codes of fixed length, as in wire format 1; as intra frames; and at the data's frame
+rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 
 {table(figures)}
 
@@ -403,7 +420,7 @@ Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was tra
 After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU;
 the expert has none.
 
-Seed {config.seed}, commit {manifest["provenance"]["commit"]}. {config.notes}
+Seed {manifest["provenance"]["seed"]}, commit {manifest["provenance"]["commit"]}. {manifest["provenance"].get("notes", "")}
 """
 
 
