@@ -17,7 +17,6 @@ from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 
 from .data import DataError, Sample, load_camvid
 
-
 INTRA_FRAMES = 15
 """Frames from one intra frame to the next: a second of CamVid's `val`."""
 

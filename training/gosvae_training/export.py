@@ -376,6 +376,7 @@ def measure(folder: Path, manifest: dict[str, Any], val: list[Sample], kept: flo
 def model_card(manifest: dict[str, Any]) -> str:
     """Return the text of the bundle's model card."""
     figures, compute = manifest["figures"], manifest["compute"]
+    provenance = manifest["provenance"]
     height, width = manifest["input_size"]
 
     def sizes(macs: str, parameters: str) -> str:
@@ -410,8 +411,8 @@ the task; it does not save the vehicle compute.
 
 ## Data and terms
 
-Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was trained on.
-{manifest["provenance"]["license"]}. Initial weights: {manifest["provenance"]["initial_weights"]}.
+Trained on {provenance["data"]}; no frame of `val` or `test` was trained on.
+{provenance["license"]}. Initial weights: {provenance["initial_weights"]}.
 
 ## Made by
 
@@ -420,7 +421,7 @@ Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was tra
 After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU;
 the expert has none.
 
-Seed {manifest["provenance"]["seed"]}, commit {manifest["provenance"]["commit"]}. {manifest["provenance"].get("notes", "")}
+Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
 """
 
 

@@ -15,6 +15,8 @@ from .errors import FingerprintError, PacketError
 VERSION = 2
 MAX_SERIALIZED_BYTES = 1400
 """Largest packet as CDR, encapsulation header included."""
+MAX_PIXELS = 1 << 26
+"""Largest frame, which bounds the mask that a packet can ask for."""
 REFERENCES = 64
 """How many frames back a predicted frame's reference may lie, which both sides remember."""
 
@@ -118,6 +120,7 @@ class Packet:
             and self.reference <= REFERENCES
             and 1 <= self.source_width <= 16384
             and 1 <= self.source_height <= 16384
+            and self.source_width * self.source_height <= MAX_PIXELS
             and len(self.payload) <= MAX_SERIALIZED_BYTES
         ):
             raise PacketError(

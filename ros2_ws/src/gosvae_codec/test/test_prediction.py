@@ -173,7 +173,7 @@ class Link:
         self.back = [each for each in self.back if each[0] > now]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     loss=st.sampled_from([0.0, 0.05, 0.3]),
@@ -223,7 +223,7 @@ def test_a_receiver_that_comes_late_or_forgets_gets_an_intra_frame_in_one_round_
     assert lost == {10}
 
 
-@settings(max_examples=100)
+@settings(max_examples=50, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12),
     count=st.integers(0, 6),
