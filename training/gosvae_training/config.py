@@ -43,6 +43,16 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """How the entropy coder's model is fitted at export."""
+
+    views: int = 16
+    """Pairs of views that are made of each still."""
+    steps: int = 2500
+    """Of training, for each level."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides what a bundle holds."""
 
@@ -53,6 +63,7 @@ class Config:
     expert: Schedule
     tokens: Tokens
     segmenter: Schedule
+    prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""
 
@@ -71,7 +82,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
     )
     if missing:
         raise ConfigError(f"{where}: missing {missing}")
-    kinds = {"expert": Schedule, "segmenter": Schedule, "tokens": Tokens}
+    kinds = {"expert": Schedule, "segmenter": Schedule, "tokens": Tokens, "prior": Prior}
     built: dict[str, Any] = {}
     for name, value in values.items():
         annotation = fields[name].type

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gosvae_codec import CAMVID, UNLABELLED, GosvaeError, ModelBundle
-from gosvae_codec.bundle import ENCODER, INT8, MASK
+from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MASK, PRIOR
 
 from .config import Config, ConfigError, load_config
 from .data import DataError, Sample, describe, load_camvid
-from .evaluate import evaluate, table
+from .evaluate import INTRA_FRAMES, evaluate, table
 from .networks import Expert, TokenSegmenter, resize_logits
+from .prior import fit_prior
 from .quantize import write_int8
 
 OPSET = 18
@@ -319,6 +320,7 @@ def write_bundle(
     float_encoder = write_onnx(encoder, frames, ("frames", "tokens"), folder / ENCODER)
     kept = tokens_kept(folder / ENCODER, frames, indices)
     float_mask = write_onnx(mask, indices, ("tokens", "logits"), folder / MASK)
+    fit_prior(folder, train, config.prior, config.seed)
     unnamed = folder / "expert.onnx"
     write_onnx(expert, frames, ("frames", "logits"), unnamed)
     expert_record = {"name": "EfficientNet-Lite0 FPN", **record(unnamed)}
@@ -328,7 +330,7 @@ def write_bundle(
     unnamed.replace(experts / f"{expert_record['sha256'][:16]}.onnx")
 
     manifest: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "name": config.name,
         "input_size": list(config.input_size),
         "grid": list(indices[0].shape[2:]),
@@ -339,7 +341,7 @@ def write_bundle(
             {"id": label.id, "name": label.name, "color": list(label.color)}
             for label in CAMVID.labels
         ],
-        "files": {name: record(folder / name) for name in (ENCODER, MASK)},
+        "files": {name: record(folder / name) for name in (ENCODER, MASK, PRIOR)},
         "expert": expert_record,
         "provenance": {
             "data": describe("train", train),
@@ -366,22 +368,42 @@ def write_bundle(
     write_int8(float_encoder, some, FLOAT_CONVOLUTIONS, folder / INT8[ENCODER])
     write_int8(float_mask, codes, 0, folder / INT8[MASK])
     manifest["files"] |= {name: record(folder / name) for name in INT8.values()}
+    figures = {
+        "tokens_kept_by_float16": round(kept, 4),
+        "float16_miou": [row["miou"] for row in unquantized["levels"]],
+    }
+    measure(folder, manifest, val, figures)
+    return manifest
+
+
+def measure(
+    folder: Path, manifest: dict[str, Any], val: list[Sample], known: dict[str, Any]
+) -> None:
+    """Add figures to a bundle's manifest, and write it and the model card.
+
+    Args:
+        folder: the bundle's.
+        manifest: everything but ``figures``, which is replaced.
+        val: what to measure on.
+        known: figures that were measured before.
+    """
+    manifest.pop("figures", None)
+    path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
     manifest["figures"] = {
         "data": describe("val", val),
         "date": str(date.today()),
-        "tokens_kept_by_float16": round(kept, 4),
-        "float16_miou": [row["miou"] for row in unquantized["levels"]],
+        **known,
         **evaluate(ModelBundle.load(folder), val),
     }
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
-    (folder / "README.md").write_text(model_card(manifest, config))
-    return manifest
+    (folder / "README.md").write_text(model_card(manifest))
 
 
-def model_card(manifest: dict[str, Any], config: Config) -> str:
+def model_card(manifest: dict[str, Any]) -> str:
     """Return the text of the bundle's model card."""
     figures, compute = manifest["figures"], manifest["compute"]
+    provenance = manifest["provenance"]
     height, width = manifest["input_size"]
 
     def sizes(macs: str, parameters: str) -> str:
@@ -403,7 +425,9 @@ CamVid's bicyclist is `rider`, its sign `traffic sign`).
 
 ## Figures
 
-{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU; bytes are whole serialised packets.
+{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU. Bytes a frame are whole serialised
+packets: with codes of fixed length, as in wire format 1; as intra frames; and at the data's frame
+rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 
 {table(figures)}
 
@@ -416,8 +440,8 @@ the task; it does not save the vehicle compute.
 
 ## Data and terms
 
-Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was trained on.
-{manifest["provenance"]["license"]}. Initial weights: {manifest["provenance"]["initial_weights"]}.
+Trained on {provenance["data"]}; no frame of `val` or `test` was trained on.
+{provenance["license"]}. Initial weights: {provenance["initial_weights"]}.
 
 ## Made by
 
@@ -426,7 +450,7 @@ Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was tra
 After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU;
 the expert has none.
 
-Seed {config.seed}, commit {manifest["provenance"]["commit"]}. {config.notes}
+Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
 """
 
 
