@@ -244,9 +244,9 @@ def building(rng: np.random.Generator, width: float, style: str, sides: bool = T
     if sides and style not in ("shed",):
         for floor in range(1, storeys):
             base = ground + (floor - 1) * storey
-            for y in np.arange(2.0, depth - 2, 3.6):
-                if style == "office" or rng.random() < 0.4:
-                    blank.append(Opening(y, y + 1.0, base + 0.9, base + storey - 0.5, kind))
+            for y in np.arange(1.6, depth - 2, 2.7):
+                if style == "office" or rng.random() < 0.7:
+                    blank.append(Opening(y, y + 1.05, base + 0.9, base + storey - 0.5, kind))
     flank = facade.build(depth, height, blank)
     left, right = pose(0, depth, 0, -np.pi / 2), pose(width, 0, 0, np.pi / 2)
     mesh.append(flank, left)

@@ -261,8 +261,8 @@ def _grass(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
     fine = nodes.noise(at, 38.0, 3.0, 0.8)
     color = nodes.mix(nodes.ramp(nodes.noise(at, 0.5, 4.0), 0.35, 0.7), nodes.scaled(tint, 0.75), nodes.mix(0.5, tint, (0.30, 0.24, 0.10)))
-    color = nodes.scaled(color, nodes.ramp(fine, 0.25, 0.75, 0.5, 1.4))
-    return _principled(nodes, color, 1.0, Normal=_bump(nodes, fine, 0.9, 0.06), Specular_IOR_Level=0.1)
+    color = nodes.scaled(color, nodes.ramp(fine, 0.25, 0.75, 0.68, 1.25))
+    return _principled(nodes, color, 1.0, Normal=_bump(nodes, fine, 0.5, 0.03), Specular_IOR_Level=0.1)
 
 
 def _leaf(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -300,7 +300,7 @@ def world(sky: Sky, seed: int) -> Any:
     gradient = nodes.mix(nodes.math("POWER", height, 0.5), sky.horizon, sky.zenith)
     toward = sun_direction(sky)
     cosine = nodes.math("MAXIMUM", nodes.vector("DOT_PRODUCT", direction, tuple(toward)), 0.0)
-    strength = min(sky.sun / 4.0, 1.0)
+    strength = min(sky.sun / 6.0, 1.0)
     glow = nodes.math("ADD", nodes.math("MULTIPLY", nodes.math("POWER", cosine, 6.0), 0.28 * strength),
                       nodes.math("MULTIPLY", nodes.math("POWER", cosine, 120.0), 0.9 * strength))
     color = nodes.mix(1.0, gradient, nodes.scaled(_constant(nodes, sky.sun_color), glow), "ADD")
@@ -314,8 +314,14 @@ def world(sky: Sky, seed: int) -> Any:
     shade = nodes.ramp(nodes.noise(plane, 2.1, 6.0), 0.3, 0.75, 1.12, 0.72)
     cloud = nodes.scaled(_constant(nodes, sky.cloud_color), nodes.math("MULTIPLY", shade, nodes.math("ADD", 0.95, nodes.math("MULTIPLY", glow, 0.8))))
     color = nodes.mix(nodes.math("MULTIPLY", cover, 0.9), color, cloud)
-    background = nodes.new("ShaderNodeBackground", {"Color": color, "Strength": 1.0})
-    nodes.new("ShaderNodeOutputWorld", {"Surface": background.outputs[0]})
+    # Clouds cost much; only what is looked at, or mirrored, needs them.
+    mean = nodes.mix(0.6 * sky.clouds, gradient, sky.cloud_color)
+    plain = nodes.new("ShaderNodeBackground", {"Color": mean})
+    full = nodes.new("ShaderNodeBackground", {"Color": color})
+    path = nodes.new("ShaderNodeLightPath").outputs
+    seen = nodes.math("MAXIMUM", path["Is Camera Ray"], path["Is Glossy Ray"])
+    both = nodes.new("ShaderNodeMixShader", {0: seen, 1: plain.outputs[0], 2: full.outputs[0]})
+    nodes.new("ShaderNodeOutputWorld", {"Surface": both.outputs[0]})
     return made
 
 

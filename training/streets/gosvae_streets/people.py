@@ -163,7 +163,7 @@ def rider(looks: Looks, phase: int, motor: bool) -> Mesh:
                     (0.088, 0.062, 0.046), _cloth(looks.trousers))
         mesh.ellipsoid(end + (0, 0.07, -0.04), (0.047, 0.13, 0.05), "matte", (0.08, 0.07, 0.06, 0.6), 8)
     for x, hand in zip((-0.19, 0.19), hands, strict=True):
-        end = _limb(mesh, neck + (x, 0, -0.085), hand, (0.32, 0.32), (np.sign(x), -0.3, -0.6),
+        end = _limb(mesh, neck + (x, 0, -0.085), hand, (0.32, 0.32), (0.3 * np.sign(x), -0.3, -1.0),
                     (0.058, 0.048, 0.04), _cloth(looks.coat))
         mesh.ellipsoid(end, (0.04, 0.05, 0.04), "matte", (0.1, 0.1, 0.1, 0.7), 6)
     _torso(mesh, looks, hip, neck)

@@ -97,17 +97,17 @@ class Sky:
         """Return a sky of a kind."""
         azimuth = rng.uniform(-np.pi, np.pi)
         if kind == "sun":
-            return Sky(kind, np.radians(rng.uniform(28, 58)), azimuth, 4.2, (1.0, 0.95, 0.86),
-                       (0.16, 0.34, 0.72), (0.62, 0.76, 0.92), rng.uniform(0.05, 0.35), (1.0, 1.0, 1.0), 0.0, False, 0.0, 1400.0)
+            return Sky(kind, np.radians(rng.uniform(28, 58)), azimuth, 9.0, (1.0, 0.95, 0.86),
+                       (0.22, 0.38, 0.68), (0.70, 0.80, 0.92), rng.uniform(0.25, 0.5), (1.0, 1.0, 1.0), 0.2, False, 0.0, 1600.0)
         if kind == "low sun":
-            return Sky(kind, np.radians(rng.uniform(9, 20)), azimuth, 3.6, (1.0, 0.80, 0.56),
-                       (0.20, 0.36, 0.66), (0.92, 0.78, 0.62), rng.uniform(0.1, 0.5), (1.0, 0.92, 0.84), 0.15, False, 0.0, 900.0)
+            return Sky(kind, np.radians(rng.uniform(9, 20)), azimuth, 8.5, (1.0, 0.78, 0.52),
+                       (0.26, 0.38, 0.62), (0.92, 0.80, 0.66), rng.uniform(0.1, 0.5), (1.0, 0.92, 0.84), 0.45, False, 0.0, 1000.0)
         if kind == "clouds":
-            return Sky(kind, np.radians(rng.uniform(25, 50)), azimuth, 2.6, (1.0, 0.96, 0.90),
-                       (0.22, 0.38, 0.66), (0.76, 0.82, 0.90), rng.uniform(0.5, 0.75), (0.95, 0.96, 1.0), 0.1, False, 0.0, 1000.0)
+            return Sky(kind, np.radians(rng.uniform(25, 50)), azimuth, 5.5, (1.0, 0.96, 0.90),
+                       (0.22, 0.38, 0.66), (0.76, 0.82, 0.90), rng.uniform(0.5, 0.75), (0.95, 0.96, 1.0), 0.1, False, 0.0, 1200.0)
         if kind == "overcast":
             return Sky(kind, np.radians(50), azimuth, 0.35, (1.0, 1.0, 1.0),
-                       (0.62, 0.66, 0.72), (0.88, 0.90, 0.93), 0.9, (0.80, 0.82, 0.86), 0.25, False, 0.0, 700.0)
+                       (0.62, 0.66, 0.72), (0.88, 0.90, 0.93), 0.9, (0.80, 0.82, 0.86), 0.45, False, 0.0, 700.0)
         if kind == "dusk":
             return Sky(kind, np.radians(rng.uniform(2.5, 5)), azimuth, 0.5, (1.0, 0.55, 0.30),
                        (0.07, 0.11, 0.24), (0.62, 0.38, 0.28), rng.uniform(0.2, 0.6), (0.34, 0.26, 0.30), 1.3, True, rng.choice([0.0, 0.0, 0.7]), 700.0)
@@ -223,7 +223,6 @@ class _Builder:
             fov=np.radians(rng.uniform(56, 70)), shake=rng.uniform(0, 6.3, 8),
         )
         offset = street.hand * street.lane * (0.5 if street.lanes == 1 else rng.choice([0.5, 1.5]))
-        self._ego_lane = offset
         return Scene(street, tuple(self.things), self.sky, view, self.speed, float(offset))
 
     def _street(self) -> Street:
@@ -524,7 +523,9 @@ class _Builder:
         for junction in street.junctions:
             if len(junction.sides) < 2 or rng.random() < 0.3:
                 continue
-            state = int(rng.choice([0, 2, 2, 1], p=[0.3, 0.3, 0.3, 0.1]))
+            state = int(rng.choice(3, p=(0.3, 0.1, 0.6)))
+            if junction.s < street.length + 25:
+                state = 2
             for direction, turn in ((street.hand, 0.0), (-street.hand, np.pi)):
                 head = furniture.traffic_light(state)
                 near = junction.s - (1 if turn == 0 else -1) * (junction.half + 3.4)
@@ -633,7 +634,6 @@ class _Builder:
         rng, street = self.rng, self.street
         hand, lane = street.hand, street.lane
         end = street.length + 180
-        reach = self.speed * self.seconds
         busy = rng.uniform(0.4, 1.0)
         tram = street.rails
         for k in range(street.lanes):
@@ -651,7 +651,6 @@ class _Builder:
                 self._vehicles.append((at + oncoming * self.seconds * 0.4, -d, -oncoming * 0.6, 28.0))
                 continue
             self._lane(begin, end + oncoming * self.seconds, -d, oncoming, False, (6 / busy, 50 / busy))
-        del reach
 
     def _parked(self) -> None:
         rng, street = self.rng, self.street

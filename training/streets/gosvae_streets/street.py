@@ -254,11 +254,8 @@ def _side_street(street: Street, junction: Junction, side: int, road: Mesh, pave
     for t in np.arange(street.half + 6, reach - 3, 5.0):
         strip(road, path, np.array((t, t + 2.0)), -0.05, 0.05, 0.006, 0.006, "line", PAINT)
     for e in np.arange(0.2, half - 0.4, 0.9):
-        inner = -street.hand * side * 0 + e
-        for sign in (1, -1):
-            a, b = sorted((sign * inner, sign * (inner + 0.5)))
-            if sign == -street.hand:
-                strip(road, path, np.array((street.half + 0.5, street.half + 0.8)), a, b, 0.006, 0.006, "line", PAINT)
+        a, b = sorted((-street.hand * e, -street.hand * (e + 0.5)))
+        strip(road, path, np.array((street.half + 0.5, street.half + 0.8)), a, b, 0.006, 0.006, "line", PAINT)
 
 
 def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
@@ -266,13 +263,15 @@ def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
     path, half = street.path, street.half
     base = np.asarray(street.look["asphalt"][:3])
     end = street.length + 120
-    for _ in range(int(rng.integers(4, 16))):
+    # Every layer has a height of its own: coinciding surfaces would shade each other.
+    for layer in range(int(rng.integers(4, 16))):
         s, length = rng.uniform(-15, end), rng.uniform(1, 14)
         width = rng.uniform(0.6, 2.2)
         d = rng.uniform(-half + 0.5, half - 0.5 - width)
         shade = (*np.clip(base * rng.uniform(0.62, 1.22), 0, 1), 0.9)
         at = np.linspace(s, s + length, max(2, int(length / 2) + 1))
-        strip(road, path, at, d, d + width, 0.004, 0.004, "asphalt", shade)
+        h = 0.0036 + 0.0002 * layer
+        strip(road, path, at, d, d + width, h, h, "asphalt", shade)
     for lane in np.arange(street.lanes) + 0.5:
         for side in (-1, 1):
             for track in (-0.78, 0.78):
@@ -283,26 +282,26 @@ def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
     for _ in range(int(rng.integers(5, 14))):
         s = rng.uniform(-10, end)
         d = rng.uniform(-half + 0.7, half - 0.7)
-        center = path.at(s, d, 0.006)
+        center = path.at(s, d, 0.0095)
         road.disc(center, (0, 0, 1), 0.33, "metal", (0.20, 0.19, 0.18, 0.7), 18)
         road.disc(center + (0, 0, 0.002), (0, 0, 1), 0.27, "asphalt", (0.26, 0.25, 0.24, 0.7), 18)
     for s in np.arange(-10, end, 24.0):
         for side in (-1, 1):
             a = side * (half - 0.42)
-            strip(road, path, np.array((s, s + 0.45)), min(a, a + side * 0.36), max(a, a + side * 0.36), 0.006, 0.006, "metal", (0.13, 0.13, 0.13, 0.7))
+            strip(road, path, np.array((s, s + 0.45)), min(a, a + side * 0.36), max(a, a + side * 0.36), 0.0095, 0.0095, "metal", (0.13, 0.13, 0.13, 0.7))
     if street.rails:
         for track in (-1, 1):
             middle = track * street.lane / 2
             s = np.arange(path.s[0], path.s[-1], 2.0)
-            strip(road, path, s, middle - 1.1, middle + 1.1, 0.004, 0.004, "slab", (0.45, 0.44, 0.42, 0.9))
+            strip(road, path, s, middle - 1.1, middle + 1.1, 0.0080, 0.0080, "slab", (0.45, 0.44, 0.42, 0.9))
             for rail in (-0.72, 0.72):
-                strip(road, path, s, middle + rail - 0.035, middle + rail + 0.035, 0.008, 0.008, "metal", (0.62, 0.61, 0.60, 0.25))
-                strip(road, path, s, middle + rail + 0.035, middle + rail + 0.08, 0.0075, 0.0075, "matte", (0.08, 0.08, 0.08, 0.9))
+                strip(road, path, s, middle + rail - 0.035, middle + rail + 0.035, 0.0090, 0.0090, "metal", (0.62, 0.61, 0.60, 0.25))
+                strip(road, path, s, middle + rail + 0.035, middle + rail + 0.08, 0.0086, 0.0086, "matte", (0.08, 0.08, 0.08, 0.9))
 
 
 def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
     path, half, hand = street.path, street.half, street.hand
-    h = 0.009
+    h = 0.011
 
     def clear(s: float, margin: float = 2.0) -> bool:
         return street.is_clear(s, margin)
@@ -333,7 +332,7 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
             for s in np.arange(-60.0, path.s[-1] - 60, 6.0):
                 if clear(s, 9):
                     a, b = sorted((side * edge, side * (half - 0.3)))
-                    strip(road, path, np.array((s, s + 0.09)), a, b, h, h, "line", PAINT)
+                    strip(road, path, np.array((s, s + 0.09)), a, b, h + 0.0005, h + 0.0005, "line", PAINT)
     elif street.look["kerb line"] == "double yellow":
         for side in (-1, 1):
             line(side * (half - 0.35), 0.07, tint=YELLOW)
@@ -346,28 +345,26 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
             line(side * (half - 1.5), 0.12)
             s = np.arange(-100.0, path.s[-1] - 30, 2.0)
             d0, d1 = sorted((side * (half - 1.44), side * (half - 0.28)))
-            strip(road, path, s, d0, d1, 0.0045, 0.0045, "asphalt", (0.50, 0.25, 0.20, 0.9))
+            strip(road, path, s, d0, d1, 0.0074, 0.0074, "asphalt", (0.42, 0.29, 0.26, 0.9))
     for s in street.crossings:
         for d in np.arange(-half + 0.35, half - 0.6, 1.05):
             strip(road, path, np.array((s - 1.5, s + 1.5)), d, d + 0.52, h + 0.001, h + 0.001, "line", PAINT)
         for side in (-1, 1):
             a, b = sorted((side * hand * 0.2, side * hand * (edge - 0.1)))
             at = s - side * 3.6
-            strip(road, path, np.array((at - 0.15, at + 0.15)), a, b, h, h, "line", PAINT)
+            strip(road, path, np.array((at - 0.15, at + 0.15)), a, b, h + 0.0015, h + 0.0015, "line", PAINT)
     for junction in street.junctions:
         for side in (1, -1):
             if len(junction.sides) < 2:
                 continue
             a, b = sorted((side * hand * 0.2, side * hand * (edge - 0.1)))
             at = junction.s - side * (junction.half + 3.4)
-            strip(road, path, np.array((at - 0.16, at + 0.16)), a, b, h, h, "line", PAINT)
+            strip(road, path, np.array((at - 0.16, at + 0.16)), a, b, h + 0.0015, h + 0.0015, "line", PAINT)
             if street.lanes > 1:
                 for k in range(street.lanes):
                     _arrow(road, path, at - side * 7, side * hand * (k + 0.5) * street.lane, side, h)
-        for d in (0.5, -0.5):
-            for k in range(int(2 * junction.half / 1.2)):
-                s = junction.s - junction.half + 1.2 * k
-                strip(road, path, np.array((s, s + 0.5)), d * 0 - 0.05, 0.05, h, h, "line", PAINT)
+        for s in np.arange(junction.s - junction.half, junction.s + junction.half - 0.5, 1.2):
+            strip(road, path, np.array((s, s + 0.5)), -0.05, 0.05, h, h, "line", PAINT)
 
 
 def _arrow(road: Mesh, path: Path, s: float, d: float, side: int, h: float) -> None:

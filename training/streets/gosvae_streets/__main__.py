@@ -1,0 +1,207 @@
+"""Command line: `python -m gosvae_streets render FOLDER` and `python -m gosvae_streets bag FOLDER FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import queue
+import sys
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .bag import write_bag
+from .output import OutputError, Place, claim, write_frame
+from .scene import KINDS, SKIES, Scene
+
+
+@dataclass(frozen=True)
+class Job:
+    """How all drives of a set are rendered."""
+
+    root: Path
+    split: str
+    seed: int
+    frames: int
+    rate: float
+    size: tuple[int, int]
+    samples: int
+    threads: int
+    shutter: float
+    kind: str
+    sky: str
+
+    def places(self, drive: int) -> list[Place]:
+        """Return where the frames of a drive go."""
+        return [Place(self.root, self.split, self.seed, drive, k) for k in range(self.frames)]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides how frames look."""
+        names = ("split", "seed", "frames", "rate", "size", "samples", "shutter", "kind", "sky")
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "size": list(self.size)}
+
+
+_done: Any = None
+
+
+def _start(done: Any) -> None:
+    global _done
+    _done = done
+
+
+def _render_drive(job: Job, drive: int) -> None:
+    """Render the frames of a drive that are not there yet; runs in a process of its own."""
+    missing = [place for place in job.places(drive) if not place.camera.exists()]
+    if not missing:
+        return
+    from .render import Renderer, silence
+
+    log = job.root / "blender.log"
+    scene = Scene.draw(job.seed, drive, job.frames / job.rate, job.kind, job.sky)
+    with silence(log):
+        renderer = Renderer(
+            scene, job.size, job.samples, job.threads, 1000 * job.seed + drive, job.shutter, job.rate
+        )
+        for place in missing:
+            time = place.frame / job.rate
+            write_frame(place, scene, time, *renderer.render(time))
+            _done.put(1)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    if find_spec("bpy") is None:
+        raise OutputError(
+            f"Blender's module bpy is not installed in this Python {sys.version_info[0]}."
+            f"{sys.version_info[1]}; it is made for 3.11 alone: pip install 'gosvae-streets[render]'"
+        )
+    job = Job(
+        arguments.folder, arguments.split, arguments.seed, arguments.frames, arguments.rate,
+        arguments.size, arguments.samples, arguments.threads, arguments.shutter, arguments.kind,
+        arguments.sky,
+    )
+    claim(job.root, job.settings())
+    drives = range(arguments.first, arguments.first + arguments.drives)
+    there = sum(place.camera.exists() for drive in drives for place in job.places(drive))
+    context = multiprocessing.get_context("spawn")
+    done = context.Manager().Queue()
+    # One drive per process: Blender gives back little of what it took.
+    pool = ProcessPoolExecutor(arguments.workers, context, _start, (done,), max_tasks_per_child=1)
+    total = len(drives) * job.frames
+    with tqdm(total=total, initial=there, unit="frame", smoothing=0.05) as bar, pool:
+        running = {pool.submit(_render_drive, job, drive) for drive in drives}
+        try:
+            while running:
+                finished, running = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
+                while True:
+                    try:
+                        bar.update(done.get_nowait())
+                    except queue.Empty:
+                        break
+                for future in finished:
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _bag(arguments: argparse.Namespace) -> None:
+    count = write_bag(
+        arguments.folder, arguments.drive, arguments.rate, arguments.file, arguments.quality
+    )
+    size = arguments.file.stat().st_size / 1e6
+    print(f"{arguments.file}: {count} frames at {arguments.rate:g} Hz, {size:.1f} MB")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    size = int(width), int(height)
+    if not all(16 <= side <= 8192 for side in size):
+        raise ValueError
+    return size
+
+
+def _at_least(low: float, kind: type) -> Any:
+    def check(text: str) -> Any:
+        value = kind(text)
+        if not value >= low:
+            raise ValueError
+        return value
+
+    check.__name__ = f"number from {low:g}:"
+    return check
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1000:
+        raise ValueError
+    return value
+
+
+_size.__name__ = "size such as 1024x512:"
+_positive.__name__ = "rate above 0:"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gosvae_streets", description="Rendered, labelled drives through streets.")
+    commands = parser.add_subparsers(required=True, parser_class=_Parser)
+    whole, count = _at_least(0, int), _at_least(1, int)
+    render = commands.add_parser("render", help="render drives into a folder, or go on doing so")
+    render.set_defaults(run=_render)
+    render.add_argument("folder", type=Path)
+    render.add_argument("--seed", type=whole, default=1)
+    render.add_argument("--first", type=whole, default=0, help="number of the first drive")
+    render.add_argument("--drives", type=count, default=1, help="how many, each another scene")
+    render.add_argument("--frames", type=count, default=10, help="per drive")
+    render.add_argument("--rate", type=_positive, default=1.0, help="frames per second")
+    render.add_argument("--size", type=_size, default=(480, 360), metavar="WIDTHxHEIGHT")
+    render.add_argument("--samples", type=count, default=4, help="paths per pixel")
+    render.add_argument("--workers", type=count, default=1, help="processes, one drive each")
+    render.add_argument("--threads", type=count, default=1, help="of each process")
+    render.add_argument("--shutter", type=float, default=0.0, help="0 to 1, for motion blur")
+    render.add_argument("--split", choices=("train", "val", "test"), default="train")
+    render.add_argument("--kind", choices=KINDS, default="", help="of street; drawn if not given")
+    render.add_argument("--sky", choices=SKIES, default="", help="drawn if not given")
+    bag = commands.add_parser("bag", help="write a rendered drive as an MCAP file")
+    bag.set_defaults(run=_bag)
+    bag.add_argument("folder", type=Path)
+    bag.add_argument("file", type=Path)
+    bag.add_argument("--drive", type=whole, default=0)
+    bag.add_argument("--rate", type=_positive, default=10.0, help="that it was rendered at")
+    bag.add_argument("--quality", type=count, default=92, help="of the JPEGs, to 100")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, 1 when it failed, 130 when interrupted."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (OutputError, OSError) as error:
+        print(f"gosvae_streets: {error}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print("gosvae_streets: a rendering process was killed, perhaps for want of memory; "
+              "start again with fewer --workers to go on", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ngosvae_streets: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
