@@ -3,13 +3,14 @@
 
 RUN := python3 tools/setup_environment.py --exec
 TRAIN := python3 tools/setup_environment.py --training --exec
+STREETS := python3 tools/setup_environment.py --streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
 BUNDLE ?= models/camvid-f16
 
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo test test-training lint train evaluate shell clean
+.PHONY: help demo test test-training test-streets lint train evaluate streets shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,8 +25,10 @@ help:
 	@echo "make evaluate DATA=PATH   measure a bundle on the val split of CamVid at PATH"
 	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE); figures in a file"
 	@echo "make test-training        tests of training"
+	@echo "make streets ARGS=...     render labelled drives; ARGS='render --help' tells more"
+	@echo "make test-streets         tests of rendering"
 	@echo "make shell                a shell in which ros2_ws is built and sourced"
-	@echo "make clean                delete what these made, but for training runs and their environment"
+	@echo "make clean                delete what these made, but for training runs, and the environments of training and streets"
 	@echo "PYTHON=PATH with any of them names the Python to use, 3.10 to 3.13"
 
 demo:
@@ -36,6 +39,12 @@ test:
 
 test-training:
 	@$(TRAIN) $(PYTEST) training/tests
+
+test-streets:
+	@$(STREETS) $(PYTEST) training/streets/tests
+
+streets:
+	@$(STREETS) python -m gosvae_streets $(ARGS)
 
 lint:
 	@$(RUN) ruff check
@@ -57,4 +66,4 @@ shell:
 clean:
 	rm -rf .venv out ros2_ws/build ros2_ws/install ros2_ws/log
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -path ./.venv-training -prune -o -name __pycache__ -exec rm -rf {} +
+	find . \( -path ./.venv-training -o -path ./.venv-streets \) -prune -o -name __pycache__ -exec rm -rf {} +

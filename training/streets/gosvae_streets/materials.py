@@ -101,6 +101,11 @@ def _principled(nodes: _Nodes, color: Any, roughness: Any, **more: Any) -> Any:
     return nodes.new("ShaderNodeBsdfPrincipled", inputs).outputs[0]
 
 
+def _rough(nodes: _Nodes, color: Any) -> Any:
+    # Most of a street is rough: this costs a third of the principled shader.
+    return nodes.new("ShaderNodeBsdfDiffuse", {"Color": color, "Roughness": 0.6}).outputs[0]
+
+
 def _position(nodes: _Nodes) -> Any:
     return nodes.new("ShaderNodeNewGeometry").outputs["Position"]
 
@@ -114,7 +119,7 @@ def _bump(nodes: _Nodes, height: Any, strength: float, distance: float = 0.02) -
 
 
 def _matte(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
-    return _principled(nodes, tint, rough, Specular_IOR_Level=0.35)
+    return _rough(nodes, tint)
 
 
 def _sign(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -129,12 +134,12 @@ def _paint(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
 
 def _panel(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     dirt = nodes.ramp(nodes.noise(_position(nodes), 0.8), 0.3, 0.8, 1.0, 0.82)
-    return _principled(nodes, nodes.scaled(tint, dirt), 0.45)
+    return _rough(nodes, nodes.scaled(tint, dirt))
 
 
 def _glass(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     # Not quite flat, so that what it mirrors wavers as in real panes.
-    wave = _bump(nodes, nodes.noise(_position(nodes), 1.3, 1.0), 0.05, 0.06)
+    wave = _bump(nodes, nodes.noise(_position(nodes), 1.3, 0.0), 0.05, 0.06)
     return _principled(nodes, tint, rough, IOR=1.6, Specular_IOR_Level=0.9, Normal=wave)
 
 
@@ -168,9 +173,8 @@ def _brick(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
         {"Vector": at, "Color1": dark, "Color2": light, "Mortar": (0.42, 0.39, 0.34, 1), "Scale": 1.0,
          "Mortar Size": 0.009, "Brick Width": 0.235, "Row Height": 0.078, "Bias": -0.1},
     )
-    stain = nodes.ramp(nodes.noise(_position(nodes), 0.35), 0.3, 0.75, 0.78, 1.08)
-    bump = _bump(nodes, texture.outputs["Factor"], -0.5, 0.01)
-    return _principled(nodes, nodes.scaled(texture.outputs["Color"], stain), 0.9, Normal=bump, Specular_IOR_Level=0.2)
+    stain = nodes.ramp(nodes.noise(_position(nodes), 0.35, 1.0), 0.3, 0.75, 0.78, 1.08)
+    return _rough(nodes, nodes.scaled(texture.outputs["Color"], stain))
 
 
 def _stone(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -180,17 +184,15 @@ def _stone(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
         {"Vector": at, "Color1": nodes.scaled(tint, 0.85), "Color2": nodes.scaled(tint, 1.1), "Mortar": (0.26, 0.24, 0.21, 1),
          "Scale": 1.0, "Mortar Size": 0.008, "Brick Width": 0.7, "Row Height": 0.32},
     )
-    stain = nodes.ramp(nodes.noise(_position(nodes), 0.5, 5.0), 0.3, 0.75, 0.7, 1.08)
-    bump = _bump(nodes, texture.outputs["Factor"], -0.5, 0.015)
-    return _principled(nodes, nodes.scaled(texture.outputs["Color"], stain), 0.9, Normal=bump, Specular_IOR_Level=0.2)
+    stain = nodes.ramp(nodes.noise(_position(nodes), 0.5, 2.0), 0.3, 0.75, 0.7, 1.08)
+    return _rough(nodes, nodes.scaled(texture.outputs["Color"], stain))
 
 
 def _plaster(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
     stretched = nodes.vector("MULTIPLY", at, (1.0, 1.0, 0.18))
-    streaks = nodes.ramp(nodes.noise(stretched, 1.6, 4.0), 0.35, 0.8, 1.04, 0.80)
-    blotches = nodes.ramp(nodes.noise(at, 0.25), 0.3, 0.7, 0.92, 1.04)
-    return _principled(nodes, nodes.scaled(nodes.scaled(tint, streaks), blotches), 0.92, Specular_IOR_Level=0.2)
+    streaks = nodes.ramp(nodes.noise(stretched, 1.6, 2.0), 0.35, 0.8, 1.04, 0.80)
+    return _rough(nodes, nodes.scaled(tint, streaks))
 
 
 def _roof(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -200,41 +202,35 @@ def _roof(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
         {"Vector": at, "Color1": nodes.scaled(tint, 0.75), "Color2": nodes.scaled(tint, 1.15), "Mortar": (0.03, 0.03, 0.03, 1),
          "Scale": 1.0, "Mortar Size": 0.012, "Brick Width": 0.3, "Row Height": 0.26},
     )
-    moss = nodes.ramp(nodes.noise(_position(nodes), 0.6), 0.45, 0.8, 1.05, 0.7)
-    return _principled(nodes, nodes.scaled(texture.outputs["Color"], moss), 0.8, Normal=_bump(nodes, texture.outputs["Factor"], -0.7, 0.02))
+    return _rough(nodes, texture.outputs["Color"])
 
 
 def _asphalt(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
-    grain = nodes.ramp(nodes.noise(at, 55.0, 2.0, 0.8), 0.3, 0.7, 0.78, 1.2)
-    broad = nodes.ramp(nodes.noise(at, 0.22, 4.0), 0.3, 0.7, 0.82, 1.12)
-    stain = nodes.ramp(nodes.noise(at, 1.7, 4.0, 0.7), 0.55, 0.78, 1.0, 0.82)
-    warped = nodes.vector("ADD", at, nodes.vector("MULTIPLY", nodes.new("ShaderNodeTexNoise", {"Vector": at, "Scale": 1.1, "Detail": 3.0}).outputs[1], (1.4, 1.4, 1.4)))
-    cells = nodes.new("ShaderNodeTexVoronoi", {"Vector": warped, "Scale": 0.30}, feature="DISTANCE_TO_EDGE").outputs["Distance"]
-    where = nodes.ramp(nodes.noise(at, 0.09), 0.48, 0.56)
-    crack = nodes.math("MULTIPLY", nodes.ramp(cells, 0.0, 0.006, 0.55, 0.0), where)
-    color = nodes.scaled(nodes.scaled(nodes.scaled(tint, grain), broad), stain)
-    color = nodes.scaled(color, nodes.math("SUBTRACT", 1.0, crack))
+    grain = nodes.ramp(nodes.noise(at, 55.0, 1.0, 0.8), 0.3, 0.7, 0.78, 1.2)
+    broad = nodes.ramp(nodes.noise(at, 0.22, 3.0, 0.7), 0.3, 0.7, 0.78, 1.14)
+    cells = nodes.new("ShaderNodeTexVoronoi", {"Vector": at, "Scale": 0.30}, feature="DISTANCE_TO_EDGE")
+    # Cracks waver, and are not everywhere.
+    edge = nodes.math("ADD", cells.outputs["Distance"], nodes.math("MULTIPLY", nodes.math("SUBTRACT", broad, 0.93), 0.35))
+    crack = nodes.ramp(nodes.math("ABSOLUTE", edge), 0.0, 0.006, 0.55, 1.0)
+    color = nodes.scaled(tint, nodes.math("MULTIPLY", nodes.math("MULTIPLY", grain, broad), crack))
     if not sky.wet:
-        bump = _bump(nodes, nodes.noise(at, 70.0, 2.0), 0.25, 0.008)
-        return _principled(nodes, color, 0.78, Normal=bump, Specular_IOR_Level=0.35)
-    pools = nodes.ramp(nodes.noise(at, 0.33, 4.0), 0.62 - 0.25 * sky.wet, 0.72 - 0.2 * sky.wet)
+        return _rough(nodes, color)
+    pools = nodes.ramp(nodes.noise(at, 0.33, 3.0), 0.62 - 0.25 * sky.wet, 0.72 - 0.2 * sky.wet)
     color = nodes.scaled(color, nodes.ramp(pools, 0, 1, 0.62, 0.42))
-    roughness = nodes.ramp(pools, 0, 1, 0.34, 0.06)
-    bump = _bump(nodes, nodes.noise(at, 40.0, 2.0), 0.12, 0.006)
-    return _principled(nodes, color, roughness, Normal=bump, Specular_IOR_Level=0.6)
+    return _principled(nodes, color, nodes.ramp(pools, 0, 1, 0.34, 0.06), Specular_IOR_Level=0.6)
 
 
 def _line(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
-    worn = nodes.ramp(nodes.noise(at, 9.0, 5.0, 0.75), 0.50, 0.66)
-    where = nodes.ramp(nodes.noise(at, 0.4), 0.25, 0.75, 0.25, 0.95)
+    worn = nodes.ramp(nodes.noise(at, 9.0, 3.0, 0.75), 0.50, 0.66)
+    where = nodes.ramp(nodes.noise(at, 0.4, 1.0), 0.25, 0.75, 0.25, 0.95)
     share = nodes.math("MULTIPLY", worn, where)
     ground = (0.13, 0.13, 0.13)
-    color = nodes.scaled(nodes.mix(share, tint, ground), nodes.ramp(nodes.noise(at, 1.2), 0.3, 0.7, 0.85, 1.05))
+    color = nodes.mix(share, tint, ground)
     if sky.wet:
         return _principled(nodes, nodes.scaled(color, 0.7), 0.2, Specular_IOR_Level=0.6)
-    return _principled(nodes, color, 0.7)
+    return _rough(nodes, color)
 
 
 def _slab(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -244,25 +240,24 @@ def _slab(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
         {"Vector": at, "Color1": nodes.scaled(tint, 0.86), "Color2": nodes.scaled(tint, 1.08), "Mortar": (0.12, 0.115, 0.11, 1),
          "Scale": 1.0, "Mortar Size": 0.010, "Brick Width": 0.75, "Row Height": 0.5},
     )
-    stain = nodes.ramp(nodes.noise(at, 0.8, 5.0, 0.7), 0.3, 0.75, 1.1, 0.72)
+    stain = nodes.ramp(nodes.noise(at, 0.8, 3.0, 0.7), 0.3, 0.75, 1.1, 0.72)
     color = nodes.scaled(texture.outputs["Color"], stain)
     if sky.wet:
         return _principled(nodes, nodes.scaled(color, 0.6), 0.25, Specular_IOR_Level=0.6)
-    return _principled(nodes, color, 0.85, Specular_IOR_Level=0.3)
+    return _rough(nodes, color)
 
 
 def _concrete(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
-    stain = nodes.ramp(nodes.noise(at, 2.5, 5.0, 0.7), 0.3, 0.75, 1.08, 0.7)
-    return _principled(nodes, nodes.scaled(tint, stain), 0.4 if sky.wet else 0.88)
+    stain = nodes.ramp(nodes.noise(at, 2.5, 2.0, 0.7), 0.3, 0.75, 1.08, 0.7)
+    return _rough(nodes, nodes.scaled(tint, stain))
 
 
 def _grass(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
-    fine = nodes.noise(at, 38.0, 3.0, 0.8)
-    color = nodes.mix(nodes.ramp(nodes.noise(at, 0.5, 4.0), 0.35, 0.7), nodes.scaled(tint, 0.75), nodes.mix(0.5, tint, (0.30, 0.24, 0.10)))
-    color = nodes.scaled(color, nodes.ramp(fine, 0.25, 0.75, 0.68, 1.25))
-    return _principled(nodes, color, 1.0, Normal=_bump(nodes, fine, 0.5, 0.03), Specular_IOR_Level=0.1)
+    dry = nodes.ramp(nodes.noise(at, 0.5, 3.0), 0.35, 0.7)
+    color = nodes.mix(dry, nodes.scaled(tint, 0.75), nodes.mix(0.5, tint, (0.30, 0.24, 0.10)))
+    return _rough(nodes, nodes.scaled(color, nodes.ramp(nodes.noise(at, 38.0, 2.0, 0.8), 0.25, 0.75, 0.6, 1.3)))
 
 
 def _leaf(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -274,8 +269,7 @@ def _leaf(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
 
 def _bark(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = nodes.vector("MULTIPLY", _position(nodes), (9.0, 9.0, 2.0))
-    ridges = nodes.noise(at, 2.0, 4.0)
-    return _principled(nodes, nodes.scaled(tint, nodes.ramp(ridges, 0.3, 0.7, 0.6, 1.2)), 0.95, Specular_IOR_Level=0.1)
+    return _rough(nodes, nodes.scaled(tint, nodes.ramp(nodes.noise(at, 2.0, 2.0), 0.3, 0.7, 0.6, 1.2)))
 
 
 _BUILD: dict[str, Callable[[_Nodes, Any, Any, Any], Any]] = {
@@ -308,10 +302,10 @@ def world(sky: Sky, seed: int) -> Any:
     flat = nodes.math("ADD", nodes.math("MAXIMUM", up, 0.0), 0.12)
     plane = nodes.vector("DIVIDE", direction, nodes.new("ShaderNodeCombineXYZ", {0: flat, 1: flat, 2: flat}).outputs[0])
     plane = nodes.vector("ADD", nodes.vector("MULTIPLY", plane, (1.0, 1.0, 0.0)), (seed % 97, seed % 89, 0.0))
-    puffs = nodes.noise(plane, 0.9, 8.0, 0.56)
+    puffs = nodes.noise(plane, 0.9, 5.0, 0.56)
     low = 0.72 - 0.42 * sky.clouds
     cover = nodes.math("MULTIPLY", nodes.ramp(puffs, low, low + 0.16), nodes.ramp(up, 0.0, 0.10))
-    shade = nodes.ramp(nodes.noise(plane, 2.1, 6.0), 0.3, 0.75, 1.12, 0.72)
+    shade = nodes.ramp(nodes.noise(plane, 2.1, 3.0), 0.3, 0.75, 1.12, 0.72)
     cloud = nodes.scaled(_constant(nodes, sky.cloud_color), nodes.math("MULTIPLY", shade, nodes.math("ADD", 0.95, nodes.math("MULTIPLY", glow, 0.8))))
     color = nodes.mix(nodes.math("MULTIPLY", cover, 0.9), color, cloud)
     # Clouds cost much; only what is looked at, or mirrored, needs them.

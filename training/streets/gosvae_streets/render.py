@@ -161,7 +161,7 @@ class Renderer:
         render.use_persistent_data = True
         render.use_compositing = render.use_sequencer = False
         cycles.seed = seed % 2**31
-        cycles.use_adaptive_sampling = False
+        cycles.use_adaptive_sampling = cycles.use_light_tree = False
         cycles.sample_clamp_indirect = 4.0
         cycles.sample_clamp_direct = 30.0
         cycles.caustics_reflective = cycles.caustics_refractive = False
