@@ -65,6 +65,14 @@ def _positive(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+_share.__name__ = "number from 0 to 1:"
 _size.__name__ = "size such as 1024x512:"
 _positive.__name__ = "rate above 0:"
 
@@ -92,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--samples", type=count, default=4, help="paths per pixel")
     render.add_argument("--workers", type=count, default=1, help="processes, one drive each")
     render.add_argument("--threads", type=count, default=1, help="of each process")
-    render.add_argument("--shutter", type=float, default=0.0, help="0 to 1, for motion blur")
+    render.add_argument("--shutter", type=_share, default=0.0, help="0 to 1, for motion blur")
     render.add_argument("--split", choices=("train", "val", "test"), default="train")
     render.add_argument("--kind", choices=KINDS, default="", help="of street; drawn if not given")
     render.add_argument("--sky", choices=SKIES, default="", help="drawn if not given")
@@ -113,6 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
         parsed.run(parsed)
     except (OutputError, OSError) as error:
         print(f"gosvae_streets: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"gosvae_streets: Blender cannot be loaded: {error}; if a library is missing, on "
+              "Debian: apt install libegl1 libgl1 libsm6 libxi6 libxkbcommon0", file=sys.stderr)
         return 1
     except BrokenProcessPool:
         print("gosvae_streets: a rendering process was killed, perhaps for want of memory; "

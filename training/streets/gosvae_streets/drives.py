@@ -75,6 +75,7 @@ def render_drives(job: Job, drives: Sequence[int], workers: int) -> None:
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
+        ImportError: Blender cannot be loaded.
         OSError: something cannot be written.
     """
     context = multiprocessing.get_context("spawn")
@@ -96,5 +97,5 @@ def render_drives(job: Job, drives: Sequence[int], workers: int) -> None:
                 for future in finished:
                     future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise

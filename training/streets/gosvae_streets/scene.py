@@ -98,7 +98,7 @@ class Sky:
         azimuth = rng.uniform(-np.pi, np.pi)
         if kind == "sun":
             return Sky(kind, np.radians(rng.uniform(28, 58)), azimuth, 9.0, (1.0, 0.95, 0.86),
-                       (0.22, 0.38, 0.68), (0.70, 0.80, 0.92), rng.uniform(0.25, 0.5), (1.0, 1.0, 1.0), 0.2, False, 0.0, 1600.0)
+                       (0.22, 0.38, 0.68), (0.70, 0.80, 0.92), rng.uniform(0.25, 0.5), (1.0, 1.0, 1.0), 0.05, False, 0.0, 1600.0)
         if kind == "low sun":
             return Sky(kind, np.radians(rng.uniform(9, 20)), azimuth, 8.5, (1.0, 0.78, 0.52),
                        (0.26, 0.38, 0.62), (0.92, 0.80, 0.66), rng.uniform(0.1, 0.5), (1.0, 0.92, 0.84), 0.45, False, 0.0, 1000.0)
@@ -110,7 +110,7 @@ class Sky:
                        (0.62, 0.66, 0.72), (0.88, 0.90, 0.93), 0.9, (0.80, 0.82, 0.86), 0.45, False, 0.0, 700.0)
         if kind == "dusk":
             return Sky(kind, np.radians(rng.uniform(2.5, 5)), azimuth, 0.5, (1.0, 0.55, 0.30),
-                       (0.07, 0.11, 0.24), (0.62, 0.38, 0.28), rng.uniform(0.2, 0.6), (0.34, 0.26, 0.30), 1.3, True, rng.choice([0.0, 0.0, 0.7]), 700.0)
+                       (0.11, 0.15, 0.25), (0.56, 0.44, 0.36), rng.uniform(0.2, 0.6), (0.32, 0.28, 0.30), 1.2, True, rng.choice([0.0, 0.0, 0.7]), 700.0)
         return Sky(kind, np.radians(45), azimuth, 0.15, (1.0, 1.0, 1.0),
                    (0.42, 0.45, 0.50), (0.66, 0.69, 0.73), 0.95, (0.52, 0.55, 0.60), 0.7, True, rng.uniform(0.7, 1.0), 380.0)
 
@@ -493,7 +493,7 @@ class _Builder:
                     turn = 0.0
                 self._sign(kind, post, s, side, turn)
                 if rng.random() < 0.25:
-                    self._sign_plate("parking", s, side, turn, 1.95)
+                    self._sign_plate("parking", s, side, turn, 1.45)
             s += rng.uniform(8, 26)
         for s in street.crossings:
             for side in (-1, 1):
