@@ -15,7 +15,7 @@ PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
 help:
 	@echo "make demo                 replay a drive through the pipeline; prints a table and pictures"
-	@echo "  INPUT=PATH              a rosbag2, video or folder of images instead of the sample drive"
+	@echo "  INPUT=PATH              a rosbag2, video or folder of images instead of the drive that ships"
 	@echo "  TOPIC=NAME              the bag's image topic, if it has several"
 	@echo "  JSON=FILE               write the figures there as well"
 	@echo "make test                 all tests but those of training"

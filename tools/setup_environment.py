@@ -673,8 +673,8 @@ def make_streets_environment(wanted: str) -> Environment:
     if found is None or not found.version.startswith(f"{version}."):
         named = f"PYTHON={wanted} is not one" if wanted else "there is none on PATH"
         raise SetupError(
-            f"rendering needs Blender's module bpy, which fits CPython {version} alone, and {named}: "
-            f"install python{version}, or name one with PYTHON=/path/to/python{version}"
+            f"rendering needs Blender's module bpy, which fits CPython {version} alone, and "
+            f"{named}: install python{version}, or name one with PYTHON=/path/to/python{version}"
         )
     if found.problem:
         raise SetupError(found.problem)
@@ -699,7 +699,7 @@ def _make_offline_environment(
                 tell(f"setting up for {name}, once")
                 venv.begin(identity, gigabytes * GIGABYTE)
                 arguments = ["--requirement", str(DEV_REQUIREMENTS)]
-                for path, wish in zip(packages, (extras, "")):
+                for path, wish in ((package, extras), (packages[1], "")):
                     arguments += ["--editable", f"{path}{wish}"]
                 venv.install(f"packages, with {engine}", arguments, clean_environment(False))
                 venv.finish(identity, content)

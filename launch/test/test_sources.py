@@ -76,7 +76,9 @@ def write_bag(
                 png = cv2.imencode(".png", rgb[..., ::-1])[1].reshape(-1)
                 packed = {
                     f"{kind} label": MESSAGE["CompressedImage"](
-                        header, f"mono8; {kind} compressed", cv2.imencode(f".{kind}", ids)[1].reshape(-1)
+                        header,
+                        f"mono8; {kind} compressed",
+                        cv2.imencode(f".{kind}", ids)[1].reshape(-1),
                     )
                     for kind in ("png", "jpeg")
                 }

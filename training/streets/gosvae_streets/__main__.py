@@ -1,4 +1,4 @@
-"""Command line: `python -m gosvae_streets render FOLDER` and `python -m gosvae_streets bag FOLDER FILE`."""
+"""Command line: `python -m gosvae_streets render FOLDER`, and `... bag FOLDER FILE`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ def _render(arguments: argparse.Namespace) -> None:
     if find_spec("bpy") is None:
         raise OutputError(
             f"Blender's module bpy is not installed in this Python {sys.version_info[0]}."
-            f"{sys.version_info[1]}; it is made for 3.11 alone: pip install 'gosvae-streets[render]'"
+            f"{sys.version_info[1]}; made for 3.11 alone: pip install 'gosvae-streets[render]'"
         )
     job = Job(
-        arguments.folder, arguments.split, arguments.seed, arguments.frames, arguments.rate,
-        arguments.size, arguments.samples, arguments.threads, arguments.shutter, arguments.kind,
+        arguments.folder,
+        arguments.split,
+        arguments.seed,
+        arguments.frames,
+        arguments.rate,
+        arguments.size,
+        arguments.samples,
+        arguments.threads,
+        arguments.shutter,
+        arguments.kind,
         arguments.sky,
     )
     claim(job.root, job.settings())
@@ -85,7 +93,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gosvae_streets", description="Rendered, labelled drives through streets.")
+    parser = _Parser(
+        prog="gosvae_streets", description="Rendered, labelled drives through streets."
+    )
     commands = parser.add_subparsers(required=True, parser_class=_Parser)
     whole, count = _at_least(0, int), _at_least(1, int)
     render = commands.add_parser("render", help="render drives into a folder, or go on doing so")
@@ -123,12 +133,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"gosvae_streets: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(f"gosvae_streets: Blender cannot be loaded: {error}; if a library is missing, on "
-              "Debian: apt install libegl1 libgl1 libsm6 libxi6 libxkbcommon0", file=sys.stderr)
+        print(
+            f"gosvae_streets: Blender cannot be loaded: {error}; if a library is missing, on "
+            "Debian: apt install libegl1 libgl1 libsm6 libxi6 libxkbcommon0",
+            file=sys.stderr,
+        )
         return 1
     except BrokenProcessPool:
-        print("gosvae_streets: a rendering process was killed, perhaps for want of memory; "
-              "start again with fewer --workers to go on", file=sys.stderr)
+        print(
+            "gosvae_streets: a rendering process was killed, perhaps for want of memory; "
+            "start again with fewer --workers to go on",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("\ngosvae_streets: interrupted; the same command goes on from here", file=sys.stderr)

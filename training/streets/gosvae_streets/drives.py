@@ -62,7 +62,13 @@ def _render_drive(job: Job, drive: int) -> None:
     scene = Scene.draw(job.seed, drive, job.frames / job.rate, job.kind, job.sky)
     with silence(log):
         renderer = Renderer(
-            scene, job.size, job.samples, job.threads, 1000 * job.seed + drive, job.shutter, job.rate
+            scene,
+            job.size,
+            job.samples,
+            job.threads,
+            1000 * job.seed + drive,
+            job.shutter,
+            job.rate,
         )
         for place in missing:
             time = place.frame / job.rate

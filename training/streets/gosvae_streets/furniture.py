@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .mesh import Mesh, Tint
@@ -14,7 +16,18 @@ BLUE = (0.02, 0.20, 0.55, 0.4)
 WHITE = (0.92, 0.92, 0.90, 0.4)
 YELLOW = (0.95, 0.72, 0.05, 0.4)
 GREEN = (0.02, 0.36, 0.22, 0.4)
-SIGNS = ("limit", "warning", "yield", "stop", "no entry", "parking", "crossing", "keep", "direction", "one way")
+SIGNS = (
+    "limit",
+    "warning",
+    "yield",
+    "stop",
+    "no entry",
+    "parking",
+    "crossing",
+    "keep",
+    "direction",
+    "one way",
+)
 
 
 def lamp_post(height: float, reach: float, old: bool = False) -> Mesh:
@@ -25,11 +38,18 @@ def lamp_post(height: float, reach: float, old: bool = False) -> Mesh:
     mesh.tube((0, 0, 1.1), (0, 0, height), 0.065, "metal", tint, end=0.045, sides=10)
     if old:
         mesh.tube((0, 0, height), (0, 0, height + 0.12), 0.06, "metal", tint, end=0.14)
-        mesh.tube((0, 0, height + 0.12), (0, 0, height + 0.5), 0.13, "streetlamp", WHITE, end=0.2, sides=6)
-        mesh.tube((0, 0, height + 0.5), (0, 0, height + 0.72), 0.23, "metal", tint, end=0.03, sides=6)
+        mesh.tube(
+            (0, 0, height + 0.12), (0, 0, height + 0.5), 0.13, "streetlamp", WHITE, end=0.2, sides=6
+        )
+        mesh.tube(
+            (0, 0, height + 0.5), (0, 0, height + 0.72), 0.23, "metal", tint, end=0.03, sides=6
+        )
         return mesh
-    points = [np.array((reach * t, 0, height + 0.45 * np.sin(t * np.pi / 2))) for t in np.linspace(0, 1, 6)]
-    for a, b in zip(points, points[1:], strict=False):
+    points = [
+        np.array((reach * t, 0, height + 0.45 * np.sin(t * np.pi / 2)))
+        for t in np.linspace(0, 1, 6)
+    ]
+    for a, b in pairwise(points):
         mesh.tube(a, b, 0.04, "metal", tint, sides=7)
     end = points[-1]
     mesh.ellipsoid(end + (0.25, 0, 0.02), (0.42, 0.14, 0.08), "metal", tint)
@@ -69,7 +89,13 @@ def sign(kind: str, rng: np.random.Generator) -> Mesh:
         disc(0.34, 0, RED)
         disc(0.25, -0.004, WHITE)
         for x in (-0.075, 0.085):
-            for dx, dz, w, h in ((0, 0.1, 0.05, 0.018), (0, -0.1, 0.05, 0.018), (0.05, 0, 0.018, 0.11), (-0.05, 0.0, 0.018, 0.11 if x > 0 else 0.02), (0, 0, 0.05, 0.016 if x < 0 else 0.0)):
+            for dx, dz, w, h in (
+                (0, 0.1, 0.05, 0.018),
+                (0, -0.1, 0.05, 0.018),
+                (0.05, 0, 0.018, 0.11),
+                (-0.05, 0.0, 0.018, 0.11 if x > 0 else 0.02),
+                (0, 0, 0.05, 0.016 if x < 0 else 0.0),
+            ):
                 plate(w, h, -0.008, DARK, x + dx, dz)
     elif kind in ("warning", "yield"):
         turn = np.pi / 2 if kind == "warning" else -np.pi / 2
@@ -99,7 +125,11 @@ def sign(kind: str, rng: np.random.Generator) -> Mesh:
         plate(w, h, -0.003, BLUE)
         if kind == "parking":
             plate(0.035, 0.19, -0.008, WHITE, -0.09)
-            for dx, dz, a, b in ((0.0, 0.16, 0.1, 0.033), (0.0, -0.01, 0.1, 0.033), (0.1, 0.075, 0.033, 0.11)):
+            for dx, dz, a, b in (
+                (0.0, 0.16, 0.1, 0.033),
+                (0.0, -0.01, 0.1, 0.033),
+                (0.1, 0.075, 0.033, 0.11),
+            ):
                 plate(a, b, -0.008, WHITE, dx, dz)
         elif kind == "crossing":
             polygon([(-0.22, -0.2), (0.22, -0.2), (0, 0.22)], -0.006, WHITE)
@@ -111,7 +141,19 @@ def sign(kind: str, rng: np.random.Generator) -> Mesh:
         mesh.disc((0, 0.012, 0), (0, 1, 0), 0.32, "metal", back)
         disc(0.32, 0, WHITE)
         disc(0.30, -0.003, BLUE)
-        polygon([(-0.14, 0.16), (-0.08, 0.2), (0.1, -0.03), (0.16, 0.03), (0.17, -0.2), (-0.06, -0.16), (0.02, -0.1)][::-1], -0.008, WHITE)
+        polygon(
+            [
+                (-0.14, 0.16),
+                (-0.08, 0.2),
+                (0.1, -0.03),
+                (0.16, 0.03),
+                (0.17, -0.2),
+                (-0.06, -0.16),
+                (0.02, -0.1),
+            ][::-1],
+            -0.008,
+            WHITE,
+        )
     else:
         w, h = rng.uniform(0.8, 1.3), rng.uniform(0.45, 0.8)
         tint = (GREEN, BLUE, WHITE)[rng.integers(3)]
@@ -144,7 +186,10 @@ def traffic_light(state: int) -> Mesh:
         mesh.disc((0, -0.115, z), (0, -1, 0), 0.105, "signal" if lit else "matte", tint)
         for turn in np.linspace(-0.1, np.pi + 0.1, 9)[:-1]:
             a, b = turn, turn + (np.pi + 0.2) / 8
-            arc = [(0.12 * np.cos(t), y, z + 0.12 * np.sin(t)) for t, y in ((a, -0.11), (b, -0.11), (b, -0.3), (a, -0.3))]
+            arc = [
+                (0.12 * np.cos(t), y, z + 0.12 * np.sin(t))
+                for t, y in ((a, -0.11), (b, -0.11), (b, -0.3), (a, -0.3))
+            ]
             mesh.quads([arc], "matte", (0.04, 0.04, 0.04, 0.6))
     return mesh
 
@@ -167,9 +212,16 @@ def boards(rng: np.random.Generator, length: float, height: float = 1.7) -> Mesh
     wood = np.array((0.50, 0.38, 0.26)) * rng.uniform(0.7, 1.2)
     for x in np.arange(0, length - 0.01, 0.145):
         shade = rng.uniform(0.8, 1.1)
-        mesh.box((x, 0, 0.04), (min(x + 0.14, length), 0.022, height - rng.uniform(0, 0.02)), "matte", (*(wood * shade), 0.9))
+        mesh.box(
+            (x, 0, 0.04),
+            (min(x + 0.14, length), 0.022, height - rng.uniform(0, 0.02)),
+            "matte",
+            (*(wood * shade), 0.9),
+        )
     for x in np.arange(0, length + 0.1, 1.8):
-        mesh.box((x - 0.05, 0.02, -0.1), (x + 0.05, 0.12, height + 0.05), "matte", (*(wood * 0.8), 0.9))
+        mesh.box(
+            (x - 0.05, 0.02, -0.1), (x + 0.05, 0.12, height + 0.05), "matte", (*(wood * 0.8), 0.9)
+        )
     return mesh
 
 
@@ -196,7 +248,9 @@ def wall(rng: np.random.Generator, length: float, height: float) -> Mesh:
     mesh.box((-0.02, -0.04, height), (length + 0.02, 0.28, height + 0.07), "matte", CONCRETE)
     for x in (0.0, length - 0.36):
         mesh.box((x, -0.05, -0.3), (x + 0.36, 0.29, height + 0.14), material, tint)
-        mesh.box((x - 0.03, -0.08, height + 0.14), (x + 0.39, 0.32, height + 0.22), "matte", CONCRETE)
+        mesh.box(
+            (x - 0.03, -0.08, height + 0.14), (x + 0.39, 0.32, height + 0.22), "matte", CONCRETE
+        )
     return mesh
 
 
@@ -216,7 +270,14 @@ def beacon() -> Mesh:
     """Return the striped post with a yellow globe of a British crossing."""
     mesh = Mesh()
     for k in range(8):
-        mesh.tube((0, 0, 0.34 * k), (0, 0, 0.34 * (k + 1)), 0.06, "matte", WHITE if k % 2 else DARK, sides=10)
+        mesh.tube(
+            (0, 0, 0.34 * k),
+            (0, 0, 0.34 * (k + 1)),
+            0.06,
+            "matte",
+            WHITE if k % 2 else DARK,
+            sides=10,
+        )
     mesh.ellipsoid((0, 0, 2.92), (0.22, 0.22, 0.22), "lamp", (1.0, 0.6, 0.05, 0.4), 14)
     return mesh
 

@@ -15,8 +15,6 @@ LABEL_IDS = {
 }
 """Id of each class that occurs here, as in Cityscapes' `labels.py`."""
 
-_STATIC_COLOR = (0, 0, 0)
-
 
 def label_ids(index: npt.NDArray[np.int32], labels: list[str]) -> npt.NDArray[np.uint8]:
     """Turn object indices into Cityscapes label ids.
@@ -43,7 +41,8 @@ def instance_ids(
     """Turn object indices into Cityscapes instance ids.
 
     Args:
-        index, labels: as for :func:`label_ids`.
+        index: as for :func:`label_ids`.
+        labels: as for :func:`label_ids`.
         countable: classes whose instances are told apart.
 
     Returns:

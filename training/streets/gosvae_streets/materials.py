@@ -33,14 +33,19 @@ class _Nodes:
         return node
 
     def math(self, operation: str, a: Any, b: Any = 0.0, clamp: bool = False) -> Any:
-        return self.new("ShaderNodeMath", {0: a, 1: b}, operation=operation, use_clamp=clamp).outputs[0]
+        return self.new(
+            "ShaderNodeMath", {0: a, 1: b}, operation=operation, use_clamp=clamp
+        ).outputs[0]
 
     def vector(self, operation: str, a: Any, b: Any = (0, 0, 0)) -> Any:
         node = self.new("ShaderNodeVectorMath", {0: a, 1: b}, operation=operation)
         return node.outputs["Value" if operation in ("DOT_PRODUCT", "LENGTH") else "Vector"]
 
     def mix(self, share: Any, a: Any, b: Any, blend: str = "MIX") -> Any:
-        a, b = (value if isinstance(value, bpy.types.NodeSocket) else (*value, 1.0)[:4] for value in (a, b))
+        a, b = (
+            value if isinstance(value, bpy.types.NodeSocket) else (*value, 1.0)[:4]
+            for value in (a, b)
+        )
         node = self.new("ShaderNodeMix", data_type="RGBA", blend_type=blend)
         for index, value in ((0, share), (6, a), (7, b)):
             if isinstance(value, bpy.types.NodeSocket):
@@ -53,7 +58,9 @@ class _Nodes:
         inputs = {"Vector": at, "Scale": scale, "Detail": detail, "Roughness": roughness}
         return self.new("ShaderNodeTexNoise", inputs).outputs[0]
 
-    def ramp(self, value: Any, low: float, high: float, to_low: float = 0.0, to_high: float = 1.0) -> Any:
+    def ramp(
+        self, value: Any, low: float, high: float, to_low: float = 0.0, to_high: float = 1.0
+    ) -> Any:
         inputs = {0: value, 1: low, 2: high, 3: to_low, 4: to_high}
         return self.new("ShaderNodeMapRange", inputs, clamp=True).outputs[0]
 
@@ -89,9 +96,15 @@ class Materials:
 
     def _haze(self, nodes: _Nodes, shader: Any) -> Any:
         distance = nodes.new("ShaderNodeCameraData").outputs["View Distance"]
-        share = nodes.math("SUBTRACT", 1.0, nodes.math("EXPONENT", nodes.math("DIVIDE", distance, -self._sky.haze)))
-        seen = nodes.math("MULTIPLY", share, nodes.new("ShaderNodeLightPath").outputs["Is Camera Ray"])
-        haze = nodes.new("ShaderNodeEmission", {"Color": (*self._sky.horizon, 1.0), "Strength": 0.9})
+        share = nodes.math(
+            "SUBTRACT", 1.0, nodes.math("EXPONENT", nodes.math("DIVIDE", distance, -self._sky.haze))
+        )
+        seen = nodes.math(
+            "MULTIPLY", share, nodes.new("ShaderNodeLightPath").outputs["Is Camera Ray"]
+        )
+        haze = nodes.new(
+            "ShaderNodeEmission", {"Color": (*self._sky.horizon, 1.0), "Strength": 0.9}
+        )
         return nodes.new("ShaderNodeMixShader", {0: seen, 1: shader, 2: haze.outputs[0]}).outputs[0]
 
 
@@ -115,7 +128,9 @@ def _metres(nodes: _Nodes) -> Any:
 
 
 def _bump(nodes: _Nodes, height: Any, strength: float, distance: float = 0.02) -> Any:
-    return nodes.new("ShaderNodeBump", {"Strength": strength, "Distance": distance, "Height": height}).outputs[0]
+    return nodes.new(
+        "ShaderNodeBump", {"Strength": strength, "Distance": distance, "Height": height}
+    ).outputs[0]
 
 
 def _matte(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -153,7 +168,14 @@ def _lit(strength: float, day: float = 0.0) -> Callable[[_Nodes, Any, Any, Any],
 
 def _window_lit(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     color = tint if sky.lamps else nodes.scaled(tint, 0.16)
-    return _principled(nodes, color, rough, IOR=1.6, Emission_Color=tint, Emission_Strength=0.55 if sky.lamps else 0.0)
+    return _principled(
+        nodes,
+        color,
+        rough,
+        IOR=1.6,
+        Emission_Color=tint,
+        Emission_Strength=0.55 if sky.lamps else 0.0,
+    )
 
 
 def _shop(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -170,8 +192,17 @@ def _brick(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     dark, light = nodes.scaled(tint, 0.72), nodes.scaled(tint, 1.18)
     texture = nodes.new(
         "ShaderNodeTexBrick",
-        {"Vector": at, "Color1": dark, "Color2": light, "Mortar": (0.42, 0.39, 0.34, 1), "Scale": 1.0,
-         "Mortar Size": 0.009, "Brick Width": 0.235, "Row Height": 0.078, "Bias": -0.1},
+        {
+            "Vector": at,
+            "Color1": dark,
+            "Color2": light,
+            "Mortar": (0.42, 0.39, 0.34, 1),
+            "Scale": 1.0,
+            "Mortar Size": 0.009,
+            "Brick Width": 0.235,
+            "Row Height": 0.078,
+            "Bias": -0.1,
+        },
     )
     stain = nodes.ramp(nodes.noise(_position(nodes), 0.35, 1.0), 0.3, 0.75, 0.78, 1.08)
     return _rough(nodes, nodes.scaled(texture.outputs["Color"], stain))
@@ -181,8 +212,16 @@ def _stone(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _metres(nodes)
     texture = nodes.new(
         "ShaderNodeTexBrick",
-        {"Vector": at, "Color1": nodes.scaled(tint, 0.85), "Color2": nodes.scaled(tint, 1.1), "Mortar": (0.26, 0.24, 0.21, 1),
-         "Scale": 1.0, "Mortar Size": 0.008, "Brick Width": 0.7, "Row Height": 0.32},
+        {
+            "Vector": at,
+            "Color1": nodes.scaled(tint, 0.85),
+            "Color2": nodes.scaled(tint, 1.1),
+            "Mortar": (0.26, 0.24, 0.21, 1),
+            "Scale": 1.0,
+            "Mortar Size": 0.008,
+            "Brick Width": 0.7,
+            "Row Height": 0.32,
+        },
     )
     stain = nodes.ramp(nodes.noise(_position(nodes), 0.5, 2.0), 0.3, 0.75, 0.7, 1.08)
     return _rough(nodes, nodes.scaled(texture.outputs["Color"], stain))
@@ -199,8 +238,16 @@ def _roof(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _metres(nodes)
     texture = nodes.new(
         "ShaderNodeTexBrick",
-        {"Vector": at, "Color1": nodes.scaled(tint, 0.75), "Color2": nodes.scaled(tint, 1.15), "Mortar": (0.03, 0.03, 0.03, 1),
-         "Scale": 1.0, "Mortar Size": 0.012, "Brick Width": 0.3, "Row Height": 0.26},
+        {
+            "Vector": at,
+            "Color1": nodes.scaled(tint, 0.75),
+            "Color2": nodes.scaled(tint, 1.15),
+            "Mortar": (0.03, 0.03, 0.03, 1),
+            "Scale": 1.0,
+            "Mortar Size": 0.012,
+            "Brick Width": 0.3,
+            "Row Height": 0.26,
+        },
     )
     return _rough(nodes, texture.outputs["Color"])
 
@@ -209,9 +256,15 @@ def _asphalt(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
     grain = nodes.ramp(nodes.noise(at, 55.0, 1.0, 0.8), 0.3, 0.7, 0.78, 1.2)
     broad = nodes.ramp(nodes.noise(at, 0.22, 3.0, 0.7), 0.3, 0.7, 0.78, 1.14)
-    cells = nodes.new("ShaderNodeTexVoronoi", {"Vector": at, "Scale": 0.30}, feature="DISTANCE_TO_EDGE")
+    cells = nodes.new(
+        "ShaderNodeTexVoronoi", {"Vector": at, "Scale": 0.30}, feature="DISTANCE_TO_EDGE"
+    )
     # Cracks waver, and are not everywhere.
-    edge = nodes.math("ADD", cells.outputs["Distance"], nodes.math("MULTIPLY", nodes.math("SUBTRACT", broad, 0.93), 0.35))
+    edge = nodes.math(
+        "ADD",
+        cells.outputs["Distance"],
+        nodes.math("MULTIPLY", nodes.math("SUBTRACT", broad, 0.93), 0.35),
+    )
     crack = nodes.ramp(nodes.math("ABSOLUTE", edge), 0.0, 0.006, 0.55, 1.0)
     color = nodes.scaled(tint, nodes.math("MULTIPLY", nodes.math("MULTIPLY", grain, broad), crack))
     if not sky.wet:
@@ -237,8 +290,16 @@ def _slab(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
     texture = nodes.new(
         "ShaderNodeTexBrick",
-        {"Vector": at, "Color1": nodes.scaled(tint, 0.86), "Color2": nodes.scaled(tint, 1.08), "Mortar": (0.12, 0.115, 0.11, 1),
-         "Scale": 1.0, "Mortar Size": 0.010, "Brick Width": 0.75, "Row Height": 0.5},
+        {
+            "Vector": at,
+            "Color1": nodes.scaled(tint, 0.86),
+            "Color2": nodes.scaled(tint, 1.08),
+            "Mortar": (0.12, 0.115, 0.11, 1),
+            "Scale": 1.0,
+            "Mortar Size": 0.010,
+            "Brick Width": 0.75,
+            "Row Height": 0.5,
+        },
     )
     stain = nodes.ramp(nodes.noise(at, 0.8, 3.0, 0.7), 0.3, 0.75, 1.1, 0.72)
     color = nodes.scaled(texture.outputs["Color"], stain)
@@ -257,7 +318,10 @@ def _grass(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
     dry = nodes.ramp(nodes.noise(at, 0.5, 3.0), 0.35, 0.7)
     color = nodes.mix(dry, nodes.scaled(tint, 0.75), nodes.mix(0.5, tint, (0.30, 0.24, 0.10)))
-    return _rough(nodes, nodes.scaled(color, nodes.ramp(nodes.noise(at, 38.0, 2.0, 0.8), 0.25, 0.75, 0.6, 1.3)))
+    return _rough(
+        nodes,
+        nodes.scaled(color, nodes.ramp(nodes.noise(at, 38.0, 2.0, 0.8), 0.25, 0.75, 0.6, 1.3)),
+    )
 
 
 def _leaf(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
@@ -269,15 +333,36 @@ def _leaf(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
 
 def _bark(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = nodes.vector("MULTIPLY", _position(nodes), (9.0, 9.0, 2.0))
-    return _rough(nodes, nodes.scaled(tint, nodes.ramp(nodes.noise(at, 2.0, 2.0), 0.3, 0.7, 0.6, 1.2)))
+    return _rough(
+        nodes, nodes.scaled(tint, nodes.ramp(nodes.noise(at, 2.0, 2.0), 0.3, 0.7, 0.6, 1.2))
+    )
 
 
 _BUILD: dict[str, Callable[[_Nodes, Any, Any, Any], Any]] = {
-    "matte": _matte, "sign": _sign, "paint": _paint, "panel": _panel, "glass": _glass, "metal": _metal,
-    "headlamp": _lit(14.0, 0.6), "taillamp": _lit(3.0, 0.25), "lamp": _lit(4.0, 1.0), "signal": _lit(5.0, 3.5),
-    "streetlamp": _lit(18.0), "window_lit": _window_lit, "shop": _shop, "brick": _brick, "stone": _stone,
-    "plaster": _plaster, "roof": _roof, "asphalt": _asphalt, "line": _line, "slab": _slab, "concrete": _concrete,
-    "grass": _grass, "leaf": _leaf, "bark": _bark,
+    "matte": _matte,
+    "sign": _sign,
+    "paint": _paint,
+    "panel": _panel,
+    "glass": _glass,
+    "metal": _metal,
+    "headlamp": _lit(14.0, 0.6),
+    "taillamp": _lit(3.0, 0.25),
+    "lamp": _lit(4.0, 1.0),
+    "signal": _lit(5.0, 3.5),
+    "streetlamp": _lit(18.0),
+    "window_lit": _window_lit,
+    "shop": _shop,
+    "brick": _brick,
+    "stone": _stone,
+    "plaster": _plaster,
+    "roof": _roof,
+    "asphalt": _asphalt,
+    "line": _line,
+    "slab": _slab,
+    "concrete": _concrete,
+    "grass": _grass,
+    "leaf": _leaf,
+    "bark": _bark,
 }
 
 
@@ -295,18 +380,30 @@ def world(sky: Sky, seed: int) -> Any:
     toward = sun_direction(sky)
     cosine = nodes.math("MAXIMUM", nodes.vector("DOT_PRODUCT", direction, tuple(toward)), 0.0)
     strength = min(sky.sun / 6.0, 1.0)
-    glow = nodes.math("ADD", nodes.math("MULTIPLY", nodes.math("POWER", cosine, 6.0), 0.28 * strength),
-                      nodes.math("MULTIPLY", nodes.math("POWER", cosine, 120.0), 0.9 * strength))
+    glow = nodes.math(
+        "ADD",
+        nodes.math("MULTIPLY", nodes.math("POWER", cosine, 6.0), 0.28 * strength),
+        nodes.math("MULTIPLY", nodes.math("POWER", cosine, 120.0), 0.9 * strength),
+    )
     color = nodes.mix(1.0, gradient, nodes.scaled(_constant(nodes, sky.sun_color), glow), "ADD")
     # Clouds hang in a plane, so that they crowd towards the horizon.
     flat = nodes.math("ADD", nodes.math("MAXIMUM", up, 0.0), 0.12)
-    plane = nodes.vector("DIVIDE", direction, nodes.new("ShaderNodeCombineXYZ", {0: flat, 1: flat, 2: flat}).outputs[0])
-    plane = nodes.vector("ADD", nodes.vector("MULTIPLY", plane, (1.0, 1.0, 0.0)), (seed % 97, seed % 89, 0.0))
+    plane = nodes.vector(
+        "DIVIDE",
+        direction,
+        nodes.new("ShaderNodeCombineXYZ", {0: flat, 1: flat, 2: flat}).outputs[0],
+    )
+    plane = nodes.vector(
+        "ADD", nodes.vector("MULTIPLY", plane, (1.0, 1.0, 0.0)), (seed % 97, seed % 89, 0.0)
+    )
     puffs = nodes.noise(plane, 0.9, 5.0, 0.56)
     low = 0.72 - 0.42 * sky.clouds
     cover = nodes.math("MULTIPLY", nodes.ramp(puffs, low, low + 0.16), nodes.ramp(up, 0.0, 0.10))
     shade = nodes.ramp(nodes.noise(plane, 2.1, 3.0), 0.3, 0.75, 1.12, 0.72)
-    cloud = nodes.scaled(_constant(nodes, sky.cloud_color), nodes.math("MULTIPLY", shade, nodes.math("ADD", 0.95, nodes.math("MULTIPLY", glow, 0.8))))
+    cloud = nodes.scaled(
+        _constant(nodes, sky.cloud_color),
+        nodes.math("MULTIPLY", shade, nodes.math("ADD", 0.95, nodes.math("MULTIPLY", glow, 0.8))),
+    )
     color = nodes.mix(nodes.math("MULTIPLY", cover, 0.9), color, cloud)
     # Clouds cost much; only what is looked at, or mirrored, needs them.
     mean = nodes.mix(0.6 * sky.clouds, gradient, sky.cloud_color)
@@ -328,4 +425,6 @@ def _constant(nodes: _Nodes, color: LINEAR) -> Any:
 def sun_direction(sky: Sky) -> np.ndarray:
     """Return the unit vector towards the sun."""
     flat = np.cos(sky.elevation)
-    return np.array((-np.sin(sky.azimuth) * flat, np.cos(sky.azimuth) * flat, np.sin(sky.elevation)))
+    return np.array(
+        (-np.sin(sky.azimuth) * flat, np.cos(sky.azimuth) * flat, np.sin(sky.elevation))
+    )

@@ -56,8 +56,13 @@ def _cloth(color: tuple[float, float, float]) -> Tint:
 
 
 def _limb(
-    mesh: Mesh, a: Array, b: Array, lengths: tuple[float, float], bend: tuple[float, float, float],
-    radii: tuple[float, float, float], tint: Tint,
+    mesh: Mesh,
+    a: Array,
+    b: Array,
+    lengths: tuple[float, float],
+    bend: tuple[float, float, float],
+    radii: tuple[float, float, float],
+    tint: Tint,
 ) -> Array:
     """Add two bones from a towards b with the joint pushed along `bend`; return where they end."""
     upper, lower = lengths
@@ -77,8 +82,14 @@ def _limb(
 
 def _torso(mesh: Mesh, looks: Looks, hip: Array, neck: Array) -> None:
     g = looks.girth
-    profile = ((0.0, 0.150, 0.105), (0.25, 0.150, 0.105), (0.55, 0.165, 0.110), (0.82, 0.195, 0.105),
-               (0.94, 0.165, 0.085), (1.0, 0.065, 0.060))
+    profile = (
+        (0.0, 0.150, 0.105),
+        (0.25, 0.150, 0.105),
+        (0.55, 0.165, 0.110),
+        (0.82, 0.195, 0.105),
+        (0.94, 0.165, 0.085),
+        (1.0, 0.065, 0.060),
+    )
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     axis = neck - hip
     rings = []
@@ -89,8 +100,12 @@ def _torso(mesh: Mesh, looks: Looks, hip: Array, neck: Array) -> None:
     if looks.long_coat or looks.skirt:
         tint = _cloth(looks.coat if looks.long_coat else looks.trousers)
         flare = ((0.05, 0.155, 0.115), (-0.25, 0.185, 0.15), (-0.42, 0.20, 0.17))
-        rings = [hip + (0, 0, dz) + np.stack((w * g * np.cos(angles), d * g * np.sin(angles), np.zeros(12)), -1)
-                 for dz, w, d in reversed(flare)]
+        rings = [
+            hip
+            + (0, 0, dz)
+            + np.stack((w * g * np.cos(angles), d * g * np.sin(angles), np.zeros(12)), -1)
+            for dz, w, d in reversed(flare)
+        ]
         mesh.loft(rings, "matte", tint)
     else:
         mesh.ellipsoid(hip, (0.155 * g, 0.115 * g, 0.13), "matte", _cloth(looks.trousers), 12)
@@ -103,9 +118,18 @@ def _head(mesh: Mesh, looks: Looks, neck: Array, helmet: Tint | None = None) -> 
     mesh.ellipsoid(center, (0.076, 0.096, 0.118), "matte", skin, 12)
     mesh.ellipsoid(center + (0, 0.095, -0.015), (0.014, 0.02, 0.025), "matte", skin, 6)
     if helmet is None:
-        mesh.ellipsoid(center + (0, -0.018, 0.026), (0.086, 0.098, 0.108), "matte", (*looks.hair, 0.7), 12, -0.35)
+        mesh.ellipsoid(
+            center + (0, -0.018, 0.026),
+            (0.086, 0.098, 0.108),
+            "matte",
+            (*looks.hair, 0.7),
+            12,
+            -0.35,
+        )
         if looks.skirt or looks.hair == HAIRS[2]:
-            mesh.ellipsoid(center + (0, -0.06, -0.07), (0.085, 0.05, 0.13), "matte", (*looks.hair, 0.7), 10)
+            mesh.ellipsoid(
+                center + (0, -0.06, -0.07), (0.085, 0.05, 0.13), "matte", (*looks.hair, 0.7), 10
+            )
     else:
         mesh.ellipsoid(center + (0, -0.01, 0.03), (0.10, 0.125, 0.115), "matte", helmet, 12, -0.15)
 
@@ -122,17 +146,38 @@ def walker(looks: Looks, phase: int | None) -> Mesh:
     for x, turn in ((-0.09, swing), (0.09, swing + np.pi)):
         lift = 0.0 if phase is None else max(0.0, np.cos(turn)) * 0.12
         foot = np.array((x, stride * np.sin(turn), 0.09 + lift))
-        end = _limb(mesh, hip + (x, 0, -0.02), foot, (0.44, 0.43), (0, 1, 0.1),
-                    (0.085, 0.06, 0.045), _cloth(looks.trousers))
-        mesh.ellipsoid(end + (0, 0.055, -0.045), (0.047, 0.13, 0.05), "matte", (0.08, 0.07, 0.06, 0.6), 8)
+        end = _limb(
+            mesh,
+            hip + (x, 0, -0.02),
+            foot,
+            (0.44, 0.43),
+            (0, 1, 0.1),
+            (0.085, 0.06, 0.045),
+            _cloth(looks.trousers),
+        )
+        mesh.ellipsoid(
+            end + (0, 0.055, -0.045), (0.047, 0.13, 0.05), "matte", (0.08, 0.07, 0.06, 0.6), 8
+        )
     for x, turn in ((-0.2, swing + np.pi), (0.2, swing)):
         reach = 0.0 if phase is None else 0.26 * np.sin(turn)
         hand = np.array((x * 1.2, reach + 0.06, 0.86 + abs(reach) * 0.3))
-        end = _limb(mesh, neck + (x * looks.girth * 0.92, 0, -0.085), hand, (0.30, 0.28), (0, -1, -0.2),
-                    (0.058, 0.048, 0.038), _cloth(looks.coat))
+        end = _limb(
+            mesh,
+            neck + (x * looks.girth * 0.92, 0, -0.085),
+            hand,
+            (0.30, 0.28),
+            (0, -1, -0.2),
+            (0.058, 0.048, 0.038),
+            _cloth(looks.coat),
+        )
         mesh.ellipsoid(end + (0, 0, -0.04), (0.03, 0.04, 0.06), "matte", (*looks.skin, 0.6), 6)
         if looks.bag and x > 0:
-            mesh.box(end + (-0.06, -0.17, -0.42), end + (0.05, 0.17, -0.12), "matte", _cloth(CLOTHES[int(looks.height * 100) % 12]))
+            mesh.box(
+                end + (-0.06, -0.17, -0.42),
+                end + (0.05, 0.17, -0.12),
+                "matte",
+                _cloth(CLOTHES[int(looks.height * 100) % 12]),
+            )
     _torso(mesh, looks, hip, neck)
     _head(mesh, looks, neck)
     if looks.bag and looks.girth > 1.05:
@@ -159,17 +204,35 @@ def rider(looks: Looks, phase: int, motor: bool) -> Mesh:
         hands = [np.array((x, 0.36, 1.05)) for x in (-0.27, 0.27)]
     for x, foot in zip((-0.09, 0.09), feet, strict=True):
         out = (0.35 * np.sign(x), 1, 0.2) if motor else (0, 1, 0.1)
-        end = _limb(mesh, hip + (x, 0, -0.02), foot + (0, -0.04, 0.07), (0.45, 0.44), out,
-                    (0.088, 0.062, 0.046), _cloth(looks.trousers))
-        mesh.ellipsoid(end + (0, 0.07, -0.04), (0.047, 0.13, 0.05), "matte", (0.08, 0.07, 0.06, 0.6), 8)
+        end = _limb(
+            mesh,
+            hip + (x, 0, -0.02),
+            foot + (0, -0.04, 0.07),
+            (0.45, 0.44),
+            out,
+            (0.088, 0.062, 0.046),
+            _cloth(looks.trousers),
+        )
+        mesh.ellipsoid(
+            end + (0, 0.07, -0.04), (0.047, 0.13, 0.05), "matte", (0.08, 0.07, 0.06, 0.6), 8
+        )
     for x, hand in zip((-0.19, 0.19), hands, strict=True):
-        end = _limb(mesh, neck + (x, 0, -0.085), hand, (0.32, 0.32), (0.3 * np.sign(x), -0.3, -1.0),
-                    (0.058, 0.048, 0.04), _cloth(looks.coat))
+        end = _limb(
+            mesh,
+            neck + (x, 0, -0.085),
+            hand,
+            (0.32, 0.32),
+            (0.3 * np.sign(x), -0.3, -1.0),
+            (0.058, 0.048, 0.04),
+            _cloth(looks.coat),
+        )
         mesh.ellipsoid(end, (0.04, 0.05, 0.04), "matte", (0.1, 0.1, 0.1, 0.7), 6)
     _torso(mesh, looks, hip, neck)
     helmet = (*CLOTHES[int(looks.girth * 1000) % 12], 0.3)
     _head(mesh, looks, neck, helmet if motor or looks.bag else None)
     if motor:
         mesh.ellipsoid(neck + (0, 0.02, 0.185), (0.125, 0.14, 0.145), "matte", helmet, 12)
-        mesh.ellipsoid(neck + (0, 0.075, 0.20), (0.10, 0.10, 0.06), "glass", (0.03, 0.03, 0.03, 0.1), 10)
+        mesh.ellipsoid(
+            neck + (0, 0.075, 0.20), (0.10, 0.10, 0.06), "glass", (0.03, 0.03, 0.03, 0.1), 10
+        )
     return mesh

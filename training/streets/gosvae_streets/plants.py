@@ -12,7 +12,11 @@ BARK = (0.30, 0.25, 0.20, 0.95)
 
 
 def _leaves(
-    mesh: Mesh, rng: np.random.Generator, centers: Array, size: float, color: tuple[float, float, float],
+    mesh: Mesh,
+    rng: np.random.Generator,
+    centers: Array,
+    size: float,
+    color: tuple[float, float, float],
     flat: float = 0.0,
 ) -> None:
     """Add a folded leaf at each of the centres, float (N, 3)."""
@@ -26,7 +30,9 @@ def _leaves(
     u, v = u * scale, v * scale * 0.55
     corners = np.stack((centers - u, centers - v, centers + u, centers + v), 1)
     tints = np.ones((n, 4)) * 0.6
-    shade = rng.uniform(0.75, 1.2, (n, 1)) * (1 + 0.25 * rng.normal(size=(n, 1)) * (rng.random((n, 1)) < 0.1))
+    shade = rng.uniform(0.75, 1.2, (n, 1)) * (
+        1 + 0.25 * rng.normal(size=(n, 1)) * (rng.random((n, 1)) < 0.1)
+    )
     tints[:, :3] = np.array(color) * shade * rng.uniform(0.94, 1.06, (n, 3))
     mesh.quads(corners, "leaf", np.clip(tints, 0, 1))  # type: ignore[arg-type]
 
@@ -40,14 +46,18 @@ def tree(rng: np.random.Generator, height: float, leaves: int = 5200, bare: bool
     lean = rng.normal(0, 0.03, 2)
     top = np.array((lean[0] * trunk, lean[1] * trunk, trunk))
     mesh.tube((0, 0, -0.2), (0, 0, 0.3), radius * 1.5, "bark", BARK, end=radius * 1.08, sides=10)
-    mesh.tube((0, 0, 0.3), top, radius * 1.08, "bark", BARK, end=radius * 0.85, sides=10, caps=False)
+    mesh.tube(
+        (0, 0, 0.3), top, radius * 1.08, "bark", BARK, end=radius * 0.85, sides=10, caps=False
+    )
     depth_limit = 5 if bare else 4
 
     def grow(start: Array, direction: Array, length: float, thickness: float, depth: int) -> None:
         wander = rng.normal(0, 0.12, 3)
         end = start + (direction + wander) * length
         sides = 7 if depth < 2 else 5 if depth < 3 else 3
-        mesh.tube(start, end, thickness, "bark", BARK, end=thickness * 0.62, sides=sides, caps=False)
+        mesh.tube(
+            start, end, thickness, "bark", BARK, end=thickness * 0.62, sides=sides, caps=False
+        )
         if depth >= 2:
             tips.append(end)
         if depth >= depth_limit:
@@ -67,7 +77,13 @@ def tree(rng: np.random.Generator, height: float, leaves: int = 5200, bare: bool
         angle = start + 2 * np.pi * k / boughs + rng.normal(0, 0.2)
         out = rng.uniform(0.35, 0.75)
         direction = np.array((out * np.cos(angle), out * np.sin(angle), 1.0))
-        grow(top, direction / np.linalg.norm(direction), height * rng.uniform(0.20, 0.26), radius * 0.6, 1)
+        grow(
+            top,
+            direction / np.linalg.norm(direction),
+            height * rng.uniform(0.20, 0.26),
+            radius * 0.6,
+            1,
+        )
     if not bare:
         color = (AUTUMN if rng.random() < 0.12 else GREENS)[rng.integers(3)]
         nodes = np.array(tips)
@@ -95,7 +111,9 @@ def hedge(rng: np.random.Generator, length: float, height: float, depth: float =
     """Return a clipped hedge along x, from 0 to `length`, its front on y = 0, its back behind."""
     mesh = Mesh()
     green = GREENS[rng.integers(4)]
-    mesh.box((0, 0.06, -0.2), (length, depth - 0.06, height - 0.06), "leaf", (0.07, 0.10, 0.04, 0.9))
+    mesh.box(
+        (0, 0.06, -0.2), (length, depth - 0.06, height - 0.06), "leaf", (0.07, 0.10, 0.04, 0.9)
+    )
     n = int(min(7000, 260 * length * (height + depth)))
     x = rng.uniform(0, length, n)
     where = rng.random(n)
@@ -113,8 +131,17 @@ def shrub(rng: np.random.Generator, radius: float) -> Mesh:
     n = int(900 * radius + 300)
     direction = rng.normal(size=(n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    centers = direction * radius * rng.uniform(0.7, 1.0, (n, 1)) * (1, 1, 0.85) + (0, 0, 0.7 * radius)
-    mesh.ellipsoid((0, 0, 0.65 * radius), (0.8 * radius, 0.8 * radius, 0.66 * radius), "leaf", (0.08, 0.11, 0.05, 0.9))
+    centers = direction * radius * rng.uniform(0.7, 1.0, (n, 1)) * (1, 1, 0.85) + (
+        0,
+        0,
+        0.7 * radius,
+    )
+    mesh.ellipsoid(
+        (0, 0, 0.65 * radius),
+        (0.8 * radius, 0.8 * radius, 0.66 * radius),
+        "leaf",
+        (0.08, 0.11, 0.05, 0.9),
+    )
     _leaves(mesh, rng, centers, 0.09, GREENS[rng.integers(4)])
     return mesh
 
@@ -124,7 +151,9 @@ def backdrop(rng: np.random.Generator, length: float) -> Mesh:
     mesh = Mesh()
     n = int(55 * length)
     x = rng.uniform(0, length, n)
-    ridge = 7 + 2.2 * np.sin(x * 0.21 + rng.uniform(0, 6)) + 1.6 * np.sin(x * 0.53 + rng.uniform(0, 6))
+    ridge = (
+        7 + 2.2 * np.sin(x * 0.21 + rng.uniform(0, 6)) + 1.6 * np.sin(x * 0.53 + rng.uniform(0, 6))
+    )
     z = ridge * np.sqrt(rng.random(n))
     y = rng.normal(0, 1.8, n)
     mesh.box((0, 0.6, -1), (length, 1.6, 4), "leaf", (0.09, 0.13, 0.06, 0.9))

@@ -52,8 +52,14 @@ class Renderer:
     """
 
     def __init__(
-        self, scene: Scene, size: tuple[int, int], samples: int, threads: int, seed: int,
-        shutter: float = 0.0, rate: float = 10.0,
+        self,
+        scene: Scene,
+        size: tuple[int, int],
+        samples: int,
+        threads: int,
+        seed: int,
+        shutter: float = 0.0,
+        rate: float = 10.0,
     ) -> None:
         self._scene, self._size, self._samples = scene, size, samples
         self._shutter, self._rate = shutter, rate
@@ -111,7 +117,9 @@ class Renderer:
     def _animate(self, time: float) -> None:
         """Set key frames half a shutter before and after, for Cycles to blur in between."""
         half = 0.5 * self._shutter / self._rate
-        moving = [pair for pair in zip(self._scene.things, self._objects, strict=True) if pair[0].moves]
+        moving = [
+            pair for pair in zip(self._scene.things, self._objects, strict=True) if pair[0].moves
+        ]
         for each in (*(made for _, made in moving), self._camera):
             each.animation_data_clear()
         for frame, at in ((0, time - half), (2, time + half)):
@@ -225,7 +233,9 @@ class Renderer:
         made.polygons.foreach_set("material_index", arrays.materials)
         made.polygons.foreach_set("use_smooth", arrays.smooth)
         tint = made.attributes.new("tint", "FLOAT_COLOR", "CORNER")
-        tint.data.foreach_set("color", np.repeat(arrays.tints, arrays.sizes, 0).astype(np.float32).reshape(-1))
+        tint.data.foreach_set(
+            "color", np.repeat(arrays.tints, arrays.sizes, 0).astype(np.float32).reshape(-1)
+        )
         layer = made.uv_layers.new(name="metres")
         layer.uv.foreach_set("vector", metres(arrays, starts).astype(np.float32).reshape(-1))
         made.update(calc_edges=True)
@@ -263,7 +273,11 @@ def _read_passes(path: Path) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.floa
             name: channel.pixels for part in file.parts for name, channel in part.channels.items()
         }
     index = next(v for k, v in channels.items() if "IndexOB" in k or "Object Index" in k)
-    depth = next(v for k, v in channels.items() if k.endswith(("Depth.Z", "Depth.V", "Depth.X")) or ".Depth." in k)
+    depth = next(
+        v
+        for k, v in channels.items()
+        if k.endswith(("Depth.Z", "Depth.V", "Depth.X")) or ".Depth." in k
+    )
     return np.rint(index).astype(np.int32), np.array(depth, np.float32)
 
 

@@ -97,22 +97,100 @@ class Sky:
         """Return a sky of a kind."""
         azimuth = rng.uniform(-np.pi, np.pi)
         if kind == "sun":
-            return Sky(kind, np.radians(rng.uniform(28, 58)), azimuth, 9.0, (1.0, 0.95, 0.86),
-                       (0.22, 0.38, 0.68), (0.70, 0.80, 0.92), rng.uniform(0.25, 0.5), (1.0, 1.0, 1.0), 0.05, False, 0.0, 1600.0)
+            return Sky(
+                kind,
+                np.radians(rng.uniform(28, 58)),
+                azimuth,
+                9.0,
+                (1.0, 0.95, 0.86),
+                (0.22, 0.38, 0.68),
+                (0.70, 0.80, 0.92),
+                rng.uniform(0.25, 0.5),
+                (1.0, 1.0, 1.0),
+                0.05,
+                False,
+                0.0,
+                1600.0,
+            )
         if kind == "low sun":
-            return Sky(kind, np.radians(rng.uniform(9, 20)), azimuth, 8.5, (1.0, 0.78, 0.52),
-                       (0.26, 0.38, 0.62), (0.92, 0.80, 0.66), rng.uniform(0.1, 0.5), (1.0, 0.92, 0.84), 0.45, False, 0.0, 1000.0)
+            return Sky(
+                kind,
+                np.radians(rng.uniform(9, 20)),
+                azimuth,
+                8.5,
+                (1.0, 0.78, 0.52),
+                (0.26, 0.38, 0.62),
+                (0.92, 0.80, 0.66),
+                rng.uniform(0.1, 0.5),
+                (1.0, 0.92, 0.84),
+                0.45,
+                False,
+                0.0,
+                1000.0,
+            )
         if kind == "clouds":
-            return Sky(kind, np.radians(rng.uniform(25, 50)), azimuth, 5.5, (1.0, 0.96, 0.90),
-                       (0.22, 0.38, 0.66), (0.76, 0.82, 0.90), rng.uniform(0.5, 0.75), (0.95, 0.96, 1.0), 0.1, False, 0.0, 1200.0)
+            return Sky(
+                kind,
+                np.radians(rng.uniform(25, 50)),
+                azimuth,
+                5.5,
+                (1.0, 0.96, 0.90),
+                (0.22, 0.38, 0.66),
+                (0.76, 0.82, 0.90),
+                rng.uniform(0.5, 0.75),
+                (0.95, 0.96, 1.0),
+                0.1,
+                False,
+                0.0,
+                1200.0,
+            )
         if kind == "overcast":
-            return Sky(kind, np.radians(50), azimuth, 0.35, (1.0, 1.0, 1.0),
-                       (0.62, 0.66, 0.72), (0.88, 0.90, 0.93), 0.9, (0.80, 0.82, 0.86), 0.45, False, 0.0, 700.0)
+            return Sky(
+                kind,
+                np.radians(50),
+                azimuth,
+                0.35,
+                (1.0, 1.0, 1.0),
+                (0.62, 0.66, 0.72),
+                (0.88, 0.90, 0.93),
+                0.9,
+                (0.80, 0.82, 0.86),
+                0.45,
+                False,
+                0.0,
+                700.0,
+            )
         if kind == "dusk":
-            return Sky(kind, np.radians(rng.uniform(2.5, 5)), azimuth, 0.5, (1.0, 0.55, 0.30),
-                       (0.11, 0.15, 0.25), (0.56, 0.44, 0.36), rng.uniform(0.2, 0.6), (0.32, 0.28, 0.30), 1.2, True, rng.choice([0.0, 0.0, 0.7]), 700.0)
-        return Sky(kind, np.radians(45), azimuth, 0.15, (1.0, 1.0, 1.0),
-                   (0.42, 0.45, 0.50), (0.66, 0.69, 0.73), 0.95, (0.52, 0.55, 0.60), 0.7, True, rng.uniform(0.7, 1.0), 380.0)
+            return Sky(
+                kind,
+                np.radians(rng.uniform(2.5, 5)),
+                azimuth,
+                0.5,
+                (1.0, 0.55, 0.30),
+                (0.11, 0.15, 0.25),
+                (0.56, 0.44, 0.36),
+                rng.uniform(0.2, 0.6),
+                (0.32, 0.28, 0.30),
+                1.2,
+                True,
+                rng.choice([0.0, 0.0, 0.7]),
+                700.0,
+            )
+        return Sky(
+            kind,
+            np.radians(45),
+            azimuth,
+            0.15,
+            (1.0, 1.0, 1.0),
+            (0.42, 0.45, 0.50),
+            (0.66, 0.69, 0.73),
+            0.95,
+            (0.52, 0.55, 0.60),
+            0.7,
+            True,
+            rng.uniform(0.7, 1.0),
+            380.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -219,8 +297,10 @@ class _Builder:
         self._cyclists()
         self._walkers()
         view = Camera(
-            height=rng.uniform(1.22, 1.48), pitch=np.radians(rng.uniform(-2.5, 0.6)),
-            fov=np.radians(rng.uniform(56, 70)), shake=rng.uniform(0, 6.3, 8),
+            height=rng.uniform(1.22, 1.48),
+            pitch=np.radians(rng.uniform(-2.5, 0.6)),
+            fov=np.radians(rng.uniform(56, 70)),
+            shake=rng.uniform(0, 6.3, 8),
         )
         offset = street.hand * street.lane * (0.5 if street.lanes == 1 else rng.choice([0.5, 1.5]))
         return Scene(street, tuple(self.things), self.sky, view, self.speed, float(offset))
@@ -229,8 +309,22 @@ class _Builder:
         rng, kind = self.rng, self.kind
         length = self.speed * self.seconds
         wide = kind == "boulevard"
-        parking = {"high street": 0.5, "terraces": 0.9, "suburb": 0.5, "boulevard": 0.6, "park": 0.5, "outskirts": 0.1}[kind]
-        verge = {"high street": 0.05, "terraces": 0.0, "suburb": 0.6, "boulevard": 0.6, "park": 0.4, "outskirts": 0.8}[kind]
+        parking = {
+            "high street": 0.5,
+            "terraces": 0.9,
+            "suburb": 0.5,
+            "boulevard": 0.6,
+            "park": 0.5,
+            "outskirts": 0.1,
+        }[kind]
+        verge = {
+            "high street": 0.05,
+            "terraces": 0.0,
+            "suburb": 0.6,
+            "boulevard": 0.6,
+            "park": 0.4,
+            "outskirts": 0.8,
+        }[kind]
         junctions: list[Junction] = []
         s = rng.uniform(28, 70)
         while s < length + 130:
@@ -247,8 +341,12 @@ class _Builder:
         grey = rng.uniform(0.34, 0.50)
         warm = rng.uniform(-0.012, 0.02)
         fronts = {
-            "high street": ("paved", "paved"), "terraces": ("grass", "grass"), "suburb": ("grass", "grass"),
-            "boulevard": ("paved", "paved"), "park": ("grass", "paved"), "outskirts": ("grass", "grass"),
+            "high street": ("paved", "paved"),
+            "terraces": ("grass", "grass"),
+            "suburb": ("grass", "grass"),
+            "boulevard": ("paved", "paved"),
+            "park": ("grass", "paved"),
+            "outskirts": ("grass", "grass"),
         }[kind]
         turn = 1 if rng.random() < 0.5 else -1
         slab = np.array((0.62, 0.60, 0.56)) * rng.uniform(0.8, 1.1)
@@ -260,7 +358,9 @@ class _Builder:
             "front": {turn: fronts[0], -turn: fronts[1]},
             "park side": turn,
             "side pavement": 2.2,
-            "centre": str(rng.choice(["dashes", "dashes", "dashes", "solid", "double", "yellow double"])),
+            "centre": str(
+                rng.choice(["dashes", "dashes", "dashes", "solid", "double", "yellow double"])
+            ),
             "kerb line": str(rng.choice(["double yellow", "white", "none", "cycle"])),
         }
         hills = float(rng.choice([0.0, 0.015, 0.05], p=[0.4, 0.35, 0.25]))
@@ -282,12 +382,27 @@ class _Builder:
 
     # --- placing
 
-    def put(self, label: str, mesh: Mesh, matrix: Array, color: tuple[float, float, float] = (0.5, 0.5, 0.5)) -> None:
+    def put(
+        self,
+        label: str,
+        mesh: Mesh,
+        matrix: Array,
+        color: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    ) -> None:
         """Add something that stays where it is."""
         if len(mesh):
             self.things.append(Thing(label, (mesh,), lambda _: matrix, color))
 
-    def stand(self, label: str, mesh: Mesh, s: float, d: float, turn: float = 0.0, scale: float = 1.0, h: float | None = None) -> None:
+    def stand(
+        self,
+        label: str,
+        mesh: Mesh,
+        s: float,
+        d: float,
+        turn: float = 0.0,
+        scale: float = 1.0,
+        h: float | None = None,
+    ) -> None:
         """Put something upright beside the road."""
         x, y, z = self.street.path.at(s, d, KERB + 0.02 if h is None else h)
         yaw = float(self.street.path.heading(s)) + turn
@@ -305,10 +420,21 @@ class _Builder:
         low = float(path.at(path.s)[:, 2].min()) - 1.2
         mesh = Mesh()
         middle = path.at(self.street.length / 2)
-        mesh.disc((middle[0], middle[1], low), (0, 0, 1), 1500.0, "grass", self.street.look["grass"], 40)
+        mesh.disc(
+            (middle[0], middle[1], low), (0, 0, 1), 1500.0, "grass", self.street.look["grass"], 40
+        )
         self.put("terrain", mesh, np.eye(4))
 
-    def _row(self, path: Path, side: int, a: float, b: float, d: float, styles: tuple[str, ...], gap: tuple[float, float]) -> None:
+    def _row(
+        self,
+        path: Path,
+        side: int,
+        a: float,
+        b: float,
+        d: float,
+        styles: tuple[str, ...],
+        gap: tuple[float, float],
+    ) -> None:
         """Put buildings side by side along a path."""
         rng = self.rng
         s = a
@@ -316,13 +442,21 @@ class _Builder:
         while s < b - 4:
             if rng.random() < 0.4:
                 style = styles[int(rng.integers(len(styles)))]
-            width = {"terrace": rng.uniform(4.5, 6.5), "villa": rng.uniform(8, 12), "shop": rng.uniform(5, 11),
-                     "flats": rng.uniform(11, 20), "office": rng.uniform(16, 28), "shed": rng.uniform(18, 30)}[style]
+            width = {
+                "terrace": rng.uniform(4.5, 6.5),
+                "villa": rng.uniform(8, 12),
+                "shop": rng.uniform(5, 11),
+                "flats": rng.uniform(11, 20),
+                "office": rng.uniform(16, 28),
+                "shed": rng.uniform(18, 30),
+            }[style]
             width = min(width, b - s)
             end = s + width
             if width > 4:
                 space = rng.uniform(*gap)
-                mesh, _ = buildings.building(rng, width, style, space > 0.5 or s == a or end > b - 5)
+                mesh, _ = buildings.building(
+                    rng, width, style, space > 0.5 or s == a or end > b - 5
+                )
                 self.put("building", mesh, self._along(path, side, s, end, d))
                 end += space
             s = end
@@ -331,12 +465,30 @@ class _Builder:
         rng, street, kind = self.rng, self.street, self.kind
         park = kind == "park" and side == street.look["park side"]
         lo, hi = -55.0, street.length + 190
-        setback = {"high street": 0.0, "terraces": rng.choice([0.0, 2.4]), "suburb": rng.uniform(5, 9),
-                   "boulevard": rng.uniform(0, 2), "park": 0.3, "outskirts": rng.uniform(6, 14)}[kind]
-        styles = {"high street": ("shop", "shop", "shop", "terrace", "flats"), "terraces": ("terrace",) if rng.random() < 0.7 else ("terrace", "shop"),
-                  "suburb": ("villa",), "boulevard": ("flats", "office", "shop"), "park": ("terrace", "flats", "villa"),
-                  "outskirts": ("shed", "office", "villa")}[kind]
-        gap = {"high street": (-1.0, 0.4), "terraces": (-1.0, 0.05), "suburb": (2.5, 7.0), "boulevard": (-1, 4.0), "park": (-1, 3), "outskirts": (4, 18)}[kind]
+        setback = {
+            "high street": 0.0,
+            "terraces": rng.choice([0.0, 2.4]),
+            "suburb": rng.uniform(5, 9),
+            "boulevard": rng.uniform(0, 2),
+            "park": 0.3,
+            "outskirts": rng.uniform(6, 14),
+        }[kind]
+        styles = {
+            "high street": ("shop", "shop", "shop", "terrace", "flats"),
+            "terraces": ("terrace",) if rng.random() < 0.7 else ("terrace", "shop"),
+            "suburb": ("villa",),
+            "boulevard": ("flats", "office", "shop"),
+            "park": ("terrace", "flats", "villa"),
+            "outskirts": ("shed", "office", "villa"),
+        }[kind]
+        gap = {
+            "high street": (-1.0, 0.4),
+            "terraces": (-1.0, 0.05),
+            "suburb": (2.5, 7.0),
+            "boulevard": (-1, 4.0),
+            "park": (-1, 3),
+            "outskirts": (4, 18),
+        }[kind]
         gap = (max(gap[0], 0.0), max(gap[1], 0.01))
         for a, b in street.stretches(side, street.look["side pavement"] + 0.05):
             a, b = max(a, lo), min(b, hi)
@@ -346,15 +498,26 @@ class _Builder:
             if park:
                 self._park(side, a, b)
                 continue
-            self._row(street.path, side, a + (0.0 if setback < 3 else 1.5), b - (0.0 if setback < 3 else 1.5), front + setback, styles, gap)
+            self._row(
+                street.path,
+                side,
+                a + (0.0 if setback < 3 else 1.5),
+                b - (0.0 if setback < 3 else 1.5),
+                front + setback,
+                styles,
+                gap,
+            )
             if setback > 1.5:
                 self._boundary(side, a, b, front + 0.05, setback)
 
     def _boundary(self, side: int, a: float, b: float, d: float, setback: float) -> None:
         """Put hedges, walls and fences along the front line, with gaps to go in."""
-        rng, street = self.rng, self.street
-        kinds = {"terraces": ("low wall", "railing", "hedge", "low wall"), "suburb": ("hedge", "low wall", "boards", "none", "hedge"),
-                 "outskirts": ("mesh", "none", "wall", "mesh", "hedge")}.get(self.kind, ("none", "railing"))
+        rng = self.rng
+        kinds = {
+            "terraces": ("low wall", "railing", "hedge", "low wall"),
+            "suburb": ("hedge", "low wall", "boards", "none", "hedge"),
+            "outskirts": ("mesh", "none", "wall", "mesh", "hedge"),
+        }.get(self.kind, ("none", "railing"))
         s = a
         while s < b - 2:
             length = min(rng.uniform(4, 11), b - s)
@@ -389,20 +552,39 @@ class _Builder:
                 self._barrier(kind, side, s, min(s + 8.0, b), street.front + 0.1)
         shapes = self._tree_shapes(4)
         for _ in range(int((b - a) / 3.2)):
-            self.stand("vegetation", shapes[int(rng.integers(4))], rng.uniform(a, b), side * (street.front + rng.uniform(3, 38)), rng.uniform(0, 6.3), rng.uniform(0.8, 1.4), 0.1)
+            self.stand(
+                "vegetation",
+                shapes[int(rng.integers(4))],
+                rng.uniform(a, b),
+                side * (street.front + rng.uniform(3, 38)),
+                rng.uniform(0, 6.3),
+                rng.uniform(0.8, 1.4),
+                0.1,
+            )
         for _ in range(int((b - a) / 9)):
-            self.stand("vegetation", plants.shrub(rng, rng.uniform(0.6, 1.5)), rng.uniform(a, b), side * (street.front + rng.uniform(2, 20)))
+            self.stand(
+                "vegetation",
+                plants.shrub(rng, rng.uniform(0.6, 1.5)),
+                rng.uniform(a, b),
+                side * (street.front + rng.uniform(2, 20)),
+            )
 
     def _side_streets(self) -> None:
         rng, street = self.rng, self.street
-        styles = {"high street": ("shop", "terrace"), "outskirts": ("villa", "shed"), "suburb": ("villa",)}.get(self.kind, ("terrace", "flats"))
+        styles = {
+            "high street": ("shop", "terrace"),
+            "outskirts": ("villa", "shed"),
+            "suburb": ("villa",),
+        }.get(self.kind, ("terrace", "flats"))
         for junction in street.junctions:
             if junction.s > street.length + 90:
                 continue
             for side in junction.sides:
                 path = street.path.side(junction.s, side, 120.0)
                 for hand in (-1, 1):
-                    self._row(path, hand, street.front + 18, 84.0, junction.half + 2.3, styles, (0, 2))
+                    self._row(
+                        path, hand, street.front + 18, 84.0, junction.half + 2.3, styles, (0, 2)
+                    )
                 block = buildings.block(rng, 26.0, rng.uniform(7, 12))
                 x, y, z = path.at(104.0, -13.0)
                 self.put("building", block, pose(x, y, z, float(path.heading(0))))
@@ -413,8 +595,15 @@ class _Builder:
                     self.put("car", _car_mesh(shape), matrix, self._paint())
                 for _ in range(int(rng.integers(0, 4))):
                     hand = int(rng.choice([-1, 1]))
-                    matrix = path.pose(rng.uniform(street.front + 6, 60), hand * (junction.half - 1.05), 0.0, np.pi * (hand == street.hand))
-                    self.put("car", _car_mesh(vehicles.CARS[int(rng.integers(5))]), matrix, self._paint())
+                    matrix = path.pose(
+                        rng.uniform(street.front + 6, 60),
+                        hand * (junction.half - 1.05),
+                        0.0,
+                        np.pi * (hand == street.hand),
+                    )
+                    self.put(
+                        "car", _car_mesh(vehicles.CARS[int(rng.integers(5))]), matrix, self._paint()
+                    )
 
     def _horizon(self) -> None:
         """Close the view: second rows of buildings, trees, and the end of the road."""
@@ -430,7 +619,11 @@ class _Builder:
                     mesh = buildings.block(rng, width, rng.uniform(7, 17 if built else 9))
                     self.put("building", mesh, self._along(street.path, side, s, s + width, d))
                 else:
-                    self.put("vegetation", plants.backdrop(rng, 34.0), self._along(street.path, side, s, s + 34.0, d + 6))
+                    self.put(
+                        "vegetation",
+                        plants.backdrop(rng, 34.0),
+                        self._along(street.path, side, s, s + 34.0, d + 6),
+                    )
         end = float(street.path.s[-1]) - 60
         for k in range(-4, 5):
             x, y, z = street.path.at(end + rng.uniform(0, 30), k * 24.0 - 12)
@@ -438,7 +631,11 @@ class _Builder:
             if rng.random() < 0.6:
                 self.put("vegetation", plants.backdrop(rng, 26.0), pose(x, y, z - 0.5, yaw))
             else:
-                self.put("building", buildings.block(rng, 22.0, rng.uniform(8, 18)), pose(x, y, z - 0.5, yaw))
+                self.put(
+                    "building",
+                    buildings.block(rng, 22.0, rng.uniform(8, 18)),
+                    pose(x, y, z - 0.5, yaw),
+                )
 
     def _tree_shapes(self, count: int) -> list[Mesh]:
         rng = self.rng
@@ -453,7 +650,14 @@ class _Builder:
 
     def _trees(self) -> None:
         rng, street = self.rng, self.street
-        chance = {"high street": 0.35, "terraces": 0.25, "suburb": 0.85, "boulevard": 0.95, "park": 0.6, "outskirts": 0.7}[self.kind]
+        chance = {
+            "high street": 0.35,
+            "terraces": 0.25,
+            "suburb": 0.85,
+            "boulevard": 0.95,
+            "park": 0.6,
+            "outskirts": 0.7,
+        }[self.kind]
         if rng.random() > chance:
             return
         shapes = self._tree_shapes(3)
@@ -464,10 +668,19 @@ class _Builder:
             d = street.half + (street.verge / 2 if street.verge else 0.75)
             for s in np.arange(-30 + rng.uniform(0, pitch), street.length + 170, pitch):
                 if street.is_clear(s, 7) and rng.random() < 0.85:
-                    self.stand("vegetation", shapes[int(rng.integers(3))], s + rng.normal(0, 0.5), side * d, rng.uniform(0, 6.3), rng.uniform(0.75, 1.1))
+                    self.stand(
+                        "vegetation",
+                        shapes[int(rng.integers(3))],
+                        s + rng.normal(0, 0.5),
+                        side * d,
+                        rng.uniform(0, 6.3),
+                        rng.uniform(0.75, 1.1),
+                    )
                     if not street.verge:
                         mesh = Mesh()
-                        mesh.box((-0.6, -0.6, 0), (0.6, 0.6, 0.012), "matte", (0.28, 0.22, 0.16, 1.0))
+                        mesh.box(
+                            (-0.6, -0.6, 0), (0.6, 0.6, 0.012), "matte", (0.28, 0.22, 0.16, 1.0)
+                        )
                         self.stand("terrain", mesh, s, side * d)
 
     def _lamps_and_signs(self) -> None:
@@ -498,9 +711,20 @@ class _Builder:
         for s in street.crossings:
             for side in (-1, 1):
                 if self.kind in ("high street", "terraces") and street.hand < 0:
-                    self.stand("pole", furniture.beacon(), s - 1.9 * side * street.hand, side * (street.half + 0.35))
+                    self.stand(
+                        "pole",
+                        furniture.beacon(),
+                        s - 1.9 * side * street.hand,
+                        side * (street.half + 0.35),
+                    )
                 else:
-                    self._sign("crossing", post, s - 2.2 * side * street.hand, side, 0.0 if side == street.hand else np.pi)
+                    self._sign(
+                        "crossing",
+                        post,
+                        s - 2.2 * side * street.hand,
+                        side,
+                        0.0 if side == street.hand else np.pi,
+                    )
 
     def _sign(self, kind: str, post: Mesh, s: float, side: int, turn: float) -> None:
         rng = self.rng
@@ -512,9 +736,13 @@ class _Builder:
         self.stand("pole", post, s, side * (self.street.half + 0.5))
         self._sign_plate(kind, s, side, turn, height)
 
-    def _sign_plate(self, kind: str, s: float, side: int, turn: float, height: float, reach: float = 0.5) -> None:
+    def _sign_plate(
+        self, kind: str, s: float, side: int, turn: float, height: float, reach: float = 0.5
+    ) -> None:
         matrix = self.street.path.pose(s, side * (self.street.half + reach), KERB + height)
-        matrix[:3, :3] = pose(yaw=float(self.street.path.heading(s)) + turn + self.rng.normal(0, 0.08))[:3, :3]
+        matrix[:3, :3] = pose(
+            yaw=float(self.street.path.heading(s)) + turn + self.rng.normal(0, 0.08)
+        )[:3, :3]
         # In front of its post, from where it is read.
         self.put("traffic sign", furniture.sign(kind, self.rng), matrix @ pose(0, -0.06, 0))
 
@@ -539,7 +767,9 @@ class _Builder:
                     d = direction * (street.half + 0.7)
                     reach = street.half * 0.62
                     mast = furniture.pole(6.0, 0.09)
-                    mast.tube((0, 0, 5.7), (-direction * reach, 0, 6.0), 0.06, "metal", furniture.STEEL)
+                    mast.tube(
+                        (0, 0, 5.7), (-direction * reach, 0, 6.0), 0.06, "metal", furniture.STEEL
+                    )
                     self.stand("pole", mast, far, d)
                     for share in (0.55, 1.0):
                         matrix = street.path.pose(far, d - direction * reach * share, KERB + 5.35)
@@ -556,7 +786,9 @@ class _Builder:
     def _clutter(self) -> None:
         rng, street = self.rng, self.street
         bollard = furniture.bollard(int(rng.integers(2)))
-        busy = {"high street": 1.0, "boulevard": 0.8, "terraces": 0.5, "park": 0.6}.get(self.kind, 0.3)
+        busy = {"high street": 1.0, "boulevard": 0.8, "terraces": 0.5, "park": 0.6}.get(
+            self.kind, 0.3
+        )
         for side in (-1, 1):
             if rng.random() < 0.6 * busy:
                 start = rng.uniform(0, street.length + 40)
@@ -574,21 +806,51 @@ class _Builder:
                 if what < 0.4:
                     self.stand("static", furniture.litter_bin(), s, side * (street.half + 0.7))
                 elif what < 0.6:
-                    self.stand("static", furniture.bench(), s, side * (street.front - 0.6), np.pi / 2 * -side)
+                    self.stand(
+                        "static",
+                        furniture.bench(),
+                        s,
+                        side * (street.front - 0.6),
+                        np.pi / 2 * -side,
+                    )
                 elif what < 0.75 and street.pavement > 3.2:
-                    self.stand("static", furniture.shelter(), s, side * (street.front - 1.0), -np.pi / 2 * side)
+                    self.stand(
+                        "static",
+                        furniture.shelter(),
+                        s,
+                        side * (street.front - 1.0),
+                        -np.pi / 2 * side,
+                    )
                 else:
                     tint = (*PAINTS[int(rng.integers(len(PAINTS)))], 0.4)
                     for k in range(int(rng.integers(1, 6))):
-                        bike = vehicles.bicycle(tint if rng.random() < 0.5 else (0.1, 0.1, 0.1, 0.4))
-                        self.stand("bicycle", bike, s + 0.7 * k, side * (street.front - 1.0), np.pi / 2 + rng.normal(0, 0.15))
+                        bike = vehicles.bicycle(
+                            tint if rng.random() < 0.5 else (0.1, 0.1, 0.1, 0.4)
+                        )
+                        self.stand(
+                            "bicycle",
+                            bike,
+                            s + 0.7 * k,
+                            side * (street.front - 1.0),
+                            np.pi / 2 + rng.normal(0, 0.15),
+                        )
 
     # --- what moves
 
     def _paint(self) -> tuple[float, float, float]:
         return PAINTS[int(self.rng.integers(len(PAINTS)))]
 
-    def _drive(self, label: str, meshes: tuple[Mesh, ...], s: float, d: float, speed: float, color: tuple[float, float, float], forward: bool, step: float = 1.0) -> None:
+    def _drive(
+        self,
+        label: str,
+        meshes: tuple[Mesh, ...],
+        s: float,
+        d: float,
+        speed: float,
+        color: tuple[float, float, float],
+        forward: bool,
+        step: float = 1.0,
+    ) -> None:
         path = self.street.path
         turn = 0.0 if forward else np.pi
         velocity = speed if forward else -speed
@@ -609,10 +871,18 @@ class _Builder:
             color = self._paint() if shape != "van" or rng.random() < 0.3 else (0.9, 0.9, 0.9)
             label, mesh, length = "car", _car_mesh(shape), vehicles.LENGTHS["car"]
         elif what < 0.84:
-            label, mesh, length = "bus", _bus_mesh(2 if self.street.hand < 0 and rng.random() < 0.6 else 1), vehicles.LENGTHS["bus"]
+            label, mesh, length = (
+                "bus",
+                _bus_mesh(2 if self.street.hand < 0 and rng.random() < 0.6 else 1),
+                vehicles.LENGTHS["bus"],
+            )
             color = livery
         elif what < 0.94:
-            label, mesh, length = "truck", _truck_mesh(str(rng.choice(["box", "box", "flatbed", "tipper"]))), vehicles.LENGTHS["truck"]
+            label, mesh, length = (
+                "truck",
+                _truck_mesh(str(rng.choice(["box", "box", "flatbed", "tipper"]))),
+                vehicles.LENGTHS["truck"],
+            )
             color = livery
         else:
             looks = people.Looks.draw(rng)
@@ -623,7 +893,9 @@ class _Builder:
         self._drive(label, (mesh,), s, d, speed, color, forward)
         return length
 
-    def _lane(self, s: float, end: float, d: float, speed: float, forward: bool, gaps: tuple[float, float]) -> None:
+    def _lane(
+        self, s: float, end: float, d: float, speed: float, forward: bool, gaps: tuple[float, float]
+    ) -> None:
         """Fill a lane with traffic of one speed."""
         while s < end:
             length = self._vehicle(s, d, speed, forward)
@@ -647,10 +919,22 @@ class _Builder:
             if tram and k == 0:
                 livery = LIVERIES[int(rng.integers(len(LIVERIES)))]
                 at = rng.uniform(30, 75)
-                self._drive("train", (vehicles.tram(),), at + oncoming * self.seconds * 0.4, -d, oncoming * 0.6, livery, False)
-                self._vehicles.append((at + oncoming * self.seconds * 0.4, -d, -oncoming * 0.6, 28.0))
+                self._drive(
+                    "train",
+                    (vehicles.tram(),),
+                    at + oncoming * self.seconds * 0.4,
+                    -d,
+                    oncoming * 0.6,
+                    livery,
+                    False,
+                )
+                self._vehicles.append(
+                    (at + oncoming * self.seconds * 0.4, -d, -oncoming * 0.6, 28.0)
+                )
                 continue
-            self._lane(begin, end + oncoming * self.seconds, -d, oncoming, False, (6 / busy, 50 / busy))
+            self._lane(
+                begin, end + oncoming * self.seconds, -d, oncoming, False, (6 / busy, 50 / busy)
+            )
 
     def _parked(self) -> None:
         rng, street = self.rng, self.street
@@ -666,11 +950,29 @@ class _Builder:
                 what = rng.random()
                 if what < 0.93:
                     shape = vehicles.CARS[int(rng.choice(5, p=(0.22, 0.34, 0.16, 0.18, 0.10)))]
-                    color = self._paint() if shape != "van" or rng.random() < 0.4 else (0.9, 0.9, 0.9)
-                    self._drive("car", (_car_mesh(shape),), s + 3 + rng.normal(0, 0.2), d, 0.0, color, forward)
+                    color = (
+                        self._paint() if shape != "van" or rng.random() < 0.4 else (0.9, 0.9, 0.9)
+                    )
+                    self._drive(
+                        "car",
+                        (_car_mesh(shape),),
+                        s + 3 + rng.normal(0, 0.2),
+                        d,
+                        0.0,
+                        color,
+                        forward,
+                    )
                 else:
                     tint = (*LIVERIES[int(rng.integers(7))], 0.3)
-                    self._drive("motorcycle", (vehicles.motorcycle(tint),), s + 3, d, 0.0, (0, 0, 0), forward)
+                    self._drive(
+                        "motorcycle",
+                        (vehicles.motorcycle(tint),),
+                        s + 3,
+                        d,
+                        0.0,
+                        (0, 0, 0),
+                        forward,
+                    )
 
     def _cyclists(self) -> None:
         rng, street = self.rng, self.street
@@ -688,7 +990,14 @@ class _Builder:
 
     def _walkers(self) -> None:
         rng, street = self.rng, self.street
-        crowd = {"high street": 26, "boulevard": 18, "terraces": 9, "park": 12, "suburb": 6, "outskirts": 3}[self.kind]
+        crowd = {
+            "high street": 26,
+            "boulevard": 18,
+            "terraces": 9,
+            "park": 12,
+            "suburb": 6,
+            "outskirts": 3,
+        }[self.kind]
         if self.sky.kind == "rain":
             crowd //= 2
         for _ in range(int(rng.poisson(crowd * (street.length + 90) / 160))):
@@ -699,7 +1008,12 @@ class _Builder:
                 if rng.random() < 0.18:
                     self._person(s, d + 0.5 * k * -side, rng.uniform(0, 6.3), 0.0)
                 else:
-                    self._person(s + rng.normal(0, 0.1), d + 0.6 * k * -side, 0.0 if k == 0 and rng.random() < 0.5 else np.pi * (s % 2 < 1), rng.uniform(1.0, 1.6) if k == 0 else 1.3)
+                    self._person(
+                        s + rng.normal(0, 0.1),
+                        d + 0.6 * k * -side,
+                        0.0 if k == 0 and rng.random() < 0.5 else np.pi * (s % 2 < 1),
+                        rng.uniform(1.0, 1.6) if k == 0 else 1.3,
+                    )
         for s in street.crossings:
             for _ in range(int(rng.integers(0, 4))):
                 self._cross(s + rng.uniform(-1.2, 1.2))
@@ -711,7 +1025,9 @@ class _Builder:
         start = self.rng.uniform(0, 1)
         if not speed:
             x, y, z = path.at(s, d, KERB + 0.02)
-            self.put("person", people.walker(looks, None), pose(x, y, z, float(path.heading(s)) + turn))
+            self.put(
+                "person", people.walker(looks, None), pose(x, y, z, float(path.heading(s)) + turn)
+            )
             return
         cycle = tuple(people.walker(looks, phase) for phase in range(people.PHASES))
         turn = 0.0 if forward else np.pi
@@ -720,12 +1036,17 @@ class _Builder:
 
         def where(time: float) -> Array:
             at = s + velocity * (time + start)
-            junction = any(abs(at - j.s) < j.half + 0.3 and (1 if d > 0 else -1) in j.sides for j in self.street.junctions)
+            junction = any(
+                abs(at - j.s) < j.half + 0.3 and (1 if d > 0 else -1) in j.sides
+                for j in self.street.junctions
+            )
             x, y, z = path.at(at, d, 0.01 if junction else height)
             return pose(x, y, z, float(path.heading(at)) + turn)
 
         # A stride of two steps covers 1.44 m.
-        self.things.append(Thing("person", cycle, where, step=1.44 / speed / people.PHASES, moves=True))
+        self.things.append(
+            Thing("person", cycle, where, step=1.44 / speed / people.PHASES, moves=True)
+        )
 
     def _cross(self, s: float) -> None:
         """Let someone cross the road, unless a vehicle would have to brake."""
@@ -747,4 +1068,6 @@ class _Builder:
             x, y, z = path.at(s, d, 0.01 if abs(d) < street.half else KERB + 0.02)
             return pose(x, y, z, float(path.heading(s)) + side * np.pi / 2)
 
-        self.things.append(Thing("person", cycle, where, step=1.44 / speed / people.PHASES, moves=True))
+        self.things.append(
+            Thing("person", cycle, where, step=1.44 / speed / people.PHASES, moves=True)
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class Street:
         ends = [(float(self.path.s[0]), float(self.path.s[0]))]
         ends += [(j.s - j.half, j.s + j.half) for j in self.junctions if side in j.sides]
         ends += [(float(self.path.s[-1]), float(self.path.s[-1]))]
-        between = zip(ends, ends[1:], strict=False)
+        between = pairwise(ends)
         return [(a[1] + margin, b[0] - margin) for a, b in between]
 
     def is_clear(self, s: float, margin: float) -> bool:
@@ -122,7 +123,11 @@ class Street:
 
 
 def course(
-    rng: np.random.Generator, length: float, junctions: tuple[Junction, ...], bend: float, hills: float
+    rng: np.random.Generator,
+    length: float,
+    junctions: tuple[Junction, ...],
+    bend: float,
+    hills: float,
 ) -> Path:
     """Draw a course with curves and hills that is straight and level at its junctions.
 
@@ -165,10 +170,9 @@ def _samples(a: float, b: float) -> Array:
 
 
 def surfaces(street: Street, rng: np.random.Generator) -> dict[str, Mesh]:
-    """Return the ground by label: "road", "sidewalk", "terrain" and, where it has any, "rail track"."""
+    """Return the ground by label: "road", "sidewalk" and "terrain"."""
     road, pavement, terrain = Mesh(), Mesh(), Mesh()
-    path, half, front = street.path, street.half, street.front
-    look = street.look
+    path, half, look = street.path, street.half, street.look
     asphalt, slab = look["asphalt"], look["slab"]
     whole = np.arange(path.s[0], path.s[-1] + 0.1, 2.0)
     strip(road, path, whole, -half, half, 0.0, 0.0, "asphalt", asphalt)
@@ -183,7 +187,16 @@ def surfaces(street: Street, rng: np.random.Generator) -> dict[str, Mesh]:
 
 
 def _band(
-    mesh: Mesh, path: Path, side: int, s: Array, d0: Any, d1: Any, h0: float, h1: float, material: str, tint: Tint
+    mesh: Mesh,
+    path: Path,
+    side: int,
+    s: Array,
+    d0: Any,
+    d1: Any,
+    h0: float,
+    h1: float,
+    material: str,
+    tint: Tint,
 ) -> None:
     """Add a strip on one side, `d0` nearer to the road than `d1`."""
     d0, d1 = np.broadcast_to(d0, s.shape), np.broadcast_to(d1, s.shape)
@@ -193,7 +206,9 @@ def _band(
         strip(mesh, path, s, -d1, -d0, h1, h0, material, tint)
 
 
-def _sides(street: Street, side: int, pavement: Mesh, terrain: Mesh, road: Mesh, slab: Tint) -> None:
+def _sides(
+    street: Street, side: int, pavement: Mesh, terrain: Mesh, road: Mesh, slab: Tint
+) -> None:
     path, half, front, look = street.path, street.half, street.front, street.look
     ends = (float(path.s[0]), float(path.s[-1]))
     for a, b in street.stretches(side):
@@ -209,7 +224,18 @@ def _sides(street: Street, side: int, pavement: Mesh, terrain: Mesh, road: Mesh,
         inner = kerb + 0.16
         if street.verge:
             edge = np.where(gap >= CORNER, half + street.verge, inner)
-            _band(terrain, path, side, s, inner, np.maximum(edge, inner), KERB, KERB + 0.02, "grass", look["grass"])
+            _band(
+                terrain,
+                path,
+                side,
+                s,
+                inner,
+                np.maximum(edge, inner),
+                KERB,
+                KERB + 0.02,
+                "grass",
+                look["grass"],
+            )
             inner = np.maximum(edge, inner)
         _band(pavement, path, side, s, inner, front, KERB, KERB + 0.03, look["paving"], slab)
         # Beside a side street stands its own pavement.
@@ -219,14 +245,38 @@ def _sides(street: Street, side: int, pavement: Mesh, terrain: Mesh, road: Mesh,
         for inside, outside in zip((c, e), (a, b), strict=True):
             if inside != outside:
                 corner = np.array(sorted((inside, outside)))
-                _band(pavement, path, side, corner, front, front + 0.01, KERB + 0.03, KERB, look["paving"], slab)
+                _band(
+                    pavement,
+                    path,
+                    side,
+                    corner,
+                    front,
+                    front + 0.01,
+                    KERB + 0.03,
+                    KERB,
+                    look["paving"],
+                    slab,
+                )
         s = np.unique(np.clip(np.arange(c, e + 4, 4.0), c, e))
         garden = look["front"][side]
         if garden == "paved":
-            _band(pavement, path, side, s, front, front + 14, KERB + 0.03, KERB + 0.03, look["paving"], slab)
+            _band(
+                pavement,
+                path,
+                side,
+                s,
+                front,
+                front + 14,
+                KERB + 0.03,
+                KERB + 0.03,
+                look["paving"],
+                slab,
+            )
             _band(terrain, path, side, s, front + 14, front + 60, KERB, 0.0, "grass", look["grass"])
         else:
-            _band(terrain, path, side, s, front, front + 60, KERB + 0.02, 0.3, "grass", look["grass"])
+            _band(
+                terrain, path, side, s, front, front + 60, KERB + 0.02, 0.3, "grass", look["grass"]
+            )
     # Gutter: a darker seam along the kerb.
     for a, b in street.stretches(side, CORNER):
         s = np.unique(np.clip(np.arange(a, b + 2, 2.0), a, b))
@@ -234,20 +284,35 @@ def _sides(street: Street, side: int, pavement: Mesh, terrain: Mesh, road: Mesh,
         _band(road, path, side, s, half - 0.28, half + 0.01, 0.003, 0.003, "asphalt", tint)
 
 
-def _side_street(street: Street, junction: Junction, side: int, road: Mesh, pavement: Mesh, terrain: Mesh) -> None:
+def _side_street(
+    street: Street, junction: Junction, side: int, road: Mesh, pavement: Mesh, terrain: Mesh
+) -> None:
     look, half = street.look, junction.half
     reach = 120.0
     path = street.path.side(junction.s, side, reach)
     s = np.arange(street.half - 0.3, reach, 4.0)
     strip(road, path, s, -half, half, 0.001, 0.001, "asphalt", look["asphalt"])
     near = np.array((street.half - 0.2, street.half + CORNER))
-    strip(road, path, near, -half - CORNER, half + CORNER, 0.0005, 0.0005, "asphalt", look["asphalt"])
+    strip(
+        road, path, near, -half - CORNER, half + CORNER, 0.0005, 0.0005, "asphalt", look["asphalt"]
+    )
     width = look["side pavement"]
     s = np.arange(street.front, reach, 4.0)
     for hand in (-1, 1):
         _band(pavement, path, hand, s, half, half + 0.02, 0.0, KERB, "concrete", STONE)
         _band(pavement, path, hand, s, half + 0.02, half + 0.16, KERB, KERB, "concrete", STONE)
-        _band(pavement, path, hand, s, half + 0.16, half + width, KERB, KERB + 0.02, look["paving"], look["slab"])
+        _band(
+            pavement,
+            path,
+            hand,
+            s,
+            half + 0.16,
+            half + width,
+            KERB,
+            KERB + 0.02,
+            look["paving"],
+            look["slab"],
+        )
         near = np.array((street.half + CORNER, street.front + 0.1))
         _band(pavement, path, hand, near, half, half + 0.02, 0.0, KERB, "concrete", STONE)
     # Its middle line, and where it gives way.
@@ -255,7 +320,17 @@ def _side_street(street: Street, junction: Junction, side: int, road: Mesh, pave
         strip(road, path, np.array((t, t + 2.0)), -0.05, 0.05, 0.006, 0.006, "line", PAINT)
     for e in np.arange(0.2, half - 0.4, 0.9):
         a, b = sorted((-street.hand * e, -street.hand * (e + 0.5)))
-        strip(road, path, np.array((street.half + 0.5, street.half + 0.8)), a, b, 0.006, 0.006, "line", PAINT)
+        strip(
+            road,
+            path,
+            np.array((street.half + 0.5, street.half + 0.8)),
+            a,
+            b,
+            0.006,
+            0.006,
+            "line",
+            PAINT,
+        )
 
 
 def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
@@ -288,15 +363,55 @@ def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
     for s in np.arange(-10, end, 24.0):
         for side in (-1, 1):
             a = side * (half - 0.42)
-            strip(road, path, np.array((s, s + 0.45)), min(a, a + side * 0.36), max(a, a + side * 0.36), 0.0095, 0.0095, "metal", (0.13, 0.13, 0.13, 0.7))
+            strip(
+                road,
+                path,
+                np.array((s, s + 0.45)),
+                min(a, a + side * 0.36),
+                max(a, a + side * 0.36),
+                0.0095,
+                0.0095,
+                "metal",
+                (0.13, 0.13, 0.13, 0.7),
+            )
     if street.rails:
         for track in (-1, 1):
             middle = track * street.lane / 2
             s = np.arange(path.s[0], path.s[-1], 2.0)
-            strip(road, path, s, middle - 1.1, middle + 1.1, 0.0080, 0.0080, "slab", (0.45, 0.44, 0.42, 0.9))
+            strip(
+                road,
+                path,
+                s,
+                middle - 1.1,
+                middle + 1.1,
+                0.0080,
+                0.0080,
+                "slab",
+                (0.45, 0.44, 0.42, 0.9),
+            )
             for rail in (-0.72, 0.72):
-                strip(road, path, s, middle + rail - 0.035, middle + rail + 0.035, 0.0090, 0.0090, "metal", (0.62, 0.61, 0.60, 0.25))
-                strip(road, path, s, middle + rail + 0.035, middle + rail + 0.08, 0.0086, 0.0086, "matte", (0.08, 0.08, 0.08, 0.9))
+                strip(
+                    road,
+                    path,
+                    s,
+                    middle + rail - 0.035,
+                    middle + rail + 0.035,
+                    0.0090,
+                    0.0090,
+                    "metal",
+                    (0.62, 0.61, 0.60, 0.25),
+                )
+                strip(
+                    road,
+                    path,
+                    s,
+                    middle + rail + 0.035,
+                    middle + rail + 0.08,
+                    0.0086,
+                    0.0086,
+                    "matte",
+                    (0.08, 0.08, 0.08, 0.9),
+                )
 
 
 def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
@@ -306,7 +421,9 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
     def clear(s: float, margin: float = 2.0) -> bool:
         return street.is_clear(s, margin)
 
-    def line(d: float, width: float = 0.1, dash: float = 0.0, gap: float = 0.0, tint: Tint = PAINT) -> None:
+    def line(
+        d: float, width: float = 0.1, dash: float = 0.0, gap: float = 0.0, tint: Tint = PAINT
+    ) -> None:
         step = dash + gap if dash else 2.0
         for s in np.arange(-100.0, path.s[-1] - 30, step):
             if clear(s + step / 2, 3.0):
@@ -332,7 +449,17 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
             for s in np.arange(-60.0, path.s[-1] - 60, 6.0):
                 if clear(s, 9):
                     a, b = sorted((side * edge, side * (half - 0.3)))
-                    strip(road, path, np.array((s, s + 0.09)), a, b, h + 0.0005, h + 0.0005, "line", PAINT)
+                    strip(
+                        road,
+                        path,
+                        np.array((s, s + 0.09)),
+                        a,
+                        b,
+                        h + 0.0005,
+                        h + 0.0005,
+                        "line",
+                        PAINT,
+                    )
     elif street.look["kerb line"] == "double yellow":
         for side in (-1, 1):
             line(side * (half - 0.35), 0.07, tint=YELLOW)
@@ -348,21 +475,53 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
             strip(road, path, s, d0, d1, 0.0074, 0.0074, "asphalt", (0.42, 0.29, 0.26, 0.9))
     for s in street.crossings:
         for d in np.arange(-half + 0.35, half - 0.6, 1.05):
-            strip(road, path, np.array((s - 1.5, s + 1.5)), d, d + 0.52, h + 0.001, h + 0.001, "line", PAINT)
+            strip(
+                road,
+                path,
+                np.array((s - 1.5, s + 1.5)),
+                d,
+                d + 0.52,
+                h + 0.001,
+                h + 0.001,
+                "line",
+                PAINT,
+            )
         for side in (-1, 1):
             a, b = sorted((side * hand * 0.2, side * hand * (edge - 0.1)))
             at = s - side * 3.6
-            strip(road, path, np.array((at - 0.15, at + 0.15)), a, b, h + 0.0015, h + 0.0015, "line", PAINT)
+            strip(
+                road,
+                path,
+                np.array((at - 0.15, at + 0.15)),
+                a,
+                b,
+                h + 0.0015,
+                h + 0.0015,
+                "line",
+                PAINT,
+            )
     for junction in street.junctions:
         for side in (1, -1):
             if len(junction.sides) < 2:
                 continue
             a, b = sorted((side * hand * 0.2, side * hand * (edge - 0.1)))
             at = junction.s - side * (junction.half + 3.4)
-            strip(road, path, np.array((at - 0.16, at + 0.16)), a, b, h + 0.0015, h + 0.0015, "line", PAINT)
+            strip(
+                road,
+                path,
+                np.array((at - 0.16, at + 0.16)),
+                a,
+                b,
+                h + 0.0015,
+                h + 0.0015,
+                "line",
+                PAINT,
+            )
             if street.lanes > 1:
                 for k in range(street.lanes):
-                    _arrow(road, path, at - side * 7, side * hand * (k + 0.5) * street.lane, side, h)
+                    _arrow(
+                        road, path, at - side * 7, side * hand * (k + 0.5) * street.lane, side, h
+                    )
         for s in np.arange(junction.s - junction.half, junction.s + junction.half - 0.5, 1.2):
             strip(road, path, np.array((s, s + 0.5)), -0.05, 0.05, h, h, "line", PAINT)
 
@@ -371,5 +530,8 @@ def _arrow(road: Mesh, path: Path, s: float, d: float, side: int, h: float) -> N
     """Paint an arrow that points along the traffic of a side."""
     shaft = np.array(sorted((s, s - side * 2.4)))
     strip(road, path, shaft, d - 0.08, d + 0.08, h, h, "line", PAINT)
-    tip, base = path.at(s + side * 1.4, d, h), path.at(np.array((s, s)), np.array((d - 0.36, d + 0.36)), h)
+    tip, base = (
+        path.at(s + side * 1.4, d, h),
+        path.at(np.array((s, s)), np.array((d - 0.36, d + 0.36)), h),
+    )
     road.polygon([base[0], base[1], tip][::side], "line", PAINT)

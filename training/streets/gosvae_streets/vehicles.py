@@ -129,23 +129,20 @@ def car(shape: str) -> Mesh:
             if glass:
                 # A frame of paint around each pane.
                 center = corners.mean(0)
-                outer = np.abs(corners[:, 0]).max() * 0
                 inset = 0.04 if j in side else 0.0
                 lengths = np.linalg.norm(corners - center, axis=1, keepdims=True)
-                inner = corners + (center - corners) / lengths * min(
-                    inset, 0.4 * lengths.min()
-                )
+                inner = corners + (center - corners) / lengths * min(inset, 0.4 * lengths.min())
                 mesh.add(
                     np.concatenate((corners, inner)),
                     [(a, (a + 1) % 4, (a + 1) % 4 + 4, a + 4) for a in range(4)],
                     "paint",
                 )
-                mesh.quads([inner + outer], "glass", GLASS)
+                mesh.quads([inner], "glass", GLASS)
             else:
-                dark = j in (13,) or (j in (0, 12) and shape != "saloon" and tall)
+                dark = j == 13 or (j in (0, 12) and tall)
                 mesh.add(corners, [(0, 1, 2, 3)], "matte" if dark else "paint", DARK, False)
     for ring, flip in ((points[0], -1), (points[-1], 1)):
-        mesh.polygon(ring[:: -flip], "paint", DARK)
+        mesh.polygon(ring[::-flip], "paint", DARK)
     # Pillars beside the windscreen and the rear window.
     for i, station in enumerate(stations[:-1]):
         if station[-1] in ("screen", "rear"):
@@ -163,7 +160,9 @@ def _trim(mesh: Mesh, shape: str, stations: tuple, tall: bool) -> None:  # type:
     axle = 0.98 if shape == "van" else 0.82
     for y in (rear + axle + (0.3 if shape == "van" else 0), front - axle):
         for x in (-1, 1):
-            mesh.disc((x * (width + 0.002), y, radius + 0.02), (x, 0, 0), radius + 0.07, "matte", BLACK)
+            mesh.disc(
+                (x * (width + 0.002), y, radius + 0.02), (x, 0, 0), radius + 0.07, "matte", BLACK
+            )
             wheel(mesh, x, width - 0.20, y, radius)
     mesh.box((-0.80, rear + 0.06, floor - 0.06), (0.80, front - 0.10, floor + 0.1), "matte", BLACK)
     high = 0.30 if tall else 0.0
@@ -185,12 +184,17 @@ def _trim(mesh: Mesh, shape: str, stations: tuple, tall: bool) -> None:  # type:
         )
         for y in (-0.35, 0.62) if shape != "van" else (0.85,):
             z = stations[4][3] - 0.09
-            mesh.box((x * width - 0.02, y - 0.09, z), (x * width + 0.02, y + 0.09, z + 0.03), "matte", DARK)
+            mesh.box(
+                (x * width - 0.02, y - 0.09, z),
+                (x * width + 0.02, y + 0.09, z + 0.03),
+                "matte",
+                DARK,
+            )
     mesh.box((-0.45, front - 0.08, 0.44 + high), (0.45, front + 0.012, 0.56 + high), "matte", BLACK)
     mesh.box((-0.62, front - 0.16, 0.27 + high), (0.62, front - 0.02, 0.38 + high), "matte", DARK)
     mesh.box((-0.70, rear - 0.03, 0.36 + high), (0.70, rear + 0.12, 0.47 + high), "matte", DARK)
     mesh.box((-0.26, front, 0.40 + high), (0.26, front + 0.025, 0.50 + high), "matte", WHITE)
-    plate = (1.05 if shape == "van" else 0.62 + high)
+    plate = 1.05 if shape == "van" else 0.62 + high
     mesh.box((-0.26, rear - 0.035, plate), (0.26, rear + 0.01, plate + 0.11), "matte", YELLOW)
     if shape == "van":
         mesh.box((-0.008, rear - 0.012, 0.5), (0.008, rear + 0.02, 2.0), "matte", BLACK)
@@ -213,8 +217,16 @@ def wheel(mesh: Mesh, side: int, x: float, y: float, radius: float, width: float
 
 
 def _shell(
-    mesh: Mesh, low: float, high: float, rear: float, front: float, width: float, tint: Tint,
-    material: str = "paint", corner: float = 0.18, rake: float = 0.0,
+    mesh: Mesh,
+    low: float,
+    high: float,
+    rear: float,
+    front: float,
+    width: float,
+    tint: Tint,
+    material: str = "paint",
+    corner: float = 0.18,
+    rake: float = 0.0,
 ) -> None:
     """Add a body with rounded corners; the top of its front leans back by `rake`."""
     angles = np.linspace(0, np.pi / 2, 4)
@@ -226,7 +238,13 @@ def _shell(
             outline.append((sx * (width - c) + c * np.cos(a), cy + c * np.sin(a)))
     ring = np.array(outline)
     rings = []
-    for z, inset in ((low, 0.03), (low + 0.08, 0), (high - 0.16, 0), (high - 0.04, 0.05), (high, 0.16)):
+    for z, inset in (
+        (low, 0.03),
+        (low + 0.08, 0),
+        (high - 0.16, 0),
+        (high - 0.04, 0.05),
+        (high, 0.16),
+    ):
         share = (z - low) / (high - low)
         scaled = ring * ((width - inset) / width, 1)
         y = scaled[:, 1] - np.sign(scaled[:, 1] - (rear + front) / 2) * inset
@@ -248,11 +266,19 @@ def bus(decks: int = 1, length: float = 11.0) -> Mesh:
             for y in np.arange(rear + 0.35, front - 1.2, 1.42):
                 end = min(y + 1.34, front - 0.5)
                 mesh.box(
-                    (min(x * 1.2, x * 1.272), y, low), (max(x * 1.2, x * 1.272), end, top), "glass", GLASS
+                    (min(x * 1.2, x * 1.272), y, low),
+                    (max(x * 1.2, x * 1.272), end, top),
+                    "glass",
+                    GLASS,
                 )
         mesh.box((-1.05, rear - 0.012, low + 0.1), (1.05, rear + 0.1, top), "glass", GLASS)
     for x in (-1, 1):
-        mesh.box((min(x * 1.2, x * 1.274), front - 1.25, 0.45), (max(x * 1.2, x * 1.274), front - 0.3, 2.4), "glass", GLASS)
+        mesh.box(
+            (min(x * 1.2, x * 1.274), front - 1.25, 0.45),
+            (max(x * 1.2, x * 1.274), front - 0.3, 2.4),
+            "glass",
+            GLASS,
+        )
     top = high - 0.55
     _front(mesh, front, 1.15, 0.95, top if decks == 1 else 2.1, 0.25, 0.32, high)
     if decks == 2:
@@ -260,27 +286,56 @@ def bus(decks: int = 1, length: float = 11.0) -> Mesh:
     sign = (2.55, 2.85) if decks == 1 else (2.25, 2.65)
     mesh.box((-0.75, front - 0.22, sign[0]), (0.75, front + 0.02, sign[1]), "matte", BLACK)
     for k in range(7):
-        mesh.box((-0.5 + 0.14 * k, front - 0.1, sign[0] + 0.08), (-0.41 + 0.14 * k, front + 0.03, sign[1] - 0.07), "lamp", AMBER)
+        mesh.box(
+            (-0.5 + 0.14 * k, front - 0.1, sign[0] + 0.08),
+            (-0.41 + 0.14 * k, front + 0.03, sign[1] - 0.07),
+            "lamp",
+            AMBER,
+        )
     for x in (-1, 1):
         mesh.ellipsoid((x * 0.92, front - 0.02, 0.72), (0.2, 0.07, 0.11), "headlamp", HEAD, 8)
-        mesh.box((x * 1.05 - 0.1, rear - 0.02, 0.75), (x * 1.05 + 0.1, rear + 0.1, 1.1), "taillamp", TAIL)
+        mesh.box(
+            (x * 1.05 - 0.1, rear - 0.02, 0.75), (x * 1.05 + 0.1, rear + 0.1, 1.1), "taillamp", TAIL
+        )
         mesh.tube((x * 1.25, front - 0.2, 2.1), (x * 1.45, front + 0.15, 2.0), 0.03, "matte", BLACK)
-        mesh.box((x * 1.45 - 0.1, front + 0.1, 1.6), (x * 1.45 + 0.1, front + 0.18, 2.02), "matte", BLACK)
+        mesh.box(
+            (x * 1.45 - 0.1, front + 0.1, 1.6), (x * 1.45 + 0.1, front + 0.18, 2.02), "matte", BLACK
+        )
         for y in (rear + 2.6, front - 2.4):
             mesh.disc((x * 1.263, y, 0.5), (x, 0, 0), 0.58, "matte", BLACK)
             wheel(mesh, x, 1.02, y, 0.48, 0.25)
     mesh.box((-0.26, rear - 0.03, 0.55), (0.26, rear, 0.66), "matte", YELLOW)
     mesh.box((-0.9, rear - 0.025, 0.45), (0.9, rear + 0.1, 0.95), "matte", DARK)
-    mesh.box((-0.9, rear + 1, high - 0.02), (0.9, rear + 3, high + 0.18), "matte", (0.8, 0.8, 0.8, 0.5))
+    mesh.box(
+        (-0.9, rear + 1, high - 0.02), (0.9, rear + 3, high + 0.18), "matte", (0.8, 0.8, 0.8, 0.5)
+    )
     return mesh
 
 
-def _front(mesh: Mesh, front: float, w: float, low: float, top: float, rake: float, base: float, high: float) -> None:
+def _front(
+    mesh: Mesh,
+    front: float,
+    w: float,
+    low: float,
+    top: float,
+    rake: float,
+    base: float,
+    high: float,
+) -> None:
     """Add a pane in front of a shell with that rake."""
+
     def lean(z: float) -> float:
         return front + 0.02 - rake * max(0.0, (z - base) / (high - base) - 0.35)
 
-    mesh.quads([[(-w, lean(low), low), (w, lean(low), low), (w, lean(top), top), (-w, lean(top), top)][::-1]], "glass", GLASS)
+    mesh.quads(
+        [
+            [(-w, lean(low), low), (w, lean(low), low), (w, lean(top), top), (-w, lean(top), top)][
+                ::-1
+            ]
+        ],
+        "glass",
+        GLASS,
+    )
 
 
 def truck(kind: str) -> Mesh:
@@ -292,13 +347,30 @@ def truck(kind: str) -> Mesh:
     mesh.box((-0.9, front - 0.1, 0.85), (0.9, front + 0.02, 1.35), "matte", DARK)
     mesh.box((-1.2, front - 0.3, 0.38), (1.2, front + 0.06, 0.72), "matte", (0.25, 0.25, 0.26, 0.6))
     for x in (-1, 1):
-        mesh.box((min(x * 1.1, x * 1.214), front - 1.3, 1.65), (max(x * 1.1, x * 1.214), front - 0.45, 2.4), "glass", GLASS)
+        mesh.box(
+            (min(x * 1.1, x * 1.214), front - 1.3, 1.65),
+            (max(x * 1.1, x * 1.214), front - 0.45, 2.4),
+            "glass",
+            GLASS,
+        )
         mesh.ellipsoid((x * 0.95, front + 0.05, 0.62), (0.16, 0.06, 0.1), "headlamp", HEAD, 8)
-        mesh.box((x * 1.36 - 0.1, front - 0.15, 1.7), (x * 1.36 + 0.1, front - 0.05, 2.4), "matte", BLACK)
-        mesh.box((x * 1.0 - 0.14, rear - 0.02, 0.72), (x * 1.0 + 0.14, rear + 0.05, 0.9), "taillamp", TAIL)
+        mesh.box(
+            (x * 1.36 - 0.1, front - 0.15, 1.7), (x * 1.36 + 0.1, front - 0.05, 2.4), "matte", BLACK
+        )
+        mesh.box(
+            (x * 1.0 - 0.14, rear - 0.02, 0.72),
+            (x * 1.0 + 0.14, rear + 0.05, 0.9),
+            "taillamp",
+            TAIL,
+        )
         for y in (front - 1.35, rear + 1.3, rear + 2.35):
             wheel(mesh, x, 0.98, y, 0.48, 0.27)
-        mesh.box((x * 1.15 - 0.03, rear + 3.1, 0.45), (x * 1.15 + 0.03, front - 2.4, 0.85), "matte", (0.5, 0.5, 0.5, 0.5))
+        mesh.box(
+            (x * 1.15 - 0.03, rear + 3.1, 0.45),
+            (x * 1.15 + 0.03, front - 2.4, 0.85),
+            "matte",
+            (0.5, 0.5, 0.5, 0.5),
+        )
     mesh.box((-0.45, rear, 0.62), (0.45, front - 0.5, 0.92), "matte", DARK)
     mesh.box((-1.15, rear - 0.03, 0.5), (1.15, rear + 0.06, 0.6), "matte", DARK)
     mesh.box((-0.26, rear - 0.04, 0.62), (0.26, rear, 0.73), "matte", YELLOW)
@@ -307,7 +379,9 @@ def truck(kind: str) -> Mesh:
         for x in (-0.6, 0.0, 0.6):
             mesh.box((x - 0.015, rear - 0.03, 1.05), (x + 0.015, rear, 3.5), "metal", RIM)
         mesh.box((-1.262, rear + 0.8, 1.8), (1.262, front - 3.4, 2.7), "paint", DARK)
-        mesh.box((-1.2, rear - 0.012, 1.05), (1.2, rear + 0.02, 1.2), "matte", (0.8, 0.1, 0.05, 0.5))
+        mesh.box(
+            (-1.2, rear - 0.012, 1.05), (1.2, rear + 0.02, 1.2), "matte", (0.8, 0.1, 0.05, 0.5)
+        )
     else:
         mesh.box((-1.25, rear, 0.95), (1.25, front - 2.05, 1.1), "matte", (0.3, 0.25, 0.2, 0.8))
         top = 1.55 if kind == "flatbed" else 2.2
@@ -318,9 +392,16 @@ def truck(kind: str) -> Mesh:
         mesh.box((-1.25, front - 2.15, 1.1), (1.25, front - 2.05, top + 0.5), "matte", tint)
         if kind == "flatbed":
             for k in range(3):
-                mesh.box((-0.9, rear + 0.5 + 1.6 * k, 1.1), (0.9, rear + 1.8 + 1.6 * k, 1.75 + 0.2 * (k % 2)), "matte", (0.62, 0.5, 0.34, 0.9))
+                mesh.box(
+                    (-0.9, rear + 0.5 + 1.6 * k, 1.1),
+                    (0.9, rear + 1.8 + 1.6 * k, 1.75 + 0.2 * (k % 2)),
+                    "matte",
+                    (0.62, 0.5, 0.34, 0.9),
+                )
         else:
-            mesh.ellipsoid((0, (rear + front) / 2 - 1, 1.9), (1.15, 2.6, 0.7), "matte", (0.4, 0.33, 0.26, 1.0))
+            mesh.ellipsoid(
+                (0, (rear + front) / 2 - 1, 1.9), (1.15, 2.6, 0.7), "matte", (0.4, 0.33, 0.26, 1.0)
+            )
     return mesh
 
 
@@ -334,8 +415,18 @@ def tram() -> Mesh:
         for x in (-1, 1):
             for y in np.arange(rear + 0.4, front - 1.3, 1.36):
                 door = int((y - rear) / 1.36) % 3 == 1
-                mesh.box((min(x * 1.2, x * 1.292), y, 0.5 if door else 1.25), (max(x * 1.2, x * 1.292), y + 1.26, 2.6), "glass", GLASS)
-            mesh.box((min(x * 1.2, x * 1.288), rear + 0.2, 0.95), (max(x * 1.2, x * 1.288), front - 0.6, 1.1), "matte", (0.9, 0.9, 0.9, 0.4))
+                mesh.box(
+                    (min(x * 1.2, x * 1.292), y, 0.5 if door else 1.25),
+                    (max(x * 1.2, x * 1.292), y + 1.26, 2.6),
+                    "glass",
+                    GLASS,
+                )
+            mesh.box(
+                (min(x * 1.2, x * 1.288), rear + 0.2, 0.95),
+                (max(x * 1.2, x * 1.288), front - 0.6, 1.1),
+                "matte",
+                (0.9, 0.9, 0.9, 0.4),
+            )
         if section:
             mesh.box((-1.15, rear - 0.35, 0.4), (1.15, rear + 0.1, 3.2), "matte", DARK)
         mesh.box((-0.9, rear + 2, 3.3), (0.9, front - 2, 3.62), "matte", (0.6, 0.6, 0.62, 0.6))
@@ -344,7 +435,12 @@ def tram() -> Mesh:
     mesh.box((-1.08, rear - 0.02, 1.2), (1.08, rear + 0.1, 2.6), "glass", GLASS)
     for x in (-1, 1):
         mesh.ellipsoid((x * 0.85, front + 0.0, 0.8), (0.18, 0.07, 0.1), "headlamp", HEAD, 8)
-        mesh.box((x * 0.95 - 0.12, rear - 0.03, 0.7), (x * 0.95 + 0.12, rear + 0.05, 0.95), "taillamp", TAIL)
+        mesh.box(
+            (x * 0.95 - 0.12, rear - 0.03, 0.7),
+            (x * 0.95 + 0.12, rear + 0.05, 0.95),
+            "taillamp",
+            TAIL,
+        )
     mesh.box((-0.6, front - 0.6, 2.85), (0.6, front - 0.25, 3.1), "lamp", AMBER)
     mesh.box((-1.1, rear + 0.2, 0.12), (1.1, front - 0.2, 0.4), "matte", BLACK)
     for y in (0.6, -0.6):
@@ -362,7 +458,13 @@ def bicycle(tint: Tint) -> Mesh:
         for angle in np.arange(8) * np.pi / 8:
             d = 0.31 * np.array((0, np.cos(angle), np.sin(angle)))
             mesh.tube((0, y, 0.34) - d, (0, y, 0.34) + d, 0.004, "metal", RIM, sides=3, caps=False)
-    hub, crank, seat, head, front = (0, -0.52, 0.34), (0, -0.08, 0.3), (0, -0.2, 0.82), (0, 0.36, 0.84), (0, 0.52, 0.34)
+    hub, crank, seat, head, front = (
+        (0, -0.52, 0.34),
+        (0, -0.08, 0.3),
+        (0, -0.2, 0.82),
+        (0, 0.36, 0.84),
+        (0, 0.52, 0.34),
+    )
     bars = ((hub, crank), (hub, seat), (crank, seat), (crank, head), (seat, head), (head, front))
     for a, b in bars:
         mesh.tube(a, b, 0.022, "matte", tint, sides=6)
@@ -372,7 +474,9 @@ def bicycle(tint: Tint) -> Mesh:
     mesh.tube((-0.28, 0.36, 1.02), (0.28, 0.36, 1.02), 0.018, "matte", BLACK, sides=6)
     mesh.disc((0.05, -0.08, 0.3), (1, 0, 0), 0.1, "metal", DARK, 12)
     for x, dz in ((-0.12, 0.14), (0.12, -0.14)):
-        mesh.tube((0.05 * np.sign(x), -0.08, 0.3), (x, -0.08, 0.3 + dz), 0.015, "metal", DARK, sides=4)
+        mesh.tube(
+            (0.05 * np.sign(x), -0.08, 0.3), (x, -0.08, 0.3 + dz), 0.015, "metal", DARK, sides=4
+        )
     mesh.box((-0.03, -0.62, 0.72), (0.03, -0.58, 0.78), "taillamp", TAIL)
     return mesh
 
