@@ -99,7 +99,8 @@ class Renderer:
             image = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
             self._exact()
             if self._shutter:
-                scene.frame_set(1)
+                self._still()
+                self._pose(time)
             scene.render.filepath = str(passes)
             bpy.ops.render.render(write_still=True)
             index, depth = _read_passes(passes)
@@ -117,12 +118,11 @@ class Renderer:
     def _animate(self, time: float) -> None:
         """Set key frames half a shutter before and after, for Cycles to blur in between."""
         half = 0.5 * self._shutter / self._rate
+        self._still()
         moving = [
             pair for pair in zip(self._scene.things, self._objects, strict=True) if pair[0].moves
         ]
-        for each in (*(made for _, made in moving), self._camera):
-            each.animation_data_clear()
-        for frame, at in ((0, time - half), (2, time + half)):
+        for frame, at in ((0, time - half), (1, time), (2, time + half)):
             for thing, made in moving:
                 _place(made, thing.pose(at))
                 for path in ("location", "rotation_quaternion"):
@@ -136,6 +136,10 @@ class Renderer:
         scene = bpy.context.scene
         scene.render.motion_blur_shutter = 2.0
         scene.frame_set(1)
+
+    def _still(self) -> None:
+        for each in (*self._objects, self._camera):
+            each.animation_data_clear()
 
     def _optical(self, time: float) -> Array:
         # Blender's cameras look along -z with y up.

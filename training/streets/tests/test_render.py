@@ -52,6 +52,15 @@ def test_labels_are_exact_to_the_pixel(tmp_path: Path) -> None:
     assert frame.image.shape == (HEIGHT, WIDTH, 3)
 
 
+def test_motion_blur_leaves_labels_sharp(tmp_path: Path) -> None:
+    scene = Scene.draw(1, 0, 1.0, sky="sun")
+    with silence(tmp_path / "log"):
+        sharp = Renderer(scene, (WIDTH, HEIGHT), 1, 1, 0).render(0.5)
+        blurred = Renderer(scene, (WIDTH, HEIGHT), 1, 1, 0, shutter=1.0, rate=2.0).render(0.5)
+    np.testing.assert_array_equal(sharp.index, blurred.index)
+    assert np.abs(sharp.image.astype(int) - blurred.image).mean() > 2
+
+
 def test_a_set_goes_on_where_it_was_left(
     tmp_path: Path,
 ) -> None:
