@@ -354,12 +354,12 @@ def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
                 s = np.arange(path.s[0] + 40, path.s[-1] - 40, 4.0)
                 shade = (*(base * 0.93), 0.8)
                 strip(road, path, s, d - 0.22, d + 0.22, 0.0025, 0.0025, "asphalt", shade)
-    for _ in range(int(rng.integers(5, 14))):
+    for layer in range(int(rng.integers(5, 14))):
         s = rng.uniform(-10, end)
         d = rng.uniform(-half + 0.7, half - 0.7)
-        center = path.at(s, d, 0.0095)
+        center = path.at(s, d, 0.0092 + 0.00002 * layer)
         road.disc(center, (0, 0, 1), 0.33, "metal", (0.20, 0.19, 0.18, 0.7), 18)
-        road.disc(center + (0, 0, 0.002), (0, 0, 1), 0.27, "asphalt", (0.26, 0.25, 0.24, 0.7), 18)
+        road.disc(center + (0, 0, 0.001), (0, 0, 1), 0.27, "asphalt", (0.26, 0.25, 0.24, 0.7), 18)
     for s in np.arange(-10, end, 24.0):
         for side in (-1, 1):
             a = side * (half - 0.42)
