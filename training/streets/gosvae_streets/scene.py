@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from . import buildings, furniture, people, plants, vehicles
 from .mesh import Array, Mesh, pose
-from .street import KERB, Junction, Path, Street, course, surfaces
+from .street import KERB, Junction, Look, Path, Street, course, surfaces
 
 MOVING = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 """Classes of which Cityscapes tells instances apart."""
@@ -350,19 +349,19 @@ class _Builder:
         }[kind]
         turn = 1 if rng.random() < 0.5 else -1
         slab = np.array((0.62, 0.60, 0.56)) * rng.uniform(0.8, 1.1)
-        look: dict[str, Any] = {
-            "asphalt": (grey + warm, grey, grey - warm, 0.85),
-            "paving": str(rng.choice(["slab", "slab", "asphalt"])),
-            "slab": (*slab, 0.9),
-            "grass": (*np.array((0.30, 0.38, 0.15)) * rng.uniform(0.8, 1.15), 1.0),
-            "front": {turn: fronts[0], -turn: fronts[1]},
-            "park side": turn,
-            "side pavement": 2.2,
-            "centre": str(
+        look = Look(
+            asphalt=(grey + warm, grey, grey - warm, 0.85),
+            paving=str(rng.choice(["slab", "slab", "asphalt"])),
+            slab=(*slab, 0.9),
+            grass=(*np.array((0.30, 0.38, 0.15)) * rng.uniform(0.8, 1.15), 1.0),
+            fronts={turn: fronts[0], -turn: fronts[1]},
+            park_side=turn,
+            side_pavement=2.2,
+            centre=str(
                 rng.choice(["dashes", "dashes", "dashes", "solid", "double", "yellow double"])
             ),
-            "kerb line": str(rng.choice(["double yellow", "white", "none", "cycle"])),
-        }
+            kerb_line=str(rng.choice(["double yellow", "white", "none", "cycle"])),
+        )
         hills = float(rng.choice([0.0, 0.015, 0.05], p=[0.4, 0.35, 0.25]))
         bend = float(rng.choice([0.0, 0.003, 0.008], p=[0.3, 0.4, 0.3]))
         return Street(
@@ -421,7 +420,7 @@ class _Builder:
         mesh = Mesh()
         middle = path.at(self.street.length / 2)
         mesh.disc(
-            (middle[0], middle[1], low), (0, 0, 1), 1500.0, "grass", self.street.look["grass"], 40
+            (middle[0], middle[1], low), (0, 0, 1), 1500.0, "grass", self.street.look.grass, 40
         )
         self.put("terrain", mesh, np.eye(4))
 
@@ -463,7 +462,7 @@ class _Builder:
 
     def _frontage(self, side: int) -> None:
         rng, street, kind = self.rng, self.street, self.kind
-        park = kind == "park" and side == street.look["park side"]
+        park = kind == "park" and side == street.look.park_side
         lo, hi = -55.0, street.length + 190
         setback = {
             "high street": 0.0,
@@ -490,7 +489,7 @@ class _Builder:
             "outskirts": (4, 18),
         }[kind]
         gap = (max(gap[0], 0.0), max(gap[1], 0.01))
-        for a, b in street.stretches(side, street.look["side pavement"] + 0.05):
+        for a, b in street.stretches(side, street.look.side_pavement + 0.05):
             a, b = max(a, lo), min(b, hi)
             if b - a < 6:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -70,6 +70,31 @@ class Junction:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a street's surfaces look like.
+
+    Attributes:
+        asphalt, slab, grass: tints.
+        paving: material of the pavement, "slab" or "asphalt".
+        fronts: "paved" or "grass" beyond the front line, by side.
+        park_side: where the park is, if the street has one.
+        side_pavement: width in m of side streets' pavements.
+        centre: "dashes", "solid", "double" or "yellow double".
+        kerb_line: "double yellow", "white", "cycle" or "none".
+    """
+
+    asphalt: Tint
+    slab: Tint
+    grass: Tint
+    paving: str
+    fronts: dict[int, str]
+    park_side: int
+    side_pavement: float
+    centre: str
+    kerb_line: str
+
+
+@dataclass(frozen=True)
 class Street:
     """The course of a road and its cross-section, metres.
 
@@ -82,6 +107,8 @@ class Street:
         length: of the drive.
         junctions: side streets.
         crossings: s of the zebra crossings.
+        rails: whether trams run on the inner lanes.
+        look: of its surfaces.
     """
 
     path: Path
@@ -92,10 +119,10 @@ class Street:
     verge: float
     pavement: float
     length: float
-    junctions: tuple[Junction, ...] = ()
-    crossings: tuple[float, ...] = ()
-    rails: bool = False
-    look: dict[str, Any] = field(default_factory=dict)
+    junctions: tuple[Junction, ...]
+    crossings: tuple[float, ...]
+    rails: bool
+    look: Look
 
     @property
     def half(self) -> float:
@@ -173,7 +200,7 @@ def surfaces(street: Street, rng: np.random.Generator) -> dict[str, Mesh]:
     """Return the ground by label: "road", "sidewalk" and "terrain"."""
     road, pavement, terrain = Mesh(), Mesh(), Mesh()
     path, half, look = street.path, street.half, street.look
-    asphalt, slab = look["asphalt"], look["slab"]
+    asphalt, slab = look.asphalt, look.slab
     whole = np.arange(path.s[0], path.s[-1] + 0.1, 2.0)
     strip(road, path, whole, -half, half, 0.0, 0.0, "asphalt", asphalt)
     for side in (-1, 1):
@@ -234,12 +261,12 @@ def _sides(
                 KERB,
                 KERB + 0.02,
                 "grass",
-                look["grass"],
+                look.grass,
             )
             inner = np.maximum(edge, inner)
-        _band(pavement, path, side, s, inner, front, KERB, KERB + 0.03, look["paving"], slab)
+        _band(pavement, path, side, s, inner, front, KERB, KERB + 0.03, look.paving, slab)
         # Beside a side street stands its own pavement.
-        width = look["side pavement"]
+        width = look.side_pavement
         c = a if a == ends[0] else a + width
         e = b if b == ends[1] else b - width
         for inside, outside in zip((c, e), (a, b), strict=True):
@@ -254,11 +281,11 @@ def _sides(
                     front + 0.01,
                     KERB + 0.03,
                     KERB,
-                    look["paving"],
+                    look.paving,
                     slab,
                 )
         s = np.unique(np.clip(np.arange(c, e + 4, 4.0), c, e))
-        garden = look["front"][side]
+        garden = look.fronts[side]
         if garden == "paved":
             _band(
                 pavement,
@@ -269,18 +296,16 @@ def _sides(
                 front + 14,
                 KERB + 0.03,
                 KERB + 0.03,
-                look["paving"],
+                look.paving,
                 slab,
             )
-            _band(terrain, path, side, s, front + 14, front + 60, KERB, 0.0, "grass", look["grass"])
+            _band(terrain, path, side, s, front + 14, front + 60, KERB, 0.0, "grass", look.grass)
         else:
-            _band(
-                terrain, path, side, s, front, front + 60, KERB + 0.02, 0.3, "grass", look["grass"]
-            )
+            _band(terrain, path, side, s, front, front + 60, KERB + 0.02, 0.3, "grass", look.grass)
     # Gutter: a darker seam along the kerb.
     for a, b in street.stretches(side, CORNER):
         s = np.unique(np.clip(np.arange(a, b + 2, 2.0), a, b))
-        tint = (*(0.72 * np.asarray(look["asphalt"][:3])), 0.9)
+        tint = (*(0.72 * np.asarray(look.asphalt[:3])), 0.9)
         _band(road, path, side, s, half - 0.28, half + 0.01, 0.003, 0.003, "asphalt", tint)
 
 
@@ -291,12 +316,10 @@ def _side_street(
     reach = 120.0
     path = street.path.side(junction.s, side, reach)
     s = np.arange(street.half - 0.3, reach, 4.0)
-    strip(road, path, s, -half, half, 0.001, 0.001, "asphalt", look["asphalt"])
+    strip(road, path, s, -half, half, 0.001, 0.001, "asphalt", look.asphalt)
     near = np.array((street.half - 0.2, street.half + CORNER))
-    strip(
-        road, path, near, -half - CORNER, half + CORNER, 0.0005, 0.0005, "asphalt", look["asphalt"]
-    )
-    width = look["side pavement"]
+    strip(road, path, near, -half - CORNER, half + CORNER, 0.0005, 0.0005, "asphalt", look.asphalt)
+    width = look.side_pavement
     s = np.arange(street.front, reach, 4.0)
     for hand in (-1, 1):
         _band(pavement, path, hand, s, half, half + 0.02, 0.0, KERB, "concrete", STONE)
@@ -310,8 +333,8 @@ def _side_street(
             half + width,
             KERB,
             KERB + 0.02,
-            look["paving"],
-            look["slab"],
+            look.paving,
+            look.slab,
         )
         near = np.array((street.half + CORNER, street.front + 0.1))
         _band(pavement, path, hand, near, half, half + 0.02, 0.0, KERB, "concrete", STONE)
@@ -336,7 +359,7 @@ def _side_street(
 def _wear(street: Street, rng: np.random.Generator, road: Mesh) -> None:
     """Add patches, sealed cracks, wheel tracks, manholes and drains."""
     path, half = street.path, street.half
-    base = np.asarray(street.look["asphalt"][:3])
+    base = np.asarray(street.look.asphalt[:3])
     end = street.length + 120
     # Every layer has a height of its own: coinciding surfaces would shade each other.
     for layer in range(int(rng.integers(4, 16))):
@@ -430,7 +453,7 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
                 at = np.array((s, s + (dash or step)))
                 strip(road, path, at, d - width / 2, d + width / 2, h, h, "line", tint)
 
-    style = street.look["centre"]
+    style = street.look.centre
     tint = YELLOW if style.startswith("yellow") else PAINT
     if style.endswith("double"):
         line(-0.12, tint=tint)
@@ -460,14 +483,14 @@ def _markings(street: Street, rng: np.random.Generator, road: Mesh) -> None:
                         "line",
                         PAINT,
                     )
-    elif street.look["kerb line"] == "double yellow":
+    elif street.look.kerb_line == "double yellow":
         for side in (-1, 1):
             line(side * (half - 0.35), 0.07, tint=YELLOW)
             line(side * (half - 0.55), 0.07, tint=YELLOW)
-    elif street.look["kerb line"] == "white":
+    elif street.look.kerb_line == "white":
         for side in (-1, 1):
             line(side * (half - 0.45), 0.12)
-    elif street.look["kerb line"] == "cycle":
+    elif street.look.kerb_line == "cycle":
         for side in (-1, 1):
             line(side * (half - 1.5), 0.12)
             s = np.arange(-100.0, path.s[-1] - 30, 2.0)
