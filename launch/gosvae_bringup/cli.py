@@ -100,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         metavar="PATH",
         help="rosbag2, video, or folder of images in Cityscapes or CamVid layout "
-        "(default: a short generated drive)",
+        "(default: the rendered drive that ships)",
     )
     demo.add_argument(
         "--topic", default="", metavar="NAME", help="the bag's image topic, if it has several"

@@ -51,6 +51,7 @@ from .pipeline import (
     arguments_of,
     describe,
     find_bundle,
+    find_drive,
 )
 from .report import MASK, PACKETS, Delivery, FrameReport, Masks, Quality, Usage, figures
 from .sources import AmbiguousTopicsError, Source, open_source
@@ -117,19 +118,13 @@ def _demo(options: Options, console: Console) -> int:
         raise LinkError(reason)
     bundle = ModelBundle.load(find_bundle(options.bundle))
     expert = Expert(bundle, threads=0)
-    source = _open(options) if options.input else None
+    source = _open(options)
     json_file = Path(options.json).absolute() if options.json else None
     if json_file and not json_file.parent.is_dir():
         raise PipelineError(f"json: {json_file.parent} is no folder; make it, or name another")
     if json_file and json_file.is_dir():
         raise PipelineError(f"json: {json_file} is a folder; name a file")
     folder = _make_folder(options.output)
-    if source is None:
-        from .street import write_bag
-
-        print("drawing a street to drive through")
-        write_bag(folder / "street")
-        source = open_source(folder / "street", (CAMERA,))
     values = {
         "bag": str(source.path),
         "topics": options.topic,
@@ -166,8 +161,9 @@ def _demo(options: Options, console: Console) -> int:
 
 
 def _open(options: Options) -> Source:
+    path = options.input or find_drive()
     try:
-        return open_source(options.input, (CAMERA,), (options.topic,) if options.topic else ())
+        return open_source(path, (CAMERA,), (options.topic,) if options.topic else ())
     except AmbiguousTopicsError as error:
         raise PipelineError(f"{error}: --topic NAME, or make demo TOPIC=NAME") from error
 

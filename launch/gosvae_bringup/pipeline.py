@@ -31,6 +31,7 @@ Value = bool | int | float | str | Sequence[str]
 PACKAGE = "gosvae_bringup"
 BUNDLE = "camvid-f16"
 BUNDLE_VARIABLE = "GOSVAE_BUNDLE"
+DRIVE = "street.mcap"
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
 
@@ -250,23 +251,34 @@ def find_bundle(path: str = "") -> Path:
         return _existing("bundle", path)
     if BUNDLE_VARIABLE in os.environ:
         return _existing(BUNDLE_VARIABLE, os.environ[BUNDLE_VARIABLE])
-    places = list(dict.fromkeys(_bundle_places()))
+    return _shipped(f"models/{BUNDLE}", f"give `bundle`, or set {BUNDLE_VARIABLE}")
+
+
+def find_drive() -> Path:
+    """Return the absolute path of the labelled drive that ships, an MCAP file.
+
+    Raises:
+        PipelineError: it is not there; the message names the places.
+    """
+    return _shipped(f"drives/{DRIVE}", "give `input`")
+
+
+def _shipped(name: str, remedy: str) -> Path:
+    places = list(dict.fromkeys(_places(name)))
     for place in places:
-        if place.is_dir():
+        if place.exists():
             return place
-    raise PipelineError(
-        f"no model bundle {BUNDLE} in {' or '.join(str(each.parent) for each in places)}; "
-        f"give `bundle`, or set {BUNDLE_VARIABLE}"
-    )
+    folders = " or ".join(str(place.parent) for place in places)
+    raise PipelineError(f"no {places[0].name} in {folders}; {remedy}")
 
 
-def _bundle_places() -> Iterator[Path]:
-    """Yield where the shipped bundle may be: installed, or in the repository around this file."""
-    yield _share() / "models" / BUNDLE
+def _places(name: str) -> Iterator[Path]:
+    """Yield where something that ships may be: installed, or in the repository around this file."""
+    yield _share() / name
     for start in (Path(__file__).resolve(), _share()):
         for folder in start.parents:
             if (folder / "ros2_ws").is_dir():
-                yield folder / "models" / BUNDLE
+                yield folder / name
 
 
 def _complete(values: Mapping[str, str], side: Side) -> dict[str, str]:

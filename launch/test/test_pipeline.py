@@ -21,6 +21,7 @@ from gosvae_bringup.pipeline import (
     arguments_of,
     describe,
     find_bundle,
+    find_drive,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,12 +158,19 @@ def test_rviz_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(BUNDLE_VARIABLE)
     places = [tmp_path / "installed" / "models" / "it", tmp_path / "repository" / "models" / "it"]
-    monkeypatch.setattr(module, "_bundle_places", lambda: iter(places))
+    monkeypatch.setattr(module, "_places", lambda _: iter(places))
     with pytest.raises(PipelineError, match=rf"{places[0].parent} or {places[1].parent}"):
         find_bundle()
     places[1].mkdir(parents=True)
     assert find_bundle() == places[1]
     assert find_bundle(str(tmp_path)) == tmp_path
+
+
+def test_the_shipped_drive_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert find_drive().is_file()
+    monkeypatch.setattr(module, "_places", lambda name: iter([tmp_path / name]))
+    with pytest.raises(PipelineError, match=rf"no street.mcap in {tmp_path}/drives; give `input`"):
+        find_drive()
 
 
 def test_rcl_reads_the_values_back(tmp_path: Path) -> None:
