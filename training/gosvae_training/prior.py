@@ -250,7 +250,7 @@ class LevelModel(nn.Module):
         def rounded(values: Tensor, scale: int, dtype: type) -> np.ndarray:
             limits = np.iinfo(dtype)
             scaled = np.rint(values.detach().numpy() * scale)
-            return np.clip(scaled, limits.min, limits.max).astype(dtype)
+            return np.ascontiguousarray(np.clip(scaled, limits.min, limits.max).astype(dtype))
 
         arrays = {
             "contexts": np.array(self.contexts, np.int8),
