@@ -14,10 +14,10 @@ from tqdm import tqdm
 from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle
 from gosvae_codec.metrics import ConfusionMatrix
 
-from .data import DataError, Sample, load_camvid
+from .data import DataError, Dataset, iterate, load_dataset
 
 
-def evaluate(bundle: ModelBundle, samples: list[Sample]) -> dict[str, Any]:
+def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
     """Return the figures of a bundle on labelled frames, by number of residual levels sent.
 
     mIoU is over all pixels of all frames, the mean over the labels that occur; agreement is mIoU
@@ -26,7 +26,13 @@ def evaluate(bundle: ModelBundle, samples: list[Sample]) -> dict[str, Any]:
     expert, encoder, decoder = Expert(bundle), Encoder(bundle), Decoder(bundle)
     truth_expert = ConfusionMatrix()
     by_level = [(ConfusionMatrix(), ConfusionMatrix(), []) for _ in range(bundle.levels)]
-    for sample in tqdm(samples, desc=f"evaluate {bundle.name}", unit="frame", leave=False):
+    for sample in tqdm(
+        iterate(samples),
+        desc=f"evaluate {bundle.name}",
+        unit="frame",
+        total=len(samples),
+        leave=False,
+    ):
         wanted = expert.segment(sample.frame)
         truth_expert.add(sample.mask, wanted)
         for level, (truth, agreement, sizes) in enumerate(by_level, 1):
@@ -76,9 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     try:
-        figures = evaluate(
-            ModelBundle.load(options.bundle), load_camvid(options.data, options.split)
-        )
+        bundle = ModelBundle.load(options.bundle)
+        figures = evaluate(bundle, load_dataset(options.data, options.split, bundle.labels))
     except (GosvaeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -22,14 +22,16 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gosvae_codec import CAMVID, UNLABELLED, GosvaeError, ModelBundle
+from gosvae_codec import UNLABELLED, GosvaeError, LabelSpace, ModelBundle
 from gosvae_codec.bundle import ENCODER, INT8, MASK
+from gosvae_codec.images import resize_frame
 
 from .config import Config, ConfigError, load_config
-from .data import DataError, Sample, describe, load_camvid
+from .data import DataError, Dataset, describe, iterate, parse_folders
 from .evaluate import evaluate, table
 from .networks import Expert, TokenSegmenter, resize_logits
 from .quantize import write_int8
+from .train import Material
 
 OPSET = 18
 LEAST_KEPT = 0.95
@@ -194,7 +196,21 @@ def delete_orphans(models: Path) -> None:
 
 
 @torch.inference_mode()
-def fit_offsets(encoder: EncoderGraph, mask: MaskGraph, samples: list[Sample]) -> Tensor:
+def some_frames(samples: Dataset, at_most: int, size: tuple[int, int]) -> list[Tensor]:
+    """Return about `at_most` evenly spaced frames at the encoder's size, uint8 (1, H, W, 3)."""
+    return [
+        torch.from_numpy(resize_frame(sample.frame, size))[None]
+        for sample in iterate(samples, at_most)
+    ]
+
+
+def fit_offsets(
+    encoder: EncoderGraph,
+    mask: MaskGraph,
+    samples: Dataset,
+    labels: LabelSpace,
+    size: tuple[int, int],
+) -> Tensor:
     """Return an offset for each class's logit, (classes,), that raises mIoU on `samples`.
 
     Imitation spreads a thin object's probability over the places it may be at, and argmax then
@@ -203,10 +219,10 @@ def fit_offsets(encoder: EncoderGraph, mask: MaskGraph, samples: list[Sample]) -
     size.
     """
     channel = np.full(256, UNLABELLED, np.int64)
-    channel[CAMVID.ids] = np.arange(len(CAMVID))
+    channel[labels.ids] = np.arange(len(labels))
     logits, truth = [], []
-    for sample in samples[:: max(len(samples) // 41, 1)]:
-        tokens = encoder(torch.from_numpy(sample.frame)[None])
+    for sample in iterate(samples, 41):
+        tokens = encoder(torch.from_numpy(resize_frame(sample.frame, size))[None])
         tokens[:, 1:] = mask.tables.shape[1] - 1
         label = channel[sample.mask[::2, ::2]]
         logits.append(resize_logits(mask(tokens), label.shape)[0].flatten(1).numpy())
@@ -215,7 +231,7 @@ def fit_offsets(encoder: EncoderGraph, mask: MaskGraph, samples: list[Sample]) -
     known = np.flatnonzero(target != UNLABELLED)
     known = np.random.default_rng(0).choice(known, min(len(known), 400_000), replace=False)
     scores, target = scores[:, known], target[known]
-    classes = len(CAMVID)
+    classes = len(labels)
 
     def miou(offsets: np.ndarray) -> float:
         pairs = target * classes + (scores + offsets[:, None]).argmax(0)
@@ -261,33 +277,32 @@ def _load(network: nn.Module, folder: Path, steps: int) -> str | None:
     return state.get("data")
 
 
-def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
-    """Write ``models/<name>`` and its expert, with figures measured on CamVid `val`.
+def export(material: Material, runs: Path, models: Path) -> Path:
+    """Write ``models/<name>`` and its expert, with figures measured on the validation frames.
 
     Files are made in ``models/.<name>.new`` and renamed into place, so that a failed export leaves
     the bundle before it whole. Experts that no bundle names any more are deleted.
 
     Raises:
         ExportError: the run is unfinished, or a written graph differs from the trained network.
-        DataError: CamVid cannot be read.
+        DataError: a dataset cannot be read.
     """
-    val = load_camvid(data, "val")
+    config, labels = material.config, material.labels
     tokens = config.tokens
-    expert = Expert(len(CAMVID))
-    segmenter = TokenSegmenter(len(CAMVID), tokens.levels, tokens.codes, tokens.dim)
+    expert = Expert(len(labels))
+    segmenter = TokenSegmenter(len(labels), tokens.levels, tokens.codes, tokens.dim)
     run = runs / config.name
     _load(expert, run / "expert", config.expert.steps)
     _load(segmenter, run / "segmenter", config.segmenter.steps)
-    train = load_camvid(data, "train")
     graphs = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
-    offsets = fit_offsets(*graphs, train)
+    offsets = fit_offsets(*graphs, material.familiar(), labels, config.input_size)
     segmenter.decoder.classifier.bias.add_(offsets)
 
     made = models / f".{config.name}.new"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     try:
-        manifest = write_bundle(config, expert, segmenter, train, val, made)
+        manifest = write_bundle(material, expert, segmenter, made)
         folder = models / config.name
         folder.mkdir(exist_ok=True)
         # The manifest is last, as it vouches for the others.
@@ -301,20 +316,16 @@ def export(config: Config, runs: Path, data: Path, models: Path) -> Path:
 
 
 def write_bundle(
-    config: Config,
-    expert: Expert,
-    segmenter: TokenSegmenter,
-    train: list[Sample],
-    val: list[Sample],
-    folder: Path,
+    material: Material, expert: Expert, segmenter: TokenSegmenter, folder: Path
 ) -> dict[str, Any]:
     """Write a bundle into `folder`, its expert into ``experts`` beside it; return the manifest.
 
-    The ranges of the 8-bit networks are taken from some fifty frames of `train`.
+    The ranges of the 8-bit networks are taken from some fifty frames trained on.
     """
+    config, val = material.config, material.val
     tokens = config.tokens
     encoder, mask = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size)
-    frames = [torch.from_numpy(sample.frame)[None] for sample in val[:: max(len(val) // 5, 1)]]
+    frames = some_frames(val, 5, config.input_size)
     indices = [encoder(frame) for frame in frames]
     float_encoder = write_onnx(encoder, frames, ("frames", "tokens"), folder / ENCODER)
     kept = tokens_kept(folder / ENCODER, frames, indices)
@@ -337,12 +348,12 @@ def write_bundle(
         "dim": tokens.dim,
         "labels": [
             {"id": label.id, "name": label.name, "color": list(label.color)}
-            for label in CAMVID.labels
+            for label in material.labels.labels
         ],
         "files": {name: record(folder / name) for name in (ENCODER, MASK)},
         "expert": expert_record,
         "provenance": {
-            "data": describe("train", train),
+            "data": material.describe(),
             "license": DATA_TERMS,
             "initial_weights": "EfficientNet-Lite0, ImageNet (Apache-2.0)",
             "commit": commit(),
@@ -361,14 +372,16 @@ def write_bundle(
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
     unquantized = evaluate(ModelBundle.load(folder), val)
 
-    some = [sample.frame[None] for sample in train[:: max(len(train) // 48, 1)]]
-    codes = [encoder(torch.from_numpy(frame)).numpy() for frame in some]
-    write_int8(float_encoder, some, FLOAT_CONVOLUTIONS, folder / INT8[ENCODER])
+    some = some_frames(material.familiar(), 48, config.input_size)
+    codes = [encoder(frame).numpy() for frame in some]
+    write_int8(
+        float_encoder, [frame.numpy() for frame in some], FLOAT_CONVOLUTIONS, folder / INT8[ENCODER]
+    )
     write_int8(float_mask, codes, 0, folder / INT8[MASK])
     manifest["files"] |= {name: record(folder / name) for name in INT8.values()}
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
     manifest["figures"] = {
-        "data": describe("val", val),
+        "data": describe(val),
         "date": str(date.today()),
         "tokens_kept_by_float16": round(kept, 4),
         "float16_miou": [row["miou"] for row in unquantized["levels"]],
@@ -434,15 +447,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Export one configuration's run."""
     parser = argparse.ArgumentParser(prog="gosvae_training.export", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML file that the run was trained with")
-    parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="NAME=VALUE", help="as the run was trained with"
+    )
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run lies")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     # The exporter warns of a torchvision that nothing here uses.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        folder = export(load_config(options.config), options.runs, options.data, options.models)
+        config = load_config(options.config, options.overrides)
+        material = Material.load(config, parse_folders(config, options.data))
+        folder = export(material, options.runs, options.models)
     except (ConfigError, DataError, ExportError, GosvaeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

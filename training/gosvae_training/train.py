@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,39 +17,33 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gosvae_codec.labels import CAMVID, UNLABELLED
+from gosvae_codec.images import resize_frame
+from gosvae_codec.labels import LABEL_SPACES, LabelSpace
 from gosvae_codec.metrics import ConfusionMatrix
 
-from .config import Config, ConfigError, Schedule, load_config
-from .data import DataError, RandomCrops, Sample, describe, load_camvid
+from .config import Config, ConfigError, Identity, Schedule, identify, load_config
+from .data import (
+    Concatenation,
+    DataError,
+    Dataset,
+    Mixture,
+    RandomCrops,
+    describe,
+    iterate,
+    load_sources,
+    parse_folders,
+)
 from .losses import class_weights, imitation_loss, segmentation_loss
 from .networks import Expert, TokenSegmenter, resize_logits
 
 CHECKPOINT_SECONDS = 120
+STAGES = ("expert", "segmenter")
 Step = Callable[[Tensor, Tensor, bool], dict[str, Tensor]]
 """Losses of (frames, target, warming up)."""
 
 
 class TrainingError(Exception):
     """Training cannot go on; the message says where the evidence lies."""
-
-
-def identify(config: Config, fields: Sequence[str], **more: str) -> str:
-    """Return what decides a stage's weights, one ``name: value`` a line.
-
-    Args:
-        config: the configuration.
-        fields: its fields that matter to the stage.
-        more: what matters besides.
-    """
-    lines = []
-    for name in fields:
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            lines += [f"{name}.{key}: {each}" for key, each in vars(value).items()]
-        else:
-            lines.append(f"{name}: {value}")
-    return "\n".join(lines + [f"{name}: {value}" for name, value in more.items()])
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -61,30 +55,118 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_identity(last: Path, made: str, wanted: str) -> None:
-    if made == wanted:
+def _check_identity(last: Path, made: str, wanted: Identity) -> None:
+    was = made.splitlines()
+    known = {line.partition(":")[0] for line in was}
+    now = [
+        line
+        for line in wanted.lines
+        if line.partition(":")[0] in known or line not in wanted.defaults
+    ]
+    if was == now:
         return
-    was, now = made.splitlines(), wanted.splitlines()
     gone = ", ".join(line for line in was if line not in now)
     new = ", ".join(line for line in now if line not in was)
     raise TrainingError(
-        f"{last}: made with {gone}; now it is {new}; "
+        f"{last}: made with {gone or 'less'}; now it is {new or 'without'}; "
         f"delete the folder {last.parent}, or give the configuration another name"
     )
 
 
-def predict(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Return masks, uint8 (N, H, W) of CamVid's train ids, from logits of any resolution."""
-    return CAMVID.ids[resize_logits(logits, size).argmax(1).numpy()]
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from and what it is judged by."""
+
+    config: Config
+    train: Mapping[str, Dataset]
+    val: Dataset
+
+    @classmethod
+    def load(cls, config: Config, folders: Mapping[str, Path]) -> Material:
+        """Open the datasets of a configuration; raise DataError where that fails."""
+        labels = LABEL_SPACES[config.labels]
+        train = load_sources(config.data.train, folders, labels)
+        return cls(
+            config,
+            train,
+            Concatenation(list(load_sources(config.data.val, folders, labels).values())),
+        )
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The label space of masks and logits."""
+        return LABEL_SPACES[self.config.labels]
+
+    def describe(self) -> str:
+        """Return what is trained on."""
+        return " and ".join(describe(dataset) for dataset in self.train.values())
+
+    def familiar(self) -> Dataset:
+        """Return training frames like those validated on: of the same datasets, else of all."""
+        same = [dataset for name, dataset in self.train.items() if name in self.config.data.val]
+        return Concatenation(same or list(self.train.values()))
+
+    def crops(self, schedule: Schedule, seed: int) -> torch.utils.data.Dataset:
+        """Return all crops of a run in their order."""
+        sources = self.config.data.train
+        parts = [
+            RandomCrops(
+                dataset,
+                self.labels,
+                self.config.input_size[0],
+                schedule.crop,
+                schedule.steps * schedule.batch,
+                seed + 1_000_003 * index,
+            )
+            for index, dataset in enumerate(self.train.values())
+        ]
+        shares = [sources[name].share for name in self.train]
+        return parts[0] if len(parts) == 1 else Mixture(parts, shares)
+
+    def frequencies(self) -> np.ndarray:
+        """Return the share of each class among labelled pixels, (classes,).
+
+        Datasets count by their shares; of a large one, some five hundred masks are read.
+        """
+        sources, total = self.config.data.train, np.zeros(len(self.labels))
+        for name, dataset in self.train.items():
+            masks = tqdm(
+                (sample.mask for sample in iterate(dataset, 512)),
+                desc=f"classes of {dataset.title}",
+                unit="mask",
+                total=-(-len(dataset) // max(len(dataset) // 512, 1)),
+                leave=False,
+            )
+            counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)
+            counts = counts[self.labels.ids]
+            if counts.sum():
+                total += sources[name].share * counts / counts.sum()
+        if not total.any():
+            raise DataError("none of the datasets has a labelled pixel; add one that does")
+        return total / total.sum()
+
+    def score(self, network: Callable[[Tensor], Tensor]) -> float:
+        """Return the mIoU of `network` (frames -> logits) on the validation frames."""
+        return validate(network, self.val, self.labels, self.config.input_size)
+
+
+def predict(logits: Tensor, size: tuple[int, int], labels: LabelSpace) -> np.ndarray:
+    """Return masks, uint8 (N, H, W) of label ids, from logits of any resolution."""
+    return labels.ids[resize_logits(logits, size).argmax(1).numpy()]
 
 
 @torch.inference_mode()
-def validate(network: Callable[[Tensor], Tensor], samples: list[Sample]) -> float:
-    """Return the mIoU of `network` (frames -> logits) on whole frames."""
+def validate(
+    network: Callable[[Tensor], Tensor],
+    samples: Dataset,
+    labels: LabelSpace,
+    input_size: tuple[int, int],
+) -> float:
+    """Return the mIoU of `network` (frames -> logits) on whole frames, at their own size."""
     matrix = ConfusionMatrix()
-    for sample in samples:
-        logits = network(torch.from_numpy(sample.frame)[None])
-        matrix.add(sample.mask, predict(logits, sample.mask.shape)[0])
+    for sample in iterate(samples):
+        logits = network(torch.from_numpy(resize_frame(sample.frame, input_size))[None])
+        matrix.add(sample.mask, predict(logits, sample.mask.shape, labels)[0])
     return matrix.miou()
 
 
@@ -98,16 +180,17 @@ def fit(
     backbone: nn.Module,
     schedule: Schedule,
     step: Step,
-    samples: list[Sample],
+    material: Material,
     seed: int,
-    identity: str,
+    identity: Identity,
     folder: Path,
     score: Callable[[nn.Module], float],
+    workers: int = 0,
 ) -> nn.Module:
     """Train `network` and return its exponential moving average, in eval mode.
 
     The run goes on from ``folder/last.pt`` where that exists, and writes it every two minutes;
-    one that has all its steps is left as it is. `identity` is what :func:`identify` returns.
+    one that has all its steps is left as it is. `workers` processes make the crops, or this one.
 
     Raises:
         TrainingError: the checkpoint has another identity; or the loss became NaN or infinite, and
@@ -127,13 +210,13 @@ def fit(
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    crops = RandomCrops(samples, CAMVID.ids, schedule.crop, schedule.steps * schedule.batch, seed)
+    crops = material.crops(schedule, seed)
     folder.mkdir(parents=True, exist_ok=True)
     last, start = folder / "last.pt", 0
     if last.exists():
         state = torch.load(last, weights_only=True)
         # Checkpoints of the first runs have no identity.
-        _check_identity(last, state.get("identity", identity), identity)
+        _check_identity(last, state.get("identity", "\n".join(identity.lines)), identity)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
@@ -141,7 +224,15 @@ def fit(
             group["peak"] = wanted["peak"]
         start = state["step"]
 
-    data = describe("train", samples)
+    data = material.describe()
+    batches = iter(
+        torch.utils.data.DataLoader(
+            crops,
+            batch_size=schedule.batch,
+            sampler=range(start * schedule.batch, schedule.steps * schedule.batch),
+            num_workers=workers,
+        )
+    )
 
     def save(done: int) -> None:
         state = {
@@ -149,7 +240,7 @@ def fit(
             "averaged": averaged.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": done,
-            "identity": identity,
+            "identity": "\n".join(identity.lines),
             "data": data,
         }
         torch.save(state, last.with_suffix(".part"))
@@ -173,8 +264,7 @@ def fit(
         factor = (index + 1) / warmup if index < warmup else 0.5 * (1 + math.cos(math.pi * share))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        items = [crops[index * schedule.batch + i] for i in range(schedule.batch)]
-        frames, target = (torch.stack(parts) for parts in zip(*items, strict=True))
+        frames, target = next(batches)
         torch.manual_seed(seed * 1_000_003 + index)
         losses = step(frames, target, index < warmup)
         if not torch.isfinite(losses["loss"]):
@@ -206,11 +296,12 @@ def fit(
     return averaged
 
 
-def train_expert(config: Config, train: list[Sample], val: list[Sample], folder: Path) -> Expert:
+def train_expert(material: Material, folder: Path, workers: int = 0) -> Expert:
     """Return the expert, trained or read from a finished run in `folder`."""
-    expert = Expert(len(CAMVID)).to(memory_format=torch.channels_last)
+    config = material.config
+    expert = Expert(len(material.labels)).to(memory_format=torch.channels_last)
     expert.backbone.load_imagenet()
-    weights = class_weights(frequencies(train))
+    weights = class_weights(material.frequencies())
 
     def step(frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -222,25 +313,26 @@ def train_expert(config: Config, train: list[Sample], val: list[Sample], folder:
         expert.backbone,
         config.expert,
         step,
-        train,
+        material,
         config.seed,
-        identify(config, ("seed", "expert")),
+        identify(config, ("seed", "expert", "labels", "data")),
         folder,
-        lambda network: validate(network, val),
+        material.score,
+        workers,
     )
-    print(f"expert: val mIoU {validate(averaged, val):.4f}")
+    print(f"expert: val mIoU {material.score(averaged):.4f}")
     return averaged
 
 
 def train_segmenter(
-    config: Config, expert: Expert, train: list[Sample], val: list[Sample], folder: Path
+    material: Material, expert: Expert, folder: Path, workers: int = 0
 ) -> TokenSegmenter:
     """Return encoder, quantiser and mask decoder, trained to imitate `expert`."""
-    tokens = config.tokens
-    segmenter = TokenSegmenter(len(CAMVID), tokens.levels, tokens.codes, tokens.dim)
+    config, tokens = material.config, material.config.tokens
+    segmenter = TokenSegmenter(len(material.labels), tokens.levels, tokens.codes, tokens.dim)
     segmenter = segmenter.to(memory_format=torch.channels_last)
     segmenter.encoder.backbone.load_state_dict(expert.backbone.state_dict())
-    weights = class_weights(frequencies(train))
+    weights = class_weights(material.frequencies())
 
     def step(frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -261,27 +353,28 @@ def train_segmenter(
         segmenter.encoder.backbone,
         config.segmenter,
         step,
-        train,
+        material,
         config.seed + 1,
         identify(
             config,
-            ("seed", "expert", "tokens", "input_size", "segmenter"),
+            ("seed", "expert", "tokens", "input_size", "segmenter", "labels", "data"),
             expert_sha256=fingerprint(expert),
         ),
         folder,
-        lambda network: validate(lambda frames: network(frames, True)[0], val),
+        lambda network: material.score(lambda frames: network(frames, True)[0]),
+        workers,
     )
-    print(f"segmenter: val mIoU {validate(lambda f: averaged(f, True)[0], val):.4f}")
-    report_codebook(averaged, val)
+    print(f"segmenter: val mIoU {material.score(lambda frames: averaged(frames, True)[0]):.4f}")
+    report_codebook(averaged, material)
     return averaged
 
 
 @torch.inference_mode()
-def report_codebook(segmenter: TokenSegmenter, samples: list[Sample]) -> None:
-    """Print how many codes of each level the samples use, and their perplexity."""
-    indices = torch.cat(
-        [segmenter(torch.from_numpy(s.frame)[None], True)[2].flatten(0, 2) for s in samples]
-    )
+def report_codebook(segmenter: TokenSegmenter, material: Material) -> None:
+    """Print how many codes of each level the validation frames use, and their perplexity."""
+    size = material.config.input_size
+    frames = (torch.from_numpy(resize_frame(s.frame, size)) for s in iterate(material.val))
+    indices = torch.cat([segmenter(frame[None], True)[2].flatten(0, 2) for frame in frames])
     codes = segmenter.codebooks().shape[1]
     for level, column in enumerate(indices.T):
         share = torch.bincount(column, minlength=codes) / len(column)
@@ -289,29 +382,36 @@ def report_codebook(segmenter: TokenSegmenter, samples: list[Sample]) -> None:
         print(f"level {level}: {(share > 0).sum()} of {codes} codes, perplexity {perplexity:.0f}")
 
 
-def frequencies(samples: list[Sample]) -> np.ndarray:
-    """Return the share of each CamVid class among labelled pixels, (classes,)."""
-    counts = sum(np.bincount(sample.mask.ravel(), minlength=256) for sample in samples)
-    counts[UNLABELLED] = 0
-    return counts[CAMVID.ids] / counts.sum()
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Train both networks of a configuration; weights land in the run folder."""
+    """Train the networks of a configuration; weights land in the run folder."""
     parser = argparse.ArgumentParser(prog="gosvae_training.train", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML file, for one configs/camvid-f16.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="NAME=VALUE", help="for instance expert.steps=1100"
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="where a dataset of the configuration lies; NAME= may go where there is but one",
+    )
+    parser.add_argument(
+        "--stage", choices=STAGES, default=STAGES[-1], help="train no further than this"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where checkpoints go")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args(arguments)
+    parser.add_argument("--workers", type=int, default=0, help="processes that read the data")
+    options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        config = load_config(options.config)
-        train, val = (load_camvid(options.data, split) for split in ("train", "val"))
+        config = load_config(options.config, options.overrides)
+        material = Material.load(config, parse_folders(config, options.data))
         torch.manual_seed(config.seed)
         folder = options.runs / config.name
-        expert = train_expert(config, train, val, folder / "expert")
-        train_segmenter(config, expert, train, val, folder / "segmenter")
+        expert = train_expert(material, folder / "expert", options.workers)
+        if options.stage == "segmenter":
+            train_segmenter(material, expert, folder / "segmenter", options.workers)
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
