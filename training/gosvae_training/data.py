@@ -80,9 +80,12 @@ class Sample(NamedTuple):
 
 
 class Dataset(Protocol):
-    """A sequence of samples that are decoded when they are asked for, and its name for people."""
+    """A sequence of samples that are decoded when they are asked for."""
 
     title: str
+    """Name for people."""
+    terms: str
+    """What weights trained on it inherit."""
 
     def __len__(self) -> int: ...
 
@@ -111,6 +114,7 @@ class Pictures:
     """Files with frames, and files with their masks where there are any."""
 
     title: str
+    terms: str
     frames: Sequence[Path]
     masks: Sequence[Path | None]
     table: npt.NDArray[np.uint8]
@@ -145,6 +149,7 @@ class Video:
     """Frames of a video file, none of which has a label."""
 
     title: str
+    terms: str
     path: Path
     length: int
     _capture: cv2.VideoCapture | None = field(default=None, repr=False)
@@ -173,8 +178,20 @@ class Video:
         return Sample(frame, np.full(frame.shape[:2], UNLABELLED, np.uint8))
 
 
+_CAMVID_TERMS = (
+    "CamVid, the Cambridge-driving Labeled Video Database (Brostow, Fauqueur, Cipolla 2009): "
+    "research and education only; weights trained on it inherit that"
+)
+_CITYSCAPES_TERMS = (
+    "{}, in Cityscapes' layout: under its own terms, Cityscapes' being research without commerce"
+)
+_ADE20K_TERMS = "ADE20K SceneParsing (Zhou et al. 2017): research and education only"
+_UNLABELLED_TERMS = "{}: under its own terms"
+
+
 def _pairs(
     title: str,
+    terms: str,
     frames: list[Path],
     masks: list[Path],
     source: npt.NDArray[np.uint8],
@@ -185,13 +202,14 @@ def _pairs(
     if missing:
         raise DataError(f"{missing[0]}: no such file, nor {len(missing) - 1} other masks")
     # Ids of the file to those of its own space, and on to those wanted; 255 stays.
-    return Pictures(title, frames, masks, translate(space, labels)[source])
+    return Pictures(title, terms, frames, masks, translate(space, labels)[source])
 
 
 def _camvid(root: Path, split: str, labels: LabelSpace) -> Dataset:
     frames = _listed(root / split, "*.png", "the root of CamVid, 480x360 PNG")
     masks = [root / f"{split}annot" / path.name for path in frames]
-    return _pairs(f"CamVid {split}", frames, masks, camvid_to_train_ids(), CITYSCAPES, labels)
+    title, table = f"CamVid {split}", camvid_to_train_ids()
+    return _pairs(title, _CAMVID_TERMS, frames, masks, table, CITYSCAPES, labels)
 
 
 def _cityscapes(root: Path, split: str, labels: LabelSpace) -> Dataset:
@@ -213,8 +231,9 @@ def _cityscapes(root: Path, split: str, labels: LabelSpace) -> Dataset:
 
             if mask(first).is_file():
                 masks = [mask(path) for path in frames]
-                title = f"{root.resolve().name} {split}"
-                return _pairs(title, frames, masks, table, CITYSCAPES, labels)
+                name = root.resolve().name
+                terms = _CITYSCAPES_TERMS.format(name)
+                return _pairs(f"{name} {split}", terms, frames, masks, table, CITYSCAPES, labels)
     raise DataError(
         f"{root}: no masks for {first.name} in gtFine/{folder} or gtCoarse/{folder}, neither "
         "*_labelTrainIds.png nor *_labelIds.png"
@@ -228,7 +247,7 @@ def _ade20k(root: Path, split: str, labels: LabelSpace) -> Dataset:
     # 0 means none of the 150 classes, which start at 1.
     ids = np.full(256, UNLABELLED, np.uint8)
     ids[1 : len(ADE20K) + 1] = ADE20K.ids
-    return _pairs(f"ADE20K {split}", frames, masks, ids, ADE20K, labels)
+    return _pairs(f"ADE20K {split}", _ADE20K_TERMS, frames, masks, ids, ADE20K, labels)
 
 
 def _listed(folder: Path, pattern: str, wanted: str) -> list[Path]:
@@ -250,12 +269,13 @@ def _unlabelled(root: Path, split: str) -> Dataset:
         length = int(cv2.VideoCapture(str(root)).get(cv2.CAP_PROP_FRAME_COUNT))
         if length < 1:
             raise DataError(f"{root}: cannot read it as a video")
-        return Video(f"{root.name}, unlabelled", root, length)
+        return Video(f"{root.name}, unlabelled", _UNLABELLED_TERMS.format(root.name), root, length)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGES)
     if not paths:
         raise DataError(f"{root}: no images in it, nor the folders of a known layout")
     ids = np.arange(256, dtype=np.uint8)
-    return Pictures(f"{root.name}, unlabelled", paths, [None] * len(paths), ids)
+    title, terms = f"{root.name}, unlabelled", _UNLABELLED_TERMS.format(root.name)
+    return Pictures(title, terms, paths, [None] * len(paths), ids)
 
 
 def load_dataset(root: Path, split: str, labels: LabelSpace = CAMVID) -> Dataset:
@@ -289,6 +309,7 @@ class Concatenation:
     def __init__(self, parts: Sequence[Dataset]) -> None:
         self.parts = parts
         self.title = " and ".join(part.title for part in parts)
+        self.terms = "; ".join(dict.fromkeys(part.terms for part in parts))
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
