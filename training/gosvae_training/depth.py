@@ -94,8 +94,7 @@ class DepthObjective(Objective):
     """A depth decoder on tokens that are as they are; `quantize` off shows their ceiling."""
 
     def __init__(self, network: DepthDecoder, tokens: TokenNetwork, quantize: bool = True) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.tokens = tokens.requires_grad_(False).eval()
         self.quantize = quantize
 

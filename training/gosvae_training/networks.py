@@ -262,7 +262,7 @@ class Rounding(nn.Module):
         numbers = vectors.tanh() * 127
         rounded = numbers + (numbers.round() - numbers).detach()
         empty = torch.empty(*vectors.shape[:2], 0, dtype=torch.long, device=vectors.device)
-        return rounded / 127, vectors.new_zeros(1), empty
+        return rounded / 127, empty, vectors.new_zeros(1)
 
 
 class TokenNetwork(nn.Module):

@@ -26,10 +26,11 @@ class Objective(nn.Module):
     channel index or 255, and returns terms by name: ``loss`` is minimised, the others are shown.
     """
 
-    network: nn.Module
-    """What is trained, averaged and exported."""
-    critic: nn.Module | None = None
-    """What is trained against it."""
+    def __init__(self, network: nn.Module) -> None:
+        """Keep what is trained, averaged and exported; `critic` is what is trained against it."""
+        super().__init__()
+        self.network = network
+        self.critic: nn.Module | None = None
 
     @property
     def backbone(self) -> EfficientNetLite | None:
@@ -45,8 +46,7 @@ class ExpertObjective(Objective):
     """An expert against the labels."""
 
     def __init__(self, network: nn.Module, class_weights: Tensor) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     @property
@@ -71,8 +71,7 @@ class TokenObjective(Objective):
         losses: Losses,
         class_weights: Tensor,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.guides = nn.ModuleList(guides).requires_grad_(False).eval()
         self.losses = losses
         self.draws = isinstance(network.decoder, PixelDecoder)
@@ -159,8 +158,7 @@ class LabelObjective(Objective):
     """A drawer of pictures from an expert's label maps."""
 
     def __init__(self, network: LabelFlow, expert: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.expert = expert.requires_grad_(False).eval()
 
     @property

@@ -29,7 +29,7 @@ from gosvae_training.data import (
 
 
 class Listed(list):
-    title = "listed"
+    title, terms = "listed", "none"
 
 
 def test_camvid_is_read_by_name(tmp_path: Path) -> None:
