@@ -24,7 +24,7 @@ from .data import DataError, Dataset, describe, iterate, load_dataset
 
 LABEL_SCALES = (4, 8)
 """Parts of the frame's sides at which labels are sent for comparison."""
-LZMA = [{"id": lzma.FILTERLZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def send_labels(
