@@ -19,6 +19,7 @@ setup(
         ("share/gosvae_bringup/launch", glob("*.launch.py")),
         ("share/gosvae_bringup/config", glob("config/*")),
         ("share/gosvae_bringup/rviz", glob("rviz/*")),
+        ("share/gosvae_bringup/drives", glob("../drives/*.mcap")),
         # So that an installed workspace needs no repository around it.
         *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
     ],

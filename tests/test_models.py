@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gosvae_bringup.street import draw
+from gosvae_bringup.pipeline import find_drive
+from gosvae_bringup.sources import open_source
 from gosvae_codec import Decoder, Encoder, Expert, Header, ModelBundle
 from gosvae_codec.labels import camvid_to_train_ids
 from gosvae_codec.metrics import ConfusionMatrix
@@ -37,7 +38,7 @@ def test_card_and_manifest_say_where_it_comes_from(bundle: ModelBundle) -> None:
 
 
 def test_a_street_decodes_to_what_the_expert_sees(bundle: ModelBundle) -> None:
-    frame, _ = draw(1, 40, (360, 480))
+    frame = next(open_source(find_drive()).frames()).image
     expert = Expert(bundle).segment(frame)
     for levels in range(1, bundle.levels + 1):
         packets = Encoder(bundle).encode(frame, Header(1, 2, "camera"), levels)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from array import array
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -181,7 +181,7 @@ def test_hostile_packets_are_counted_and_the_next_good_one_decodes(
     hostile = [TokenPacket()]
     for _ in range(200):
         message = to_packet_message(packet)
-        name = rng.choice(["sequence", "levels", "row_count", "slice_count", "kind", "version"])
+        name = rng.choice(["sequence", "levels", "reference", "slice_count", "version"])
         setattr(message, name, int(rng.integers(0, 256)) ^ 77)
         message.payload = array("B", rng.integers(0, 256, rng.integers(0, 1400), np.uint8))
         if rng.random() < 0.5:
@@ -424,23 +424,11 @@ def test_a_frame_in_slices_waits_for_them_and_conceals_what_is_lost(
     pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
     encoder = Encoder(bundle)
     frame = random_frame(1)
-    rows = bundle.grid[0] // 2
+    stamps = itertools.count()
 
     def slices() -> list[TokenPacket]:
-        header = Header(5, encoder.encode(frame)[0].sequence, "probe")
-        (packet,) = encoder.encode(frame, header, levels=1)
-        parts = []
-        for index in range(2):
-            part = replace(
-                packet,
-                slice_index=index,
-                slice_count=2,
-                first_row=index * rows,
-                row_count=rows,
-                payload=packet.payload[index * 9 : index * 9 + 9],
-            )
-            parts.append(to_packet_message(replace(part, crc32c=part.checksum())))
-        return parts
+        header = Header(5, next(stamps), "probe")
+        return [to_packet_message(part) for part in encoder.encode(frame, header, 1, slices=2)]
 
     def whole() -> bool:
         for part in slices():
@@ -459,6 +447,74 @@ def test_a_frame_in_slices_waits_for_them_and_conceals_what_is_lost(
     np.testing.assert_array_equal(pixels(mask), expected_mask(bundle, frame, levels=1))
     pipeline.wait("its coverage", lambda: feedback and feedback[-1].coverage == 0.5)
     assert feedback[-1].packets_lost > 0
+
+
+def test_frames_are_predicted_from_acknowledged_ones_and_intra_in_time(
+    pipeline: Pipeline, bundle: ModelBundle
+) -> None:
+    masks = pipeline.masks()
+    packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.transmitter(intra_period=2.0)
+    pipeline.receiver()
+
+    def predicted() -> list[TokenPacket]:
+        frame = random_frame(len(masks))
+        np.testing.assert_array_equal(
+            pixels(pipeline.send(frame, masks)), expected_mask(bundle, frame)
+        )
+        return [packet for packet in packets if packet.reference]
+
+    pipeline.wait("predicted frames", lambda: len(predicted()) >= 3)
+    first = predicted()[0]
+    assert first.sequence - first.reference in [packet.sequence for packet in packets]
+
+    def intra_again() -> bool:
+        predicted()
+        return any(p.reference == 0 and p.sequence > first.sequence for p in packets)
+
+    pipeline.wait("another intra frame", intra_again)
+    pipeline.wait(
+        "both on diagnostics",
+        lambda: (
+            int(pipeline.figures("gosvae_tx: camera").get("predicted frames", 0)) >= 3
+            and int(pipeline.figures("gosvae_tx: camera").get("intra frames", 0)) >= 2
+        ),
+    )
+
+
+def test_a_receiver_that_lacks_the_reference_says_so_and_gets_an_intra_frame(
+    pipeline: Pipeline, bundle: ModelBundle
+) -> None:
+    masks = pipeline.masks()
+    feedback = pipeline.collect(Feedback, "camera/image_raw/gosvae/feedback", "packets")
+    pipeline.receiver()
+    publisher = pipeline.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+    encoder = Encoder(bundle)
+    encoder.encode(random_frame(0))
+    encoder.acknowledge(0)
+
+    def send(frame: np.ndarray) -> None:
+        for packet in encoder.encode(frame, Header(3, 4, "probe")):
+            publisher.publish(to_packet_message(packet))
+
+    def requested() -> bool:
+        send(random_frame(1))
+        return bool(feedback) and feedback[-1].request_intra
+
+    pipeline.wait("the request", requested)
+    assert not feedback[-1].has_acknowledged and masks == []
+    encoder.acknowledge(None)
+
+    def answered() -> bool:
+        send(random_frame(2))
+        return bool(masks) and feedback[-1].has_acknowledged and not feedback[-1].request_intra
+
+    pipeline.wait("a mask, and the request withdrawn", answered)
+    pipeline.wait(
+        "the count on diagnostics",
+        lambda: int(pipeline.figures("gosvae_rx: camera").get("without reference", 0)) > 0,
+    )
 
 
 def test_recorded_packets_can_be_replayed_in_a_loop(

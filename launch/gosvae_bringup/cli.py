@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from gosvae_codec.errors import GosvaeError
 
+from .link import LinkError
 from .pipeline import ARGUMENTS, PipelineError, describe
 from .supervisor import DRAIN_SECONDS, Ended, Processes, stop_signals
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(_as_options(sys.argv[1:] if argv is None else argv))
     try:
         return run(options) if options.command == "run" else _demo(options)
-    except PipelineError as error:
+    except (PipelineError, LinkError) as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 2
     except (GosvaeError, OSError) as error:
@@ -99,10 +100,17 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         metavar="PATH",
         help="rosbag2, video, or folder of images in Cityscapes or CamVid layout "
-        "(default: a short generated drive)",
+        "(default: the rendered drive that ships)",
     )
     demo.add_argument(
         "--topic", default="", metavar="NAME", help="the bag's image topic, if it has several"
+    )
+    demo.add_argument(
+        "--link",
+        default="",
+        metavar="SPEC",
+        help='a bad link between two network namespaces, as "loss=10%% delay=50ms rate=128kbit"; '
+        "also jitter, burst, reorder, queue and seed; needs root",
     )
     demo.add_argument("--json", default="", metavar="FILE", help="write the figures there, too")
     demo.add_argument(

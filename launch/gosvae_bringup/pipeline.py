@@ -31,6 +31,7 @@ Value = bool | int | float | str | Sequence[str]
 PACKAGE = "gosvae_bringup"
 BUNDLE = "camvid-f16"
 BUNDLE_VARIABLE = "GOSVAE_BUNDLE"
+DRIVE = "street.mcap"
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
 
@@ -104,16 +105,16 @@ ARGUMENTS = (
     Argument(
         "use_sim_time",
         "auto",
-        "Whether time comes from /clock. auto: true with a bag.",
+        "Whether time comes from /clock. auto: true with a bag. false with a bag: it is played as "
+        "if it happened now, without /clock.",
         ("auto", "true", "false"),
     ),
     Argument("rviz", "false", "Whether RViz shows the first camera.", ("true", "false"), "rx"),
     Argument(
         "record",
         "",
-        "Folder to make for an MCAP bag of packets, masks, labels and diagnostics. "
-        "Empty: no recording.",
-        side="rx",
+        "Folder to make for an MCAP bag of packets, masks, labels and diagnostics; each of two "
+        "machines records what it makes itself. Empty: no recording.",
     ),
 )
 
@@ -123,7 +124,8 @@ class Node:
     """A process of the pipeline.
 
     `lifetime` says what its end means. "run": a failure, whatever its status. "drive": with status
-    0 the end of the drive, else a failure. "viewer": nothing.
+    0 the end of the drive, else a failure. "viewer": nothing. `side` is where it belongs: "both"
+    for one that listens to both sides.
     """
 
     package: str
@@ -134,6 +136,7 @@ class Node:
     remappings: tuple[tuple[str, str], ...] = ()
     arguments: tuple[str, ...] = ()
     lifetime: Literal["run", "drive", "viewer"] = "run"
+    side: Side = "both"
 
     @property
     def ros_arguments(self) -> list[str]:
@@ -192,10 +195,14 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     if chosen["providers"]:
         coding["providers"] = _split(chosen["providers"])
 
-    def node(package: str, executable: str, name: str, parameters: Mapping[str, Value]) -> Node:
-        return Node(
-            package, executable, name, {"cameras": cameras, **parameters}, tuple(params_files)
-        )
+    if replay and not simulated:
+        replay["restamp"] = True
+
+    def node(
+        package: str, executable: str, name: str, side: Side, parameters: Mapping[str, Value]
+    ) -> Node:
+        every = {"cameras": cameras, **parameters}
+        return Node(package, executable, name, every, tuple(params_files), side=side)
 
     if chosen["image_transport"] != "auto":
         coding["image_transport"] = chosen["image_transport"]
@@ -205,24 +212,27 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     nodes: list[Node] = []
     warnings: list[str] = []
     if side != "rx":
-        nodes.append(node("gosvae_tx", "transmitter", "gosvae_tx", coding))
+        nodes.append(node("gosvae_tx", "transmitter", "gosvae_tx", "tx", coding))
         if replay:
-            player = node(PACKAGE, "replay", "gosvae_replay", replay)
+            player = node(PACKAGE, "replay", "gosvae_replay", "tx", replay)
             nodes.append(dataclasses.replace(player, lifetime="drive"))
     if side != "tx":
-        nodes.append(node("gosvae_rx", "receiver", "gosvae_rx", coding))
-        if chosen["record"]:
-            output = _absolute(chosen["record"])
-            if output.exists():
-                raise PipelineError(f"record: {output} exists; name a folder to make")
-            nodes.append(node(PACKAGE, "record", "gosvae_record", {"output": str(output), **clock}))
-        if chosen["rviz"] == "true":
-            try:
-                get_package_prefix("rviz2")
-            except PackageNotFoundError:
-                warnings.append("rviz2 is not installed: going on without it")
-            else:
-                nodes.append(_viewer(share, cameras[0], clock))
+        nodes.append(node("gosvae_rx", "receiver", "gosvae_rx", "rx", coding))
+    if chosen["record"]:
+        output = _absolute(chosen["record"])
+        if output.exists():
+            raise PipelineError(f"record: {output} exists; name a folder to make")
+        name = "gosvae_record" if side == "both" else f"gosvae_record_{side}"
+        parameters = {"output": str(output), "side": side, **clock}
+        record = node(PACKAGE, "record", name, side, parameters)
+        nodes.append(dataclasses.replace(record, remappings=(("__node", name),)))
+    if side != "tx" and chosen["rviz"] == "true":
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError:
+            warnings.append("rviz2 is not installed: going on without it")
+        else:
+            nodes.append(_viewer(share, cameras[0], clock))
     profile = (
         {}
         if PROFILE_VARIABLE in os.environ
@@ -241,23 +251,34 @@ def find_bundle(path: str = "") -> Path:
         return _existing("bundle", path)
     if BUNDLE_VARIABLE in os.environ:
         return _existing(BUNDLE_VARIABLE, os.environ[BUNDLE_VARIABLE])
-    places = list(dict.fromkeys(_bundle_places()))
+    return _shipped(f"models/{BUNDLE}", f"give `bundle`, or set {BUNDLE_VARIABLE}")
+
+
+def find_drive() -> Path:
+    """Return the absolute path of the labelled drive that ships, an MCAP file.
+
+    Raises:
+        PipelineError: it is not there; the message names the places.
+    """
+    return _shipped(f"drives/{DRIVE}", "give `input`")
+
+
+def _shipped(name: str, remedy: str) -> Path:
+    places = list(dict.fromkeys(_places(name)))
     for place in places:
-        if place.is_dir():
+        if place.exists():
             return place
-    raise PipelineError(
-        f"no model bundle {BUNDLE} in {' or '.join(str(each.parent) for each in places)}; "
-        f"give `bundle`, or set {BUNDLE_VARIABLE}"
-    )
+    folders = " or ".join(str(place.parent) for place in places)
+    raise PipelineError(f"no {places[0].name} in {folders}; {remedy}")
 
 
-def _bundle_places() -> Iterator[Path]:
-    """Yield where the shipped bundle may be: installed, or in the repository around this file."""
-    yield _share() / "models" / BUNDLE
+def _places(name: str) -> Iterator[Path]:
+    """Yield where something that ships may be: installed, or in the repository around this file."""
+    yield _share() / name
     for start in (Path(__file__).resolve(), _share()):
         for folder in start.parents:
             if (folder / "ros2_ws").is_dir():
-                yield folder / "models" / BUNDLE
+                yield folder / name
 
 
 def _complete(values: Mapping[str, str], side: Side) -> dict[str, str]:
@@ -323,6 +344,7 @@ def _viewer(share: Path, camera: str, clock: Mapping[str, Value]) -> Node:
         remappings=tuple((f"/camera/{each}", f"{camera}/{each}") for each in topics),
         arguments=("-d", str(share / "rviz" / "pipeline.rviz")),
         lifetime="viewer",
+        side="rx",
     )
 
 

@@ -3,6 +3,9 @@
 For each camera the packets, feedback, masks, label info and, where there are any, true labels; and
 `/diagnostics`. A message's time in the bag is the wall clock's at its arrival, whatever simulated
 time says, so that it compares with the times in the replay's report.
+
+On two machines each records what it makes itself: DDS sends a packet once more for every process
+that listens to it, and the recording would cost as much of the link as what it records.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from sensor_msgs.msg import Image
 from gosvae_codec.errors import GosvaeError
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
+from .pipeline import Side
 from .process import running
 
 WAITING = 500
@@ -55,6 +59,7 @@ class Topic(NamedTuple):
     """What to subscribe to, and how."""
 
     name: str
+    side: Side
     msgtype: Any
     depth: int
     reliable: bool = False
@@ -72,22 +77,23 @@ class Topic(NamedTuple):
 
 
 TOPICS = (
-    Topic("image_raw/gosvae", TokenPacket, 200),
-    Topic("image_raw/gosvae/feedback", Feedback, 50),
-    Topic("semantic/mask", Image, 50),
-    Topic("semantic/label_info", LabelInfo, 10, reliable=True, latched=True),
-    Topic("label", Image, 50, reliable=True),
+    Topic("image_raw/gosvae", "tx", TokenPacket, 200),
+    Topic("image_raw/gosvae/feedback", "rx", Feedback, 50),
+    Topic("semantic/mask", "rx", Image, 50),
+    Topic("semantic/label_info", "rx", LabelInfo, 10, reliable=True, latched=True),
+    Topic("label", "tx", Image, 50, reliable=True),
 )
-"""What is recorded of each camera."""
+"""What is recorded of each camera, and on which side it is made."""
 
-DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, 50, reliable=True)
+DIAGNOSTICS = Topic("/diagnostics", "both", DiagnosticArray, 50, reliable=True)
 
 
 class Record(Node):
     """Records what arrives while :meth:`run` runs; then :meth:`close` finishes the bag.
 
     Raises:
-        RecordError: `output` is empty, exists already, or cannot be made.
+        RecordError: `output` is empty, exists already, or cannot be made, or there is no such
+            `side`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -95,11 +101,15 @@ class Record(Node):
         for name, default, description in (
             ("output", "", "Folder of the bag to write; must not exist."),
             ("cameras", ["camera"], "Base names that the cameras' topics hang under."),
+            ("side", "both", "Record what is made in the vehicle, tx; at the other end, rx; both."),
         ):
             descriptor = ParameterDescriptor(description=description, read_only=True)
             self.declare_parameter(name, default, descriptor)
         if not self.get_parameter("output").value:
             raise RecordError("no output given; set `output` to the folder to write")
+        side = self.get_parameter("side").value
+        if side not in ("both", "tx", "rx"):
+            raise RecordError(f"side is {side!r}; it can be both, tx, rx")
         path = Path(self.get_parameter("output").value).expanduser()
         if path.exists():
             raise RecordError(f"output {path} exists already; remove it or name another")
@@ -118,7 +128,8 @@ class Record(Node):
         self._record(DIAGNOSTICS)
         for camera in self.get_parameter("cameras").value:
             for topic in TOPICS:
-                self._record(topic._replace(name=f"{camera.strip('/')}/{topic.name}"))
+                if side in ("both", topic.side):
+                    self._record(topic._replace(name=f"{camera.strip('/')}/{topic.name}"))
         self.get_logger().info(f"recording to {path}")
 
     def run(self, stop: Event) -> None:

@@ -4,6 +4,9 @@ Topics are those of the cameras, and `/clock`. A looping replay never turns time
 goes on where the last one ended, in `/clock` and in all stamps, since a clock that jumps back
 resets receivers, transform buffers and synchronisers. The first round's messages of a bag are
 published exactly as they were recorded; later rounds differ from them in their stamps alone.
+
+With `restamp` the drive happens now, as for live cameras: all stamps are moved to the system's
+clock, and there is no `/clock`, which at its rate would be most of what crosses a thin link.
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ class Replay(Node):
         self._declare("fps", 15.0, "Frames per second of a folder.", limits=(0.01, 1000.0))
         self._declare("start_offset", 0.0, "Seconds of the input to skip.", limits=(0.0, 1e7))
         self._declare("clock_rate", 40.0, "Hz of /clock; 0: none.", limits=(0.0, 1000.0))
+        self._declare("restamp", False, "Stamps of the system's clock instead of /clock.")
         self._declare("report", "", "JSON file to write at the end; empty: none.")
         self._declare("rate", 1.0, "Speed as a factor.", limits=RATE_LIMITS, live=True)
         self._declare("loop", False, "Begin again at the end.", live=True)
@@ -97,7 +101,10 @@ class Replay(Node):
         self.get_logger().info(self.source.description)
         self._outputs = dict(self._make_outputs())
         self._clock_publisher = self.create_publisher(Clock, "/clock", 1)
-        clock_rate = self._value("clock_rate")
+        self._restamp = self._value("restamp")
+        # Taken once: what belongs together shares its stamp to the nanosecond.
+        self._epoch = time.time_ns() - time.monotonic_ns()
+        clock_rate = 0.0 if self._restamp else self._value("clock_rate")
         self._clock_period = round(SECOND / clock_rate) if clock_rate else 0
         self._next_clock = self._clock_position = 0
         self._pace = Pace(self._value("rate"), self.source.start, time.monotonic_ns())
@@ -235,12 +242,14 @@ class Replay(Node):
                 self._pace = Pace(self._value("rate"), message.time, time.monotonic_ns())
                 next_log = time.monotonic_ns() + LOG_PERIOD
             end = message.time + self.source.interval
+            recorded = message.stamp
+            message = self._restamped(message)
             outgoing = self._to_ros(message)
             if not self._wait_until(message.time, stop):
                 break
             if message.channel.role == "image":
                 self._publish_clock(message.time)
-                sent = {"stamp": message.stamp, "wall": time.time_ns()}
+                sent = {"stamp": message.stamp, "recorded": recorded, "wall": time.time_ns()}
                 latest = max(latest, time.monotonic_ns() - self._pace.wall(message.time))
                 publisher.publish(outgoing)
                 if reported:
@@ -286,6 +295,14 @@ class Replay(Node):
         if self._clock_period and position > self._clock_position:
             self._clock_position = position
             self._clock_publisher.publish(Clock(clock=_to_time(position)))
+
+    def _restamped(self, message: Message) -> Message:
+        """Return the message as if recorded now, where that is asked for."""
+        if not self._restamp or message.channel.role == "tf_static":
+            return message
+        now = self._pace.wall(message.time) + self._epoch
+        # `time` stays, as that is what the pace goes by.
+        return shifted(message, now - message.time)._replace(time=message.time)
 
     def _to_ros(self, message: Message) -> Any:
         if isinstance(message.data, bytes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gosvae_codec.errors import GosvaeError
 from gosvae_codec.labels import UNLABELLED, LabelSpace
@@ -22,6 +22,7 @@ from .sources import Frame, read_stamp
 Mask = npt.NDArray[np.uint8]
 
 PACKETS = "image_raw/gosvae"
+FEEDBACK = "image_raw/gosvae/feedback"
 MASK = "semantic/mask"
 
 
@@ -40,33 +41,54 @@ class FrameReport(NamedTuple):
     mask_age_ms: float
 
 
+class Feedback(NamedTuple):
+    """What a receiver said: when it was recorded (ns), and the fields of that name."""
+
+    time: int
+    packets_received: int
+    packets_lost: int
+    coverage: float
+
+
+class Usage(NamedTuple):
+    """What a link carried in one direction: kbit/s of Ethernet frames, and the share it lost."""
+
+    kbit_per_s: float
+    loss: float
+
+
 @dataclass(frozen=True)
 class Delivery:
-    """What crossed, counted per stamp (ns) of a camera's frames.
+    """What crossed, counted per stamp (ns) of a camera's frames as the drive has them.
 
     Attributes:
-        bag: the recorded bag.
+        bags: the recorded bags, one or one of each side; the masks are in the last one.
         topic: the masks' topic.
+        stamps: the drive's stamp of each stamp that was sent.
         sent: wall time in ns at which the replay published each frame; in the order of sending.
         packet_sizes: serialised sizes of each frame's packets, CDR header included.
         arrived: wall time in ns at which each frame's mask was recorded.
+        feedback: the receiver's, in the order of recording.
     """
 
-    bag: Path
+    bags: Sequence[Path]
     topic: str
+    stamps: dict[int, int]
     sent: dict[int, int]
     packet_sizes: dict[int, list[int]]
     arrived: dict[int, int]
+    feedback: Sequence[Feedback]
 
     @classmethod
-    def read(cls, replay_report: Path, bag: Path, camera: str) -> Delivery:
+    def read(cls, replay_report: Path, bags: Sequence[Path], camera: str) -> Delivery:
         """Read what one camera's frames became.
 
         Raises:
             ReportError: frames share a stamp.
         """
         frames = json.loads(replay_report.read_text())["cameras"][camera]["frames"]
-        sent = {int(frame["stamp"]): int(frame["wall"]) for frame in frames}
+        stamps = {int(frame["stamp"]): int(frame["recorded"]) for frame in frames}
+        sent = {int(frame["recorded"]): int(frame["wall"]) for frame in frames}
         if repeats := len(frames) - len(sent):
             raise ReportError(
                 f"{repeats} of {len(frames)} frames repeat a header stamp: masks cannot be told "
@@ -74,16 +96,29 @@ class Delivery:
             )
         packet_sizes: dict[int, list[int]] = {}
         arrived: dict[int, int] = {}
-        with Reader(bag) as reader:
-            names = {f"/{camera}/{PACKETS}": PACKETS, f"/{camera}/{MASK}": MASK}
-            connections = [each for each in reader.connections if each.topic in names]
-            for connection, time, data in reader.messages(connections):
-                stamp = read_stamp(data)
-                if names[connection.topic] == PACKETS:
-                    packet_sizes.setdefault(stamp, []).append(len(data))
-                else:
-                    arrived.setdefault(stamp, time)
-        return cls(bag, f"/{camera}/{MASK}", sent, packet_sizes, arrived)
+        feedback: list[Feedback] = []
+        types = get_typestore(Stores.ROS2_JAZZY)
+        names = {f"/{camera}/{name}": name for name in (PACKETS, MASK, FEEDBACK)}
+        for bag in bags:
+            with Reader(bag) as reader:
+                connections = [each for each in reader.connections if each.topic in names]
+                for each in connections:
+                    if each.msgtype not in types.types:
+                        types.register(get_types_from_msg(each.msgdef.data, each.msgtype))
+                # Of no connections there would be all messages.
+                for connection, time, data in reader.messages(connections) if connections else ():
+                    if names[connection.topic] == FEEDBACK:
+                        said: Any = types.deserialize_cdr(data, connection.msgtype)
+                        counts = int(said.packets_received), int(said.packets_lost)
+                        feedback.append(Feedback(time, *counts, float(said.coverage)))
+                    elif (stamp := stamps.get(read_stamp(data))) is None:
+                        continue
+                    elif names[connection.topic] == PACKETS:
+                        packet_sizes.setdefault(stamp, []).append(len(data))
+                    else:
+                        arrived.setdefault(stamp, time)
+        topic = f"/{camera}/{MASK}"
+        return cls(bags, topic, stamps, sent, packet_sizes, arrived, feedback)
 
     @property
     def frames_sent(self) -> int:
@@ -127,6 +162,33 @@ class Delivery:
             if stamp in self.arrived
         }
 
+    @property
+    def coverage(self) -> float | None:
+        """Mean share of a mask that was decoded from what arrived, 0 to 1.
+
+        Over the receiver's feedback from the first mask to the last, each with its newest mask;
+        None without any.
+        """
+        first, last = min(self.arrived.values(), default=0), max(self.arrived.values(), default=0)
+        shares = [each.coverage for each in self.feedback if first <= each.time <= last]
+        return float(np.mean(shares)) if shares else None
+
+    @property
+    def loss(self) -> float | None:
+        """Share of the packets that did not arrive, as the receiver counts; None if it did not."""
+        if not self.feedback:
+            return None
+        last = self.feedback[-1]
+        return last.packets_lost / max(last.packets_received + last.packets_lost, 1)
+
+    @property
+    def longest_gap_ms(self) -> float:
+        """Longest time without a new mask, from sending the first frame to sending the last."""
+        walls = list(self.sent.values())
+        times = sorted(self.arrived.values())
+        times = [walls[0], *times, max([walls[-1], *times[-1:]])]
+        return float(np.diff(times).max()) / 1e6
+
     def frames(self) -> Iterator[tuple[int, FrameReport]]:
         """Yield stamp and report of each frame in the order of sending."""
         ages, rate = self.mask_ages_ms, self.frames_per_s
@@ -146,12 +208,12 @@ class Masks:
         self._ahead: dict[int, Mask] = {}
 
     def _read(self, delivery: Delivery) -> Iterator[tuple[int, Mask]]:
-        with Reader(delivery.bag) as reader:
+        with Reader(delivery.bags[-1]) as reader:
             connections = [each for each in reader.connections if each.topic == delivery.topic]
             for connection, _, data in reader.messages(connections):
                 message: Any = self._types.deserialize_cdr(data, connection.msgtype)
                 rows = message.data.reshape(message.height, message.step)
-                yield read_stamp(data), rows[:, : message.width]
+                yield delivery.stamps.get(read_stamp(data), -1), rows[:, : message.width]
 
     def take(self, stamp: int) -> Mask | None:
         """Return the mask of the frame with that stamp, uint8 (H, W); None if none came.
@@ -222,8 +284,13 @@ def _miou(matrix: ConfusionMatrix) -> float | None:
     return None if np.isnan(value) else value
 
 
-def figures(delivery: Delivery, quality: Quality, outputs: dict[str, str]) -> dict[str, object]:
-    """Return what `gosvae demo --json` writes."""
+def figures(
+    delivery: Delivery,
+    quality: Quality,
+    outputs: dict[str, str],
+    usage: Mapping[str, Usage] | None = None,
+) -> dict[str, object]:
+    """Return what `gosvae demo --json` writes; `usage` is that of a link, by the sending side."""
     ages = list(delivery.mask_ages_ms.values())
 
     def percentile(share: float) -> float | None:
@@ -239,6 +306,11 @@ def figures(delivery: Delivery, quality: Quality, outputs: dict[str, str]) -> di
         "bytes_per_frame": round(delivery.bytes_per_frame, 1),
         "kbit_per_s": round(delivery.kbit_per_s, 2),
         "mask_age_ms": {"p50": percentile(50), "p95": percentile(95)},
+        "longest_gap_ms": round(delivery.longest_gap_ms, 2),
+        "coverage": rounded(delivery.coverage),
+        "loss": rounded(delivery.loss),
+        "link_kbit_per_s": usage and {k: round(each.kbit_per_s, 2) for k, each in usage.items()},
+        "link_loss": usage and {k: rounded(each.loss) for k, each in usage.items()},
         "miou": rounded(quality.miou),
         "expert_miou": rounded(quality.expert_miou),
         "agreement": rounded(quality.agreement),

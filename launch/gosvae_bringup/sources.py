@@ -460,7 +460,9 @@ class _Bag(Source):
             topic
             for topic, msgtype in types.items()
             if msgtype in (IMAGE, COMPRESSED_IMAGE)
-            and not re.search(r"/label$|/semantic/|/reconstruction$|/compressedDepth$", topic)
+            and not re.search(
+                r"/label(/compressed)?$|/semantic/|/reconstruction$|/compressedDepth$", topic
+            )
         )
         there = f"its image topics are: {', '.join(images)}"
         if not images:
@@ -567,7 +569,7 @@ class _Bag(Source):
             rgb = to_rgb(_TYPES.deserialize_cdr(image.data, image.channel.msgtype))
             ids = None
             if label is not None:
-                ids = _label_ids(_TYPES.deserialize_cdr(label.data, IMAGE))
+                ids = _label_ids(_TYPES.deserialize_cdr(label.data, label.channel.msgtype))
         except (ImageError, SerdeError) as error:
             raise SourceError(f"{where}: {error}") from error
         if ids is not None and ids.shape != rgb.shape[:2]:
@@ -580,6 +582,7 @@ class _Bag(Source):
 
 _BESIDE_IMAGES: tuple[tuple[str, str, Role], ...] = (
     ("label", IMAGE, "label"),
+    ("label/compressed", COMPRESSED_IMAGE, "label"),
     ("camera_info", CAMERA_INFO, "camera_info"),
 )
 _TRANSFORMS: tuple[tuple[str, Role], ...] = (("/tf", "tf"), ("/tf_static", "tf_static"))
@@ -596,7 +599,17 @@ def _interval(reader: Reader, topic: str, msgtype: str) -> int:
 
 
 def _label_ids(message: Any) -> Pixels:
-    """Return the ids of a mono8 image, uint8 (H, W); raise ImageError for anything else."""
+    """Return the ids of a mono8 image, or of one as PNG, uint8 (H, W); else raise ImageError."""
+    if message.__msgtype__ == COMPRESSED_IMAGE:
+        # PNG alone, as what loses detail makes up ids.
+        ids = None
+        if bytes(message.data[:4]) == b"\x89PNG":
+            ids = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if ids is None or ids.ndim != 2 or ids.dtype != np.uint8:
+            raise ImageError(
+                f"label has format {message.format!r}; train ids come as PNG of one 8-bit channel"
+            )
+        return np.asarray(ids, np.uint8)
     if message.encoding != "mono8":
         raise ImageError(f"label has encoding {message.encoding!r}; train ids come as mono8")
     if message.step < message.width or len(message.data) < message.step * message.height:

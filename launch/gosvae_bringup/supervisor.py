@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -81,7 +81,7 @@ class Processes:
 
     def __init__(self, environment: Mapping[str, str], logs: Path | None = None) -> None:
         self._environment = {**os.environ, **environment}
-        self._logs = logs
+        self.logs = logs
         self._running: list[tuple[Node, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> Processes:
@@ -95,17 +95,22 @@ class Processes:
     ) -> None:
         self.stop()
 
-    def start(self, node: Node) -> None:
+    def start(self, node: Node, prefix: Sequence[str] = ()) -> None:
         """Start a node, which ends with the calling thread at the latest.
+
+        Args:
+            node: what to start.
+            prefix: a command that becomes the one that follows it, as `env` and `nsenter` do.
 
         Raises:
             PipelineError: it is not built.
         """
         command = [
+            *prefix,
             *(str(find_executable(node.package, node.executable)), *node.arguments),
             *("--ros-args", *node.ros_arguments),
         ]
-        output = None if self._logs is None else self.log(node).open("wb")
+        output = None if self.logs is None else self.log(node).open("wb")
         try:
             # In a session of its own, so that Ctrl-C in a terminal reaches it through us alone.
             process = subprocess.Popen(
@@ -124,8 +129,8 @@ class Processes:
 
     def log(self, node: Node) -> Path:
         """Return the file of the node's output; only where there is a folder for them."""
-        assert self._logs is not None
-        return self._logs / f"{node.name}.log"
+        assert self.logs is not None
+        return self.logs / f"{node.name}.log"
 
     def ended(self) -> list[Ended]:
         """Return the processes that ended since the last call."""

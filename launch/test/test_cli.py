@@ -201,10 +201,15 @@ def test_nodes_get_arguments_and_environment(script: Script, tmp_path: Path) -> 
     told = Node("stubs", "tell", "tell", parameters={"rate": 2.0}, arguments=("-d", "x"))
     assert node.executable == told.executable
     with Processes({"ADDED": "yes"}, logs=tmp_path) as processes:
-        processes.start(told)
+        processes.start(told, ["env", "ADDED=indeed"])
         while not processes.ended():
             time.sleep(0.02)
-    assert processes.log(told).read_text() == "yes -d x --ros-args -p rate:=2.0\n"
+    assert processes.log(told).read_text() == "indeed -d x --ros-args -p rate:=2.0\n"
+    with Processes({"ADDED": "yes"}, logs=tmp_path) as processes:
+        processes.start(node)
+        while not processes.ended():
+            time.sleep(0.02)
+    assert processes.log(node).read_text() == "yes --ros-args\n"
 
 
 def test_what_is_not_built_is_named(script: Script) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,9 +24,10 @@ from rich.progress import Progress
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from gosvae_bringup.emulator import unavailable
 from gosvae_bringup.pictures import Video, contact_sheet, legend, panels
-from gosvae_bringup.pipeline import Node, Pipeline, PipelineError
-from gosvae_bringup.report import Delivery, Masks, Quality, ReportError, figures
+from gosvae_bringup.pipeline import PROFILE_VARIABLE, Node, Pipeline, PipelineError
+from gosvae_bringup.report import Delivery, Masks, Quality, ReportError, Usage, figures
 from gosvae_bringup.sources import EPOCH, Frame
 from gosvae_bringup.supervisor import Ended
 from gosvae_codec.labels import CAMVID, CITYSCAPES
@@ -35,6 +37,7 @@ SIZE = (48, 72)
 START = 1_700_000_000 * SECOND
 KEYS = [
     *("frames_sent", "packets", "masks_received", "bytes_per_frame", "kbit_per_s", "mask_age_ms"),
+    *("longest_gap_ms", "coverage", "loss", "link_kbit_per_s", "link_loss"),
     *("miou", "expert_miou", "agreement", "outputs"),
 ]
 
@@ -48,23 +51,34 @@ def stamp_of(index: int) -> int:
     return EPOCH + round(index * SECOND / 15)
 
 
-def delivery(folder: Path, masks: list[int], stamp_of: Callable[[int], int] = stamp_of) -> Delivery:
+def delivery(
+    folder: Path,
+    masks: list[int],
+    stamp_of: Callable[[int], int] = stamp_of,
+    feedback: list[tuple[int, int, int, float]] | None = None,
+    shift: int = 0,
+) -> Delivery:
     """Return ten frames sent at 10 Hz, two packets of 100 bytes each, and masks of some of them.
 
     The mask of frame i holds i, and comes after 20 + i ms, or right after the one before it in
-    `masks` if that is later.
+    `masks` if that is later. Feedback is ms after the start, packets received and lost, coverage.
+    What was sent bears stamps that are `shift` ns later than the drive's.
     """
     walls = [START + i * SECOND // 10 for i in range(20)]
-    frames = [{"stamp": stamp_of(i), "wall": walls[i]} for i in range(10)]
+    frames = [
+        {"stamp": stamp_of(i) + shift, "recorded": stamp_of(i), "wall": walls[i]} for i in range(10)
+    ]
     report = folder / "replay.json"
     report.write_text(json.dumps({"cameras": {"camera": {"transport": "raw", "frames": frames}}}))
     types = get_typestore(Stores.ROS2_JAZZY)
     # Only its header is ever looked at.
     types.register(get_types_from_msg("std_msgs/Header header\nuint8[] payload", "x/msg/Packet"))
+    fields = "uint32 packets_received\nuint32 packets_lost\nfloat32 coverage"
+    types.register(get_types_from_msg(fields, "x/msg/Feedback"))
     message = {name.rpartition("/")[2]: each for name, each in types.types.items()}
 
     def header(index: int) -> Any:
-        return message["Header"](message["Time"](*divmod(stamp_of(index), SECOND)), "c")
+        return message["Header"](message["Time"](*divmod(stamp_of(index) + shift, SECOND)), "c")
 
     def packet(index: int, size: int) -> bytes:
         content = message["Packet"](header(index), np.zeros(size, np.uint8))
@@ -76,11 +90,12 @@ def delivery(folder: Path, masks: list[int], stamp_of: Callable[[int], int] = st
         return bytes(types.serialize_cdr(image, "sensor_msgs/msg/Image"))
 
     with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        packets, images = (
+        packets, images, said = (
             writer.add_connection(f"/camera/{topic}", msgtype, typestore=types)
             for topic, msgtype in (
                 ("image_raw/gosvae", "x/msg/Packet"),
                 ("semantic/mask", "sensor_msgs/msg/Image"),
+                ("image_raw/gosvae/feedback", "x/msg/Feedback"),
             )
         )
         payload = 100 - len(packet(0, 0))
@@ -91,7 +106,10 @@ def delivery(folder: Path, masks: list[int], stamp_of: Callable[[int], int] = st
         for i in masks:
             time = max(time + 1, walls[i] + (20 + i) * 1_000_000)
             writer.write(images, time, mask(i))
-    return Delivery.read(report, folder / "bag", "camera")
+        for at, *values in feedback or []:
+            content = types.serialize_cdr(message["Feedback"](*values), "x/msg/Feedback")
+            writer.write(said, START + at * 1_000_000, bytes(content))
+    return Delivery.read(report, [folder / "bag"], "camera")
 
 
 def test_figures_of_a_perfect_run(tmp_path: Path) -> None:
@@ -103,6 +121,23 @@ def test_figures_of_a_perfect_run(tmp_path: Path) -> None:
     assert result["kbit_per_s"] == 200 * 8 * 10 / 1000
     assert result["mask_age_ms"] == {"p50": 24.5, "p95": pytest.approx(28.55)}
     assert result["miou"] is result["expert_miou"] is result["agreement"] is None
+    assert result["longest_gap_ms"] == 101
+    assert result["coverage"] is result["loss"] is result["link_loss"] is None
+
+
+def test_figures_of_a_bad_link(tmp_path: Path) -> None:
+    said = [(10, 0, 0, 0.0), (100, 2, 0, 1.0), (500, 6, 2, 0.5), (1500, 12, 4, 0.2)]
+    usage = {"from_vehicle": Usage(120.123, 0.25)}
+    recorded = delivery(tmp_path, [0, 1, 5], feedback=said, shift=10 * SECOND)
+    result = figures(recorded, Quality(CITYSCAPES), {}, usage)
+    assert (result["masks_received"], result["packets"]) == (3, 20)
+    # The mask of frame 5 comes at 525 ms, and the last frame is sent at 900 ms.
+    assert result["longest_gap_ms"] == 525 - 121
+    assert result["coverage"] == 0.75
+    assert result["loss"] == 0.25
+    assert result["link_kbit_per_s"] == {"from_vehicle": 120.12}
+    assert result["link_loss"] == {"from_vehicle": 0.25}
+    assert Masks(recorded).take(stamp_of(5)) is not None
 
 
 def test_missing_repeated_and_foreign_masks_are_told_apart(tmp_path: Path) -> None:
@@ -118,6 +153,7 @@ def test_missing_repeated_and_foreign_masks_are_told_apart(tmp_path: Path) -> No
 def test_figures_without_any_mask(tmp_path: Path) -> None:
     result = figures(delivery(tmp_path, []), Quality(CITYSCAPES), {})
     assert result["masks_received"] == 0
+    assert result["longest_gap_ms"] == 900
     assert result["mask_age_ms"] == {"p50": None, "p95": None}
 
 
@@ -284,6 +320,48 @@ def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> Non
     assert err == f"gosvae demo: output: {output} is not empty; name another folder\n"
 
 
+@pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "it can")
+def test_a_drive_crosses_a_bad_link(
+    tmp_path: Path, bundle: Path, drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PROFILE_VARIABLE, raising=False)
+    output, figures_file = tmp_path / "out", tmp_path / "figures.json"
+    process = demo(
+        *("--input", drive, "--bundle", bundle, "--output", output, "--json", figures_file),
+        *("--link", "loss=20% delay=40ms rate=128kbit seed=2"),
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    result = json.loads(figures_file.read_text())
+    assert list(result) == KEYS
+    assert result["frames_sent"] == 15
+    # Even the packets before the last one that arrives are too few for more to be said.
+    assert 0 < result["masks_received"] <= 15
+    assert 0 <= result["loss"] < 0.7
+    assert 0 < result["coverage"] <= 1
+    assert result["mask_age_ms"]["p50"] > 40
+    assert 0 < result["link_kbit_per_s"]["from_vehicle"] < 128 * 1.1
+    assert 0 < result["link_kbit_per_s"]["from_edge"] < 128 * 1.1
+    topics = {}
+    for side in ("sent", "recording"):
+        with Reader(output / side) as reader:
+            topics[side] = {each.topic for each in reader.connections}
+    made = {"/camera/image_raw/gosvae", "/camera/label", "/tx/diagnostics"}
+    assert made == topics["sent"]
+    assert {"/camera/semantic/mask", "/rx/diagnostics"} <= topics["recording"]
+    assert not made & topics["recording"]
+
+
+def test_a_link_is_checked_before_anything_plays(tmp_path: Path, bundle: Path, drive: Path) -> None:
+    process = demo(
+        *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--link", "los=1%")
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("gosvae demo: link has no 'los=1%'; it can be: delay=50ms ")
+    assert not (tmp_path / "o").exists()
+
+
 def test_missing_masks_fail_the_demo(
     tmp_path: Path,
     bundle: Path,
@@ -294,7 +372,7 @@ def test_missing_masks_fail_the_demo(
     from gosvae_bringup import demo as module
 
     recorded = delivery(tmp_path, [0, 1, 2, 4])
-    monkeypatch.setattr(module, "_play", lambda *_: recorded)
+    monkeypatch.setattr(module, "_play", lambda *_: (recorded, None))
     options = module.Options(
         input=str(drive), bundle=str(bundle), output=str(tmp_path / "o"), json=str(tmp_path / "j")
     )
@@ -302,6 +380,9 @@ def test_missing_masks_fail_the_demo(
     assert "gosvae demo: 6 of 10 masks are missing" in capsys.readouterr().err
     result = json.loads((tmp_path / "j").read_text())
     assert (result["frames_sent"], result["masks_received"]) == (10, 4)
+    link = dataclasses.replace(options, link="loss=10%", output=str(tmp_path / "p"))
+    if not unavailable():
+        assert module.demo(link) == 0
     assert Path(result["outputs"]["contact_sheet"]).exists()
 
 
@@ -341,13 +422,13 @@ def test_a_drive_without_masks_is_given_up(
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def start(self, node: Node) -> None: ...
+        def start(self, node: Node, prefix: list[str]) -> None: ...
         def ended(self) -> list[Ended]:
             return []
 
     monkeypatch.setattr(module, "Processes", Nodes)
-    monkeypatch.setattr(module._Watcher, "missing", lambda _: None)
-    monkeypatch.setattr(module, "_private_network", lambda *_: {})
+    monkeypatch.setattr(module._Watcher, "missing", lambda *_: None)
+    monkeypatch.setattr(module, "_network", lambda *_: ({}, {"rx": {}}))
     monkeypatch.setattr(module, "START_SECONDS", 0.2)
     pipeline = Pipeline((Node("p", "replay", "replay", lifetime="drive"),), {})
     with pytest.raises(module.DemoError, match="no mask within"):

@@ -21,6 +21,7 @@ from gosvae_bringup.pipeline import (
     arguments_of,
     describe,
     find_bundle,
+    find_drive,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,16 +74,24 @@ def test_a_bag_brings_replay_and_its_clock(drive: Path) -> None:
 
 def test_explicit_values_win_over_what_a_bag_suggests(drive: Path) -> None:
     values = {"bag": str(drive), "use_sim_time": "false", "image_transport": "compressed"}
-    transmitter = named(describe(values))["gosvae_tx"]
+    nodes = named(describe(values))
+    transmitter = nodes["gosvae_tx"]
     assert "use_sim_time" not in transmitter.parameters
     assert transmitter.parameters["image_transport"] == "compressed"
+    assert nodes["gosvae_replay"].parameters["restamp"] is True
 
 
 def test_two_sides_make_the_whole(drive: Path) -> None:
     values = {"bag": str(drive), "record": "rec"}
-    tx = describe({"bag": str(drive)}, "tx")
+    tx = named(describe(values, "tx"))
     rx = describe({"record": "rec", "use_sim_time": "true", "image_transport": "raw"}, "rx")
-    assert named(tx) | named(rx) == named(describe(values))
+    both = named(describe(values))
+    sides = tx | named(rx)
+    records = sides.pop("gosvae_record_tx"), sides.pop("gosvae_record_rx")
+    assert [each.parameters["side"] for each in records] == ["tx", "rx"]
+    assert [each.side for each in records] == ["tx", "rx"]
+    assert both.pop("gosvae_record").parameters["side"] == "both"
+    assert sides == both
     assert {each.name for side in ("tx", "rx") for each in arguments_of(side)} == {
         each.name for each in ARGUMENTS
     }
@@ -149,12 +158,19 @@ def test_rviz_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(BUNDLE_VARIABLE)
     places = [tmp_path / "installed" / "models" / "it", tmp_path / "repository" / "models" / "it"]
-    monkeypatch.setattr(module, "_bundle_places", lambda: iter(places))
+    monkeypatch.setattr(module, "_places", lambda _: iter(places))
     with pytest.raises(PipelineError, match=rf"{places[0].parent} or {places[1].parent}"):
         find_bundle()
     places[1].mkdir(parents=True)
     assert find_bundle() == places[1]
     assert find_bundle(str(tmp_path)) == tmp_path
+
+
+def test_the_shipped_drive_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert find_drive().is_file()
+    monkeypatch.setattr(module, "_places", lambda name: iter([tmp_path / name]))
+    with pytest.raises(PipelineError, match=rf"no street.mcap in {tmp_path}/drives; give `input`"):
+        find_drive()
 
 
 def test_rcl_reads_the_values_back(tmp_path: Path) -> None:

@@ -161,6 +161,29 @@ def test_bag_holds_all_that_arrived(node: Node, tmp_path: Path, number: int) -> 
     assert qos["/front/image_raw/gosvae"]["reliability"] == "best_effort"
 
 
+@pytest.mark.parametrize("side", ["tx", "rx"])
+def test_a_side_listens_to_its_own_topics_only(node: Node, tmp_path: Path, side: str) -> None:
+    process = record(tmp_path / "bag", side=side)
+    wait_for_start(process)
+    names = {f"/camera/{topic.name}": topic.side for topic in TOPICS} | {"/diagnostics": side}
+
+    def heard() -> set[str]:
+        return {name for name in names if node.count_subscribers(name)}
+
+    end = time.monotonic() + DEADLINE
+    while heard() != {name for name, of in names.items() if of == side}:
+        assert time.monotonic() < end, heard()
+        time.sleep(0.01)
+    finish(process, signal.SIGINT)
+    assert process.returncode == 0
+
+
+def test_a_side_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    process = record(tmp_path / "bag", side="up")
+    assert "side is 'up'; it can be both, tx, rx" in finish(process)
+    assert process.returncode == 1
+
+
 def test_empty_recording_is_a_bag(tmp_path: Path) -> None:
     process = record(tmp_path / "bag")
     wait_for_start(process)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drives import write_drive
 
 from gosvae_bringup.sources import EPOCH, open_source, read_stamp
-from gosvae_bringup.street import write_bag
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
@@ -32,7 +32,7 @@ from rclpy.serialization import deserialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
-from gosvae_bringup.replay import Pace, Replay  # noqa: E402
+from gosvae_bringup.replay import SECOND, Pace, Replay  # noqa: E402
 
 DEADLINE = 40.0
 ENVIRONMENT = {
@@ -115,14 +115,14 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("street") / "bag"
-    write_bag(path, seconds=0.8, size=(48, 64))
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drive") / "bag"
+    write_drive(path, 12, (48, 64))
     return path
 
 
 def test_bag_is_published_unchanged(
-    street: Path, tmp_path: Path, listen: Callable[..., Listener]
+    drive: Path, tmp_path: Path, listen: Callable[..., Listener]
 ) -> None:
     topics = {
         "camera/image_raw/compressed": CompressedImage,
@@ -132,23 +132,23 @@ def test_bag_is_published_unchanged(
     listener = listen(topics)
     report = tmp_path / "new" / "report.json"
     before = time.time_ns()
-    process = replay(input=str(street), report=str(report))
+    process = replay(input=str(drive), report=str(report))
     listener.until(lambda: all(len(listener.heard[topic]) == 12 for topic in topics))
     printed = finish(process)
     assert "played 12 frames" in printed
     assert process.returncode == 0
     for topic in topics:
-        recorded = [m.data for m in open_source(street).messages() if m.channel.topic == topic]
+        recorded = [m.data for m in open_source(drive).messages() if m.channel.topic == topic]
         # DDS pads what it carries to four bytes.
         assert len(listener.heard[topic]) == len(recorded)
         for heard, data in zip(listener.heard[topic], recorded, strict=True):
             assert heard[: len(data)] == data and len(heard) - len(data) < 4
     written = json.loads(report.read_text())
-    assert written["input"] == str(street) and list(written["cameras"]) == ["camera"]
+    assert written["input"] == str(drive) and list(written["cameras"]) == ["camera"]
     assert written["cameras"]["camera"]["transport"] == "compressed"
     frames = written["cameras"]["camera"]["frames"]
     assert [each["stamp"] for each in frames] == [
-        each.stamp for each in open_source(street).frames()
+        each.stamp for each in open_source(drive).frames()
     ]
     wall = [each["wall"] for each in frames]
     assert before < wall[0] < time.time_ns() and np.all(np.diff(wall) > 0)
@@ -195,9 +195,9 @@ def test_folder_becomes_images_with_labels_and_clock(
     assert {EPOCH + k * 100_000_000 for k in range(5)} <= set(times)
 
 
-def test_loop_never_turns_back(street: Path, listen: Callable[..., Listener]) -> None:
+def test_loop_never_turns_back(drive: Path, listen: Callable[..., Listener]) -> None:
     listener = listen({"camera/image_raw/compressed": CompressedImage, "camera/label": Image})
-    process = replay(input=str(street), loop=True, rate=8.0, clock_rate=0.0)
+    process = replay(input=str(drive), loop=True, rate=8.0, clock_rate=0.0)
     images = listener.heard["camera/image_raw/compressed"]
     listener.until(lambda: len(images) > 30)
     process.send_signal(signal.SIGINT)
@@ -207,10 +207,32 @@ def test_loop_never_turns_back(street: Path, listen: Callable[..., Listener]) ->
     assert images[12][12:] == images[0][12:]
 
 
-def test_nothing_is_kept_without_a_report(street: Path) -> None:
+def test_a_drive_can_happen_now(
+    drive: Path, tmp_path: Path, listen: Callable[..., Listener]
+) -> None:
+    topics = {"camera/image_raw/compressed": CompressedImage, "camera/label": Image, "clock": Clock}
+    listener = listen(topics)
+    report = tmp_path / "report.json"
+    begin = time.time_ns()
+    process = replay(input=str(drive), report=str(report), restamp=True, rate=2.0)
+    images, labels = listener.heard["camera/image_raw/compressed"], listener.heard["camera/label"]
+    listener.until(lambda: len(images) == len(labels) == 12)
+    finish(process)
+    assert not listener.heard["clock"]
+    stamps = [read_stamp(data) for data in images]
+    assert stamps == [read_stamp(data) for data in labels]
+    frames = json.loads(report.read_text())["cameras"]["camera"]["frames"]
+    assert [each["stamp"] for each in frames] == stamps
+    assert [each["recorded"] for each in frames] == [f.stamp for f in open_source(drive).frames()]
+    assert begin < stamps[0] and stamps[-1] < time.time_ns()
+    np.testing.assert_allclose(np.diff(stamps), 1e9 / 30, atol=2)
+    assert max(abs(each["wall"] - each["stamp"]) for each in frames) < SECOND // 2
+
+
+def test_nothing_is_kept_without_a_report(drive: Path) -> None:
     context = Context()
     rclpy.init(context=context, domain_id=int(ENVIRONMENT["ROS_DOMAIN_ID"]))
-    overrides = {"input": str(street), "rate": 20.0}
+    overrides = {"input": str(drive), "rate": 20.0}
     node = Replay(
         context=context,
         parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
@@ -222,19 +244,19 @@ def test_nothing_is_kept_without_a_report(street: Path) -> None:
 
 
 def test_start_offset_and_cameras_of_other_names(
-    street: Path, listen: Callable[..., Listener]
+    drive: Path, listen: Callable[..., Listener]
 ) -> None:
     listener = listen({"rear/image_raw/compressed": CompressedImage})
-    process = replay(input=str(street), cameras=["rear"], start_offset=0.5)
+    process = replay(input=str(drive), cameras=["rear"], start_offset=0.5)
     heard = listener.heard["rear/image_raw/compressed"]
     listener.until(lambda: len(heard) == 4)
     assert "played 4 frames" in finish(process)
     assert read_stamp(heard[0]) == EPOCH + 533_333_333
 
 
-def test_waits_for_subscribers_until_told_to_stop(street: Path, tmp_path: Path) -> None:
+def test_waits_for_subscribers_until_told_to_stop(drive: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    process = replay(input=str(street), report=str(report))
+    process = replay(input=str(drive), report=str(report))
     assert process.stdout is not None
     while (
         "waiting for a subscriber of camera/image_raw/compressed" not in process.stdout.readline()
@@ -256,10 +278,10 @@ def test_waits_for_subscribers_until_told_to_stop(street: Path, tmp_path: Path) 
     ],
 )
 def test_what_cannot_be_played_is_one_line(
-    street: Path, parameters: dict[str, Any], words: str
+    drive: Path, parameters: dict[str, Any], words: str
 ) -> None:
     if parameters.get("input") == "BAG":
-        parameters = parameters | {"input": str(street)}
+        parameters = parameters | {"input": str(drive)}
     process = replay(**parameters)
     printed = finish(process)
     assert process.returncode == 1

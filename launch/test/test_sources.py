@@ -59,6 +59,8 @@ def write_bag(
             msgtype = {
                 "raw": "sensor_msgs/msg/Image",
                 "label": "sensor_msgs/msg/Image",
+                "png label": "sensor_msgs/msg/CompressedImage",
+                "jpeg label": "sensor_msgs/msg/CompressedImage",
                 "compressed": "sensor_msgs/msg/CompressedImage",
                 "imu": "sensor_msgs/msg/Temperature",
                 "tf": "tf2_msgs/msg/TFMessage",
@@ -72,9 +74,18 @@ def write_bag(
             for topic, kind in topics.items():
                 rgb, ids = picture(index), np.full((H, W), index, np.uint8)
                 png = cv2.imencode(".png", rgb[..., ::-1])[1].reshape(-1)
+                packed = {
+                    f"{kind} label": MESSAGE["CompressedImage"](
+                        header,
+                        f"mono8; {kind} compressed",
+                        cv2.imencode(f".{kind}", ids)[1].reshape(-1),
+                    )
+                    for kind in ("png", "jpeg")
+                }
                 vector, turn = MESSAGE["Vector3"](1, 2, 3), MESSAGE["Quaternion"](0, 0, 0, 1)
                 move = MESSAGE["Transform"](vector, turn)
                 message = {
+                    **packed,
                     "raw": MESSAGE["Image"](header, H, W, "rgb8", 0, W * 3, rgb.reshape(-1)),
                     "label": MESSAGE["Image"](header, H, W, "mono8", 0, W, ids.reshape(-1)),
                     "compressed": MESSAGE["CompressedImage"](header, "png", png),
@@ -206,6 +217,17 @@ def test_label_may_come_before_or_never(tmp_path: Path) -> None:
     assert [int(frame.label[0, 0]) for frame in frames] == [0, 1, 2, 3]
     frames = list(open_source(write_bag(tmp_path / "none", {"/camera/image_raw": "raw"})).frames())
     assert [frame.label for frame in frames] == [None] * 4
+
+
+def test_labels_come_as_png_but_not_as_jpeg(tmp_path: Path) -> None:
+    topics = {"/camera/image_raw/compressed": "compressed", "/camera/label/compressed": "png label"}
+    source = open_source(write_bag(tmp_path / "png", topics))
+    assert len(source) == 4
+    for index, frame in enumerate(source.frames()):
+        np.testing.assert_array_equal(frame.label, np.full((H, W), index))
+    topics["/camera/label/compressed"] = "jpeg label"
+    with pytest.raises(SourceError, match="train ids come as PNG of one 8-bit channel"):
+        next(open_source(write_bag(tmp_path / "jpeg", topics)).frames())
 
 
 def test_bag_topics_are_chosen_by_name_then_order_then_parameter(tmp_path: Path) -> None:

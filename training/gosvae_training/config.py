@@ -231,6 +231,15 @@ class Losses(Strict):
     """Policy gradient on sampled tokens, rewarded by each frame's mIoU against the labels."""
 
 
+class Prior(Strict):
+    """How the entropy coder's model is fitted at export."""
+
+    views: PositiveInt = 16
+    """Pairs of views that are made of each still."""
+    steps: PositiveInt = 2500
+    """Of training, for each level."""
+
+
 class Config(Strict):
     """Everything that decides what a bundle holds."""
 
@@ -250,6 +259,7 @@ class Config(Strict):
     losses: Losses = Losses()
     segmenter: Schedule
     """Training of what `tokens` describes."""
+    prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""
 

@@ -17,14 +17,31 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, LabelSpace, ModelBundle
+from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, LabelSpace, ModelBundle, Packet
 from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 
 from .data import DataError, Dataset, describe, iterate, load_dataset
 
+INTRA_FRAMES = 15
+"""Frames from one intra frame to the next: a second of CamVid's `val`."""
 LABEL_SCALES = (4, 8)
 """Parts of the frame's sides at which labels are sent for comparison."""
 LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+
+
+def fixed_length(bundle: ModelBundle, levels: int) -> int:
+    """Return the bytes that a frame took with codes of fixed length in wire format 1.
+
+    Its packets had 64 bytes beside the payload.
+    """
+    bits = levels * bundle.grid[0] * bundle.grid[1] * (bundle.codes - 1).bit_length()
+    payload = -(-bits // 8)
+    return payload + 64 * -(-payload // (MAX_SERIALIZED_BYTES - 64))
+
+
+def _size(packets: list[Packet]) -> int:
+    return sum(packet.serialized_size() for packet in packets)
 
 
 def send_labels(
@@ -59,15 +76,19 @@ def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
     """Return the figures of a bundle on labelled frames.
 
     mIoU is over all pixels of all frames, the mean over the labels that occur; agreement is mIoU
-    with the expert's masks for truth; bytes are serialised packets, CDR included; milliseconds are
-    the median of whole frames in one thread on the CPU, all levels sent. The figures at the top are
-    those with all levels, ``levels`` has those of fewer too, and ``labels`` those of a vehicle that
-    runs the expert and sends its labels, packet header included. MACs are the manifest's, null
-    where it has none.
+    with the expert's masks for truth; bytes are serialised packets, CDR included: of intra frames,
+    and as sent at the samples' frame rate, every frame predicted from the one before but for one
+    in INTRA_FRAMES. Milliseconds are the median of whole frames in one thread on the CPU, all
+    levels sent. The figures at the top are those with all levels, ``levels`` has those of fewer
+    too, and ``labels`` those of a vehicle that runs the expert and sends its labels, each frame by
+    itself, packet header included. MACs are the manifest's, null where it has none.
     """
-    expert, encoder, decoder = Expert(bundle), Encoder(bundle), Decoder(bundle)
+    expert, encoder = Expert(bundle), Encoder(bundle)
     truth_expert = ConfusionMatrix()
-    by_level = [(ConfusionMatrix(), ConfusionMatrix(), []) for _ in range(bundle.levels)]
+    by_level = [
+        (Encoder(bundle), Decoder(bundle), ConfusionMatrix(), ConfusionMatrix(), [], [])
+        for _ in range(bundle.levels)
+    ]
     by_scale = [(ConfusionMatrix(), []) for _ in LABEL_SCALES]
     vehicle, receiver, alone = [], [], []
     progress = tqdm(
@@ -77,23 +98,26 @@ def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
         total=len(samples),
         leave=False,
     )
-    for sample in progress:
+    for index, sample in enumerate(progress):
         start = time.perf_counter()
         wanted = expert.segment(sample.frame)
         alone.append(time.perf_counter() - start)
         truth_expert.add(sample.mask, wanted)
-        for level, (truth, agreement, sizes) in enumerate(by_level, 1):
+        for level, (stream, decoder, truth, agreement, intra, sent) in enumerate(by_level, 1):
+            single = encoder.encode(sample.frame, levels=level)
+            intra.append(_size(single))
             start = time.perf_counter()
-            packets = encoder.encode(sample.frame, levels=level)
-            sent = time.perf_counter()
-            mask = decoder.decode(packets).mask
+            packets = stream.encode(sample.frame, levels=level, intra=index % INTRA_FRAMES == 0)
+            middle = time.perf_counter()
+            decoded = decoder.decode(packets)
             if level == bundle.levels:
-                vehicle.append(sent - start)
-                receiver.append(time.perf_counter() - sent)
-            truth.add(sample.mask, mask)
-            agreement.add(wanted, mask)
-            sizes.append(sum(packet.serialized_size() for packet in packets))
-        header = packets[0].serialized_size() - len(packets[0].payload)
+                vehicle.append(middle - start)
+                receiver.append(time.perf_counter() - middle)
+            stream.acknowledge(decoded.sequence)
+            sent.append(_size(packets))
+            truth.add(sample.mask, decoded.mask)
+            agreement.add(wanted, decoded.mask)
+        header = single[0].serialized_size() - len(single[0].payload)
         for scale, (truth, sizes) in zip(LABEL_SCALES, by_scale, strict=True):
             size, mask = send_labels(wanted, scale, bundle.labels)
             truth.add(sample.mask, mask)
@@ -109,13 +133,15 @@ def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
     levels = [
         {
             "levels": level,
-            "bytes_per_frame": round(float(np.mean(sizes)), 1),
+            "fixed_length_bytes": fixed_length(bundle, level),
+            "intra_bytes": round(float(np.mean(intra)), 1),
+            "bytes_per_frame": round(float(np.mean(sent)), 1),
             "miou": round(truth.miou(), 4),
             "share_of_expert": round(truth.miou() / truth_expert.miou(), 4),
             "agreement": round(agreement.miou(), 4),
             "per_class": per_class(truth),
         }
-        for level, (truth, agreement, sizes) in enumerate(by_level, 1)
+        for level, (_, _, truth, agreement, intra, sent) in enumerate(by_level, 1)
     ]
     full, compute = levels[-1], bundle.manifest.get("compute", {})
     return {
@@ -147,11 +173,11 @@ def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Return the figures as a Markdown table."""
+    """Return the figures as a Markdown table; bytes a frame."""
     lines = [
-        "| what is sent | bytes a frame | mIoU | share of the expert | agreement with the expert |"
+        "| what is sent | fixed length | intra | predicted | mIoU | of the expert's | agreement |"
         " vehicle GMACs | receiver GMACs |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     vehicle, receiver, expert = (
         "unknown" if macs is None else f"{macs / 1e9:.2f}"
@@ -160,16 +186,19 @@ def table(figures: dict[str, Any]) -> str:
     for row in figures["levels"]:
         lines.append(
             f"| tokens, {row['levels']} level{'s' if row['levels'] > 1 else ''} | "
+            f"{row['fixed_length_bytes']} | {row['intra_bytes']:.0f} | "
             f"{row['bytes_per_frame']:.0f} | {row['miou']:.3f} | {row['share_of_expert']:.3f} | "
             f"{row['agreement']:.3f} | {vehicle} | {receiver} |"
         )
     for row in figures["labels"]:
         share = row["miou"] / figures["expert_miou"]
         lines.append(
-            f"| the expert's labels, 1/{row['scale']} of the sides | {row['bytes_per_frame']:.0f} "
-            f"| {row['miou']:.3f} | {share:.3f} | | {expert} | 0 |"
+            f"| the expert's labels, 1/{row['scale']} of the sides | | "
+            f"{row['bytes_per_frame']:.0f} | | {row['miou']:.3f} | {share:.3f} | | {expert} | 0 |"
         )
-    lines.append(f"| frames, no codec | | {figures['expert_miou']:.3f} | 1 | 1 | 0 | {expert} |")
+    lines.append(
+        f"| frames, no codec | | | | {figures['expert_miou']:.3f} | 1 | 1 | 0 | {expert} |"
+    )
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gosvae_codec import UNLABELLED, GosvaeError, LabelSpace, ModelBundle
-from gosvae_codec.bundle import ENCODER, INT8, MASK
+from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MASK, PRIOR
 from gosvae_codec.images import resize_frame
 
 from .config import Config, ConfigError, Fpn, Tokens, load_config
-from .data import DataError, Dataset, describe, iterate, parse_folders
-from .evaluate import evaluate, table
+from .data import DataError, Dataset, iterate, parse_folders
+from .evaluate import INTRA_FRAMES, evaluate, table
 from .experts import OnnxExpert, build_expert
 from .networks import TokenNetwork, resize_logits
 from .objectives import build_tokens
 from .pixels import PixelDecoder, to_frames
+from .prior import fit_prior
 from .quantize import write_int8
 from .train import Material
 
@@ -410,7 +410,8 @@ def write_bundle(
     float_encoder = write_onnx(encoder, frames, ("frames", "tokens"), folder / ENCODER)
     kept = tokens_kept(folder / ENCODER, frames, indices)
     float_mask = write_onnx(mask, indices, ("tokens", "logits"), folder / MASK)
-    files = [ENCODER, MASK]
+    fit_prior(folder, material.familiar(), config.prior, config.seed)
+    files = [ENCODER, MASK, PRIOR]
     if draws(segmenter):
         picture = PictureGraph(segmenter, config.input_size)
         write_onnx(picture, indices, ("tokens", "frames"), folder / RECONSTRUCT)
@@ -424,8 +425,9 @@ def write_bundle(
     unnamed.replace(experts / f"{expert_record['sha256'][:16]}.onnx")
 
     manifest: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "name": config.name,
+        "label_space": config.labels,
         "input_size": list(config.input_size),
         "grid": list(indices[0].shape[2:]),
         "levels": tokens.levels,
@@ -439,6 +441,7 @@ def write_bundle(
         "expert": expert_record,
         "provenance": {
             "data": material.describe(),
+            "datasets": config.data.names(),
             "license": material.terms(),
             "initial_weights": "EfficientNet-Lite, ImageNet (Apache-2.0)",
             "commit": commit(),
@@ -469,17 +472,29 @@ def write_bundle(
         )
         write_int8(float_mask, codes, 0, folder / INT8[MASK])
         manifest["files"] |= {name: record(folder / name) for name in INT8.values()}
-    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
-    manifest["figures"] = {
-        "data": describe(val),
-        "date": str(date.today()),
+    figures = {
         "tokens_kept_by_float16": round(kept, 4),
         "float16_miou": [row["miou"] for row in unquantized["levels"]],
-        **evaluate(ModelBundle.load(folder), val),
     }
-    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
-    (folder / "README.md").write_text(model_card(manifest, config))
+    measure(folder, manifest, val, figures)
     return manifest
+
+
+def measure(folder: Path, manifest: dict[str, Any], val: Dataset, known: dict[str, Any]) -> None:
+    """Add figures to a bundle's manifest, and write it and the model card.
+
+    Args:
+        folder: the bundle's.
+        manifest: everything but ``figures``, which is replaced.
+        val: what to measure on.
+        known: figures that were measured before.
+    """
+    manifest.pop("figures", None)
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    manifest["figures"] = {**known, **evaluate(ModelBundle.load(folder), val)}
+    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    (folder / "README.md").write_text(model_card(manifest))
 
 
 def expert_name(config: Config) -> str:
@@ -490,9 +505,10 @@ def expert_name(config: Config) -> str:
     return {"espnet": "ESPNet"}.get(network.kind) or f"{network.kind} network"
 
 
-def model_card(manifest: dict[str, Any], config: Config) -> str:
+def model_card(manifest: dict[str, Any]) -> str:
     """Return the text of the bundle's model card."""
     figures, compute = manifest["figures"], manifest["compute"]
+    provenance = manifest["provenance"]
     height, width = manifest["input_size"]
 
     def sizes(macs: str, parameters: str) -> str:
@@ -501,7 +517,9 @@ def model_card(manifest: dict[str, Any], config: Config) -> str:
     way = "decoded straight to logits"
     if RECONSTRUCT in manifest["files"]:
         way = "decoded to a picture that the expert segments"
-    ids = "ADE20K's ids from 0" if config.labels == "ade20k" else "Cityscapes train ids"
+    ids = "ids of ADE20K, from 0"
+    if manifest.get("label_space", "camvid") != "ade20k":
+        ids = "train ids of Cityscapes"
     half = f"""weights stored as float16, which keeps {figures["tokens_kept_by_float16"]:.1%} of the
 tokens and gives mIoU {", ".join(f"{miou:.3f}" for miou in figures["float16_miou"])} from one level
 to all."""
@@ -529,7 +547,9 @@ Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} tokens, {way
 
 ## Figures
 
-{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU; bytes are whole serialised packets.
+{figures["data"]}, {figures["date"]}, ONNX Runtime on the CPU. Bytes a frame are whole serialised
+packets: with codes of fixed length, as in wire format 1; as intra frames; and at the data's frame
+rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 
 {table(figures)}
 
@@ -543,18 +563,18 @@ The vehicle's encoder takes {share:.0%} of the expert's operations{
 
 ## Data and terms
 
-Trained on {manifest["provenance"]["data"]}; no frame of `val` or `test` was trained on.
-{manifest["provenance"]["license"]}. Initial weights: {manifest["provenance"]["initial_weights"]}.
+Trained on {provenance["data"]}; no frame of `val` or `test` was trained on.
+{provenance["license"]}. Initial weights: {provenance["initial_weights"]}.
 
 ## Made by
 
     for step in train export; do
-        python -m gosvae_training.$step training/configs/{config.name}.yaml {
-        " ".join(f"--data {name}=PATH" for name in config.data.names())
+        python -m gosvae_training.$step training/configs/{manifest["name"]}.yaml {
+        " ".join(f"--data {name}=PATH" for name in provenance.get("datasets", ["camvid"]))
     }
     done
 {"" if RECONSTRUCT in manifest["files"] else fitted}
-Seed {config.seed}, commit {manifest["provenance"]["commit"]}. {config.notes}
+Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
 """
 
 

@@ -16,13 +16,25 @@ from tiny import CONFIG, PIXELS, SIZE, SMALL
 from trees import write_camvid
 
 from gosvae_codec import CAMVID, Decoder, Encoder, Expert, ModelBundle
+from gosvae_codec.entropy import TokenCoder
+from gosvae_codec.prior import Prior
 from gosvae_codec.sessions import Session
 from gosvae_training import evaluate, export, train
 from gosvae_training.config import Config, ConfigError, identify, load_config
+from gosvae_training.config import Prior as PriorConfig
 from gosvae_training.data import load_dataset
 from gosvae_training.export import EncoderGraph, MaskGraph
 from gosvae_training.fit import TrainingError, check_identity
 from gosvae_training.objectives import build_tokens
+from gosvae_training.prior import (
+    codebooks_of,
+    context_values,
+    encode_pairs,
+    fit_level,
+    leaves,
+    write_prior,
+)
+from gosvae_training.refit import refit
 
 
 def write_config(path: Path, **changes: object) -> Path:
@@ -67,6 +79,7 @@ def test_a_run_becomes_a_bundle_that_the_codec_runs(trained: Path) -> None:
     card = (bundle.path / "README.md").read_text()
     assert "research and education only" in card
     assert bundle.manifest["figures"]["levels"][0]["bytes_per_frame"] < 200
+    assert "prior.npz" in bundle.manifest["files"]
 
 
 def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> None:
@@ -121,6 +134,53 @@ def test_the_manifest_tells_what_was_read_and_kept(trained: Path) -> None:
 @pytest.fixture
 def copied(small: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
+def test_the_fitted_integers_code_as_the_float_model_says(trained: Path) -> None:
+    bundle = ModelBundle.load(trained / "models" / "tiny")
+    samples = load_dataset(trained / "camvid", "train")
+    pairs = encode_pairs(bundle.path / "encoder.onnx", samples, 2, 0)
+    codebooks = codebooks_of(bundle.path / "mask.onnx")
+    models = [fit_level(level, codebooks, pairs, 60, 0) for level in range(2)]
+    write_prior(trained / "prior.npz", models)
+    coder = TokenCoder(Prior.load(trained / "prior.npz", 2, 16, bundle.grid), 16, bundle.grid)
+    row, column = (torch.from_numpy(each.ravel()) for each in np.indices(bundle.grid))
+    for earlier, later in zip(pairs.earlier[:4], pairs.later[:4], strict=True):
+        for reference in (None, earlier):
+            past = np.full_like(later, 16) if reference is None else reference
+            wanted = 0.0
+            for level, model in enumerate(models):
+                band = np.zeros((1, bundle.grid[0]), np.int64)
+                values = context_values(model.contexts, later[None], past[None], band, 16)
+                logits = model(torch.from_numpy(values).flatten(0, 2), row, column)
+                token, before = (
+                    torch.from_numpy(each[level].ravel().astype(np.int64)) for each in (later, past)
+                )
+                wanted += float(model.bits(logits, token, before).sum())
+            payload = coder.encode(later, 0, reference)
+            # Four bytes of state, less what its top bits say, and rounding to integers.
+            assert wanted - 8 < 8 * len(payload) < 1.05 * wanted + 40
+
+
+def test_a_bundle_can_be_fitted_anew(copied: Path) -> None:
+    folder = copied / "models" / "tiny"
+    before = ModelBundle.load(folder)
+    refit(folder, copied / "camvid", PriorConfig(views=1, steps=5))
+    after = ModelBundle.load(folder)
+    assert after.manifest["files"]["encoder.onnx"] == before.manifest["files"]["encoder.onnx"]
+    assert after.manifest["files"]["prior.npz"] != before.manifest["files"]["prior.npz"]
+    miou = [[row["miou"] for row in b.manifest["figures"]["levels"]] for b in (before, after)]
+    assert miou[0] == miou[1]
+    assert {path.name for path in copied.joinpath("models").iterdir()} == {"tiny", "experts"}
+
+
+@pytest.mark.parametrize("codes", [2, 3, 16, 33])
+def test_leaves_are_a_permutation_and_neighbours_in_the_codebook_are_near(codes: int) -> None:
+    codebook = np.linspace(0, 1, codes)[:, None] * np.array([[1.0, 2.0]])
+    order = np.argsort(leaves(codebook))
+    assert sorted(order) == list(range(codes))
+    for half in (order[: 1 << (codes - 1).bit_length() - 1],):
+        assert np.ptp(half) == len(half) - 1
 
 
 @pytest.mark.parametrize(

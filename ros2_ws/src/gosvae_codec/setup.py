@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.10",
     # opencv-python-headless, cv_bridge and onnxruntime-gpu also satisfy these imports, and pip
     # cannot know: so the two libraries that come in several packages are extras.
-    install_requires=["crc32c", "numpy", "pyyaml"],
+    install_requires=["crc32c", "numba", "numpy", "pyyaml", "zfec"],
     extras_require={
         "cpu": ["onnxruntime", "opencv-python-headless", "rosbags-image"],
         "gpu": ["onnxruntime-gpu", "opencv-python-headless", "rosbags-image"],

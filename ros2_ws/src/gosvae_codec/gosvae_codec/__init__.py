@@ -4,8 +4,8 @@
     packets = Encoder(bundle).encode(frame)      # uint8 (H, W, 3) RGB -> list of Packet
     mask = Decoder(bundle).decode(packets).mask  # uint8 (H, W) label ids
 
-One module stands for each stage, in this order: images, bundle and sessions, encoder, entropy,
-packets, reassembly, decoder, masks.
+One module stands for each stage, in this order: images, bundle and sessions, encoder, prior,
+entropy and its kernels, packets, redundancy, reassembly, decoder, masks.
 """
 
 from .bundle import ModelBundle
@@ -17,6 +17,7 @@ from .errors import (
     GosvaeError,
     ImageError,
     LabelError,
+    MissingReferenceError,
     PacketError,
     ProviderError,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Label",
     "LabelError",
     "LabelSpace",
+    "MissingReferenceError",
     "ModelBundle",
     "Packet",
     "PacketError",

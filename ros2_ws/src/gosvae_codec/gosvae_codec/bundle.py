@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .entropy import TokenCoder
 from .errors import BundleError, GosvaeError
 from .labels import Label, LabelSpace
+from .prior import Prior
 from .sessions import Session, available
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.yaml"
 ENCODER = "encoder.onnx"
 MASK = "mask.onnx"
+PRIOR = "prior.npz"
 INT8 = {ENCODER: "encoder.int8.onnx", MASK: "mask.int8.onnx"}
 """The same networks in 8-bit integers, which a bundle may add for the CPU."""
 _MANIFEST_LIMIT = 1 << 20
@@ -74,7 +78,7 @@ class ModelBundle:
                 manifest=manifest,
             )
             files = _checked(manifest, "files", dict)
-            missing = [name for name in (ENCODER, MASK) if name not in files]
+            missing = [name for name in (ENCODER, MASK, PRIOR) if name not in files]
             if missing:
                 raise BundleError(f"files: {missing} not listed")
             for name, record in files.items():
@@ -84,6 +88,16 @@ class ModelBundle:
         except GosvaeError as error:
             raise BundleError(f"{path / MANIFEST}: {error}") from error
         return bundle
+
+    @cached_property
+    def coder(self) -> TokenCoder:
+        """What packs the bundle's tokens, made once.
+
+        Raises:
+            BundleError: ``prior.npz`` is not a prior of this bundle's tokens.
+        """
+        prior = Prior.load(self.path / PRIOR, self.levels, self.codes, self.grid)
+        return TokenCoder(prior, self.codes, self.grid)
 
     @property
     def expert_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from .bundle import MASK, ModelBundle
 from .entropy import Tokens
-from .errors import PacketError
+from .errors import MissingReferenceError, PacketError
 from .labels import UNLABELLED
 from .masks import Mask, classify, resize_mask
-from .packets import Header, Packet
+from .packets import REFERENCES, Header, Packet, band_of
+from .redundancy import restore
 
 
 class DecodedFrame(NamedTuple):
@@ -25,6 +27,11 @@ class DecodedFrame(NamedTuple):
     """uint8 (H, W) label ids at the camera's size."""
     coverage: float
     """Share of the token rows that arrived, 0 to 1; the rest was concealed."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row arrived, so that later frames may refer to this one."""
+        return self.coverage == 1.0
 
 
 class Decoder:
@@ -44,15 +51,19 @@ class Decoder:
         """
         self.bundle = bundle
         self.session = bundle.session(MASK, providers, threads)
+        self._coder = bundle.coder
         self._stream: int | None = None
         self._previous = self._absent()
+        self._held: OrderedDict[int, Tokens] = OrderedDict()
 
     def decode(self, packets: Sequence[Packet]) -> DecodedFrame:
         """Decode one frame from those of its packets that arrived, in any order.
 
         Raises:
+            MissingReferenceError: the frame refers to one that never came, or not whole, or too
+                long ago; only an intra frame helps.
             PacketError: there is none, they are not of one frame, or one is corrupt or foreign
-                (FingerprintError). Nothing of the frame is kept then.
+                (FingerprintError). In either case nothing of the frame is kept.
         """
         tokens, coverage = self._unpack(packets)
         first = packets[0]
@@ -64,31 +75,53 @@ class Decoder:
             lines = np.arange(mask.shape[0]) * rows // mask.shape[0]
             mask[unknown[lines]] = UNLABELLED
         mask = resize_mask(mask, (first.source_height, first.source_width))
+        if first.stream != self._stream:
+            self._held.clear()
         self._stream, self._previous = first.stream, tokens
+        if coverage == 1.0:
+            self._held.pop(first.sequence, None)
+            self._held[first.sequence] = tokens[: first.levels]
+            while len(self._held) > REFERENCES:
+                self._held.popitem(last=False)
         return DecodedFrame(first.header, first.sequence, mask, coverage)
 
     def _absent(self) -> Tokens:
         return np.full((self.bundle.levels, *self.bundle.grid), self.bundle.codes, np.uint16)
 
+    def _reference(self, packet: Packet) -> Tokens | None:
+        if packet.reference == 0:
+            return None
+        sequence = (packet.sequence - packet.reference) % (1 << 32)
+        held = self._held.get(sequence) if packet.stream == self._stream else None
+        if held is None:
+            raise MissingReferenceError(
+                f"frame {packet.sequence} is predicted from frame {sequence}, which this receiver "
+                "does not have"
+            )
+        return held
+
     def _unpack(self, packets: Sequence[Packet]) -> tuple[Tokens, float]:
         if not packets:
             raise PacketError("no packets to decode")
         first = packets[0]
-        tokens = self._previous.copy() if first.stream == self._stream else self._absent()
-        arrived = np.zeros(self.bundle.grid[0], bool)
         for packet in packets:
             packet.check(self.bundle)
-            if (packet.stream, packet.sequence, packet.source_width, packet.source_height) != (
-                first.stream,
-                first.sequence,
-                first.source_width,
-                first.source_height,
-            ):
+            if packet.frame != first.frame:
                 raise PacketError(
                     f"packets of frames {first.sequence} and {packet.sequence} decoded together"
                 )
-            band = slice(packet.first_row, packet.first_row + packet.row_count)
-            tokens[packet.levels :, band] = self.bundle.codes
-            tokens[: packet.levels, band] = packet.tokens(self.bundle)
-            arrived[band] = True
+        reference = self._reference(first)
+        tokens = self._previous.copy() if first.stream == self._stream else self._absent()
+        rows = self.bundle.grid[0]
+        arrived = np.zeros(rows, bool)
+        slices = restore({packet.slice_index: packet for packet in packets})
+        if not slices:
+            raise PacketError(f"parity of frame {first.sequence} without enough else to restore it")
+        for packet in slices:
+            begin, end = band_of(packet.slice_index, packet.slice_count, rows)
+            tokens[packet.levels :, begin:end] = self.bundle.codes
+            tokens[: packet.levels, begin:end] = self._coder.decode(
+                packet.payload, packet.levels, begin, end - begin, reference
+            )
+            arrived[begin:end] = True
         return tokens, float(arrived.mean())

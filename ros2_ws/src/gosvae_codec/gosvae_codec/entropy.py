@@ -1,64 +1,150 @@
-"""Token grids to bytes and back."""
+"""Bands of token rows to bytes and back, under a bundle's prior."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import PacketError
+from .prior import REACH, Prior
 
 Tokens = npt.NDArray[np.uint16]
 """Token indices, uint16 (levels, rows, columns); the codebook size itself means absent."""
 
 
-class TokenCoder(Protocol):
-    """What packs bands of token rows; each band decodes alone."""
+class TokenCoder:
+    """Packs bands of token rows; each band decodes alone, given the frame that it refers to.
 
-    def encode(self, tokens: Tokens) -> bytes:
-        """Return the bytes of a band, uint16 (levels, rows, columns), each below `codes`."""
-        ...
-
-    def decode(self, payload: bytes, shape: tuple[int, int, int]) -> Tokens:
-        """Return the band of `shape` (levels, rows, columns).
-
-        Raises:
-            PacketError: the payload cannot be a band of that shape.
-        """
-        ...
-
-
-class FixedLengthCoder:
-    """Every token in ceil(log2(codes)) bits, most significant first, level by level, row by row.
-
-    The last byte is filled up with zero bits.
+    Every token is a path through a binary tree, each decision coded with a probability that a
+    small network of integers makes from the tokens known already. All arithmetic is exact, so that
+    the same bytes decode alike on every machine.
     """
 
-    def __init__(self, codes: int) -> None:
-        self._codes = codes
-        self._bits = max((codes - 1).bit_length(), 1)
-        self._shifts = np.arange(self._bits - 1, -1, -1, dtype=np.uint16)
+    def __init__(self, prior: Prior, codes: int, grid: tuple[int, int]) -> None:
+        """Load the compiled loops; the first time on a machine they are compiled, in seconds."""
+        from . import kernels
 
-    def encode(self, tokens: Tokens) -> bytes:
-        """See :class:`TokenCoder`; raises ValueError for a token outside the codebook."""
+        self._kernels = kernels
+        self._prior = prior
+        self._codes = codes
+        self._grid = grid
+        self._decisions = max((codes - 1).bit_length(), 1) + 1
+        levels = len(prior.levels)
+        blank = np.zeros((levels, 1, grid[1]), np.uint16)
+        self.decode(self.encode(blank, 0, None), levels, 0, 1, None)
+
+    def encode(self, tokens: Tokens, first_row: int, reference: Tokens | None) -> bytes:
+        """Return the payload of a band.
+
+        Args:
+            tokens: uint16 (levels, rows, columns), each below `codes`.
+            first_row: row of the grid at which the band begins.
+            reference: uint16 (levels, grid rows, columns), the frame referred to; None for intra.
+
+        Raises:
+            ValueError: a token is outside the codebook.
+        """
         if tokens.size and int(tokens.max()) >= self._codes:
             raise ValueError(f"token {tokens.max()} with a codebook of {self._codes}")
-        bits = (tokens.reshape(-1, 1) >> self._shifts) & 1
-        return np.packbits(bits.astype(np.uint8)).tobytes()
+        levels, rows, _ = tokens.shape
+        most = tokens.size * self._decisions
+        ones, bits = np.empty(most, np.uint16), np.empty(most, np.uint8)
+        state, none = np.zeros(3, np.int64), np.empty(0, np.uint8)
+        current, past = self._padded(tokens), self._padded(reference)
+        count = 0
+        for level in range(levels):
+            count = self._code(
+                level, current, past, first_row, rows, False, none, state, ones, bits, count
+            )
+        out = np.empty(4 + 2 * count, np.uint8)
+        return out[self._kernels.write_bits(ones, bits, count, out) :].tobytes()
 
-    def decode(self, payload: bytes, shape: tuple[int, int, int]) -> Tokens:
-        """See :class:`TokenCoder`."""
-        count = shape[0] * shape[1] * shape[2]
-        length = -(-count * self._bits // 8)
-        if len(payload) != length:
-            raise PacketError(f"payload of {len(payload)} bytes, {shape} tokens need {length}")
-        bits = np.unpackbits(np.frombuffer(payload, np.uint8))
-        if bits[count * self._bits :].any():
-            raise PacketError("payload ends in bits that are not zero")
-        weights = np.left_shift(1, self._shifts, dtype=np.uint16)
-        grouped = bits[: count * self._bits].reshape(count, self._bits).astype(np.uint16)
-        tokens: Tokens = (grouped * weights).sum(1, dtype=np.uint16)
-        if count and int(tokens.max()) >= self._codes:
-            raise PacketError(f"token {tokens.max()} with a codebook of {self._codes}")
-        return tokens.reshape(shape)
+    def decode(
+        self, payload: bytes, levels: int, first_row: int, rows: int, reference: Tokens | None
+    ) -> Tokens:
+        """Return the tokens of a band, uint16 (levels, rows, columns).
+
+        The work is bounded by the size of the band, whatever the payload holds.
+
+        Args:
+            payload: what :meth:`encode` returned.
+            levels: residual levels in it.
+            first_row: as for :meth:`encode`.
+            rows: rows of the band.
+            reference: as for :meth:`encode`.
+
+        Raises:
+            PacketError: the payload is not that of such a band, to the last bit.
+        """
+        absent = np.full((len(self._prior.levels), rows, self._grid[1]), self._codes, np.uint16)
+        current, past = self._padded(absent), self._padded(reference)
+        data = np.frombuffer(payload, np.uint8)
+        lowest = self._kernels.LOWEST
+        state = np.array([int.from_bytes(payload[:4], "big"), 4, len(data) < 4], np.int64)
+        if not lowest <= state[0] < lowest << 8:
+            state[2] = 1
+        none = np.empty(0, np.uint16), np.empty(0, np.uint8)
+        for level in range(levels):
+            if not state[2]:
+                self._code(level, current, past, first_row, rows, True, data, state, *none, 0)
+        if state[2] or state[0] != lowest or state[1] != len(data):
+            raise PacketError(
+                f"payload of {len(payload)} bytes is no band of {levels} levels, {rows} rows from "
+                f"{first_row}"
+            )
+        inner = current[:levels, REACH:-REACH, REACH:-REACH]
+        return np.ascontiguousarray(inner.astype(np.uint16))
+
+    def _padded(self, tokens: Tokens | None) -> npt.NDArray[np.int32]:
+        """Return tokens, or absent ones, of all levels in a frame of absent ones."""
+        levels, rows = len(self._prior.levels), self._grid[0]
+        if tokens is not None:
+            rows = tokens.shape[1]
+        shape = (levels, rows + 2 * REACH, self._grid[1] + 2 * REACH)
+        padded = np.full(shape, self._codes, np.int32)
+        if tokens is not None:
+            padded[: len(tokens), REACH:-REACH, REACH:-REACH] = tokens
+        return padded
+
+    def _code(
+        self,
+        level: int,
+        current: npt.NDArray[np.int32],
+        past: npt.NDArray[np.int32],
+        first_row: int,
+        rows: int,
+        decoding: bool,
+        data: npt.NDArray[np.uint8],
+        state: npt.NDArray[np.int64],
+        ones: npt.NDArray[np.uint16],
+        bits: npt.NDArray[np.uint8],
+        count: int,
+    ) -> int:
+        tables = self._prior.levels[level]
+        return int(
+            self._kernels.code_level(
+                level,
+                current,
+                past,
+                first_row,
+                rows,
+                self._grid[1],
+                tables.contexts,
+                tables.table,
+                tables.row,
+                tables.column,
+                tables.hidden,
+                tables.hidden_bias,
+                tables.node,
+                tables.node_bias,
+                tables.leaf,
+                tables.code,
+                self._prior.sigmoid,
+                decoding,
+                data,
+                state,
+                ones,
+                bits,
+                count,
+            )
+        )

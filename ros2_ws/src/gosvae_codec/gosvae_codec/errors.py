@@ -27,6 +27,10 @@ class PacketError(GosvaeError):
     """A packet is malformed, corrupt, or contradicts the bundle."""
 
 
+class MissingReferenceError(PacketError):
+    """A predicted frame refers to one that this receiver does not have."""
+
+
 class FingerprintError(PacketError):
     """A packet was made with another bundle than the receiver's."""
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from .bundle import ModelBundle
-from .entropy import FixedLengthCoder, TokenCoder, Tokens
+from .entropy import TokenCoder, Tokens
 from .errors import FingerprintError, PacketError
 
-VERSION = 1
-KIND_INTRA = 0
-KIND_PREDICTED = 1
+VERSION = 2
 MAX_SERIALIZED_BYTES = 1400
 """Largest packet as CDR, encapsulation header included."""
+MAX_PIXELS = 1 << 26
+"""Largest frame, which bounds the mask that a packet can ask for."""
+REFERENCES = 64
+"""How many frames back a predicted frame's reference may lie, which both sides remember."""
 
-_FIELDS = struct.Struct("<iIQIIIHHHHBBBBB")
+_FIELDS = struct.Struct("<iIQIIHHBBBBB")
 
 
 class Header(NamedTuple):
@@ -38,18 +39,34 @@ class Packet:
     fingerprint: int
     stream: int
     sequence: int
-    reference: int
-    first_row: int
-    row_count: int
     source_width: int
     source_height: int
-    kind: int
     levels: int
+    reference: int
     slice_index: int
     slice_count: int
     payload: bytes
     version: int = VERSION
     crc32c: int = 0
+
+    @property
+    def frame(self) -> tuple[object, ...]:
+        """What all packets of one frame have in common."""
+        return (
+            self.header,
+            self.stream,
+            self.sequence,
+            self.source_width,
+            self.source_height,
+            self.levels,
+            self.reference,
+            self.slice_count,
+        )
+
+    @property
+    def parity(self) -> bool:
+        """Whether the payload restores lost slices instead of being one."""
+        return self.slice_index >= self.slice_count
 
     def checksum(self) -> int:
         """Return the CRC-32C over all other fields: frame_id, fixed fields, payload."""
@@ -59,26 +76,29 @@ class Packet:
             self.fingerprint,
             self.stream,
             self.sequence,
-            self.reference,
-            self.first_row,
-            self.row_count,
             self.source_width,
             self.source_height,
             self.version,
-            self.kind,
             self.levels,
+            self.reference,
             self.slice_index,
             self.slice_count,
         )
         name = self.header.frame_id.encode("utf-8", "surrogateescape")
         return int(crc32c(self.payload, crc32c(fields, crc32c(name))))
 
+    def signed(self) -> Packet:
+        """Return the packet with the checksum of its other fields."""
+        return replace(self, crc32c=self.checksum())
+
     def serialized_size(self) -> int:
         """Return the bytes that the packet takes as a CDR-serialised TokenPacket."""
         return serialized_overhead(self.header.frame_id) + len(self.payload)
 
     def check(self, bundle: ModelBundle) -> None:
-        """Raise unless the packet is whole and fits `bundle`.
+        """Raise unless the packet arrived whole and its header fits `bundle`.
+
+        The payload is looked at when it is decoded.
 
         Raises:
             FingerprintError: it was made with another bundle.
@@ -95,77 +115,77 @@ class Packet:
             raise FingerprintError(self.fingerprint, bundle.fingerprint)
         rows = bundle.grid[0]
         if not (
-            self.slice_index < self.slice_count
+            1 <= self.slice_count <= rows
             and 1 <= self.levels <= bundle.levels
-            and self.row_count >= 1
-            and self.first_row + self.row_count <= rows
+            and self.reference <= REFERENCES
             and 1 <= self.source_width <= 16384
             and 1 <= self.source_height <= 16384
+            and self.source_width * self.source_height <= MAX_PIXELS
+            and len(self.payload) <= MAX_SERIALIZED_BYTES
         ):
             raise PacketError(
-                f"slice {self.slice_index} of {self.slice_count}, rows {self.first_row} + "
-                f"{self.row_count} of {rows}, {self.levels} of {bundle.levels} levels, "
-                f"{self.source_width}x{self.source_height} pixels do not fit together"
+                f"{self.slice_count} slices of {rows} rows, {self.levels} of {bundle.levels} "
+                f"levels, {self.source_width}x{self.source_height} pixels, a reference "
+                f"{self.reference} frames back, {len(self.payload)} bytes: not a packet of ours"
             )
-        if self.kind != KIND_INTRA or self.reference != self.sequence:
-            raise PacketError(f"frame kind {self.kind} is not supported by this receiver")
-        self.tokens(bundle)
-
-    def tokens(self, bundle: ModelBundle) -> Tokens:
-        """Return the packet's band, uint16 (levels, row_count, columns).
-
-        Raises:
-            PacketError: the payload cannot be such a band.
-        """
-        return coder_of(bundle).decode(self.payload, (self.levels, self.row_count, bundle.grid[1]))
 
 
-def coder_of(bundle: ModelBundle) -> TokenCoder:
-    """Return what packs the bundle's tokens."""
-    return FixedLengthCoder(bundle.codes)
+def band_of(index: int, count: int, rows: int) -> tuple[int, int]:
+    """Return first row and end of slice `index` of `count` in a grid of `rows` rows."""
+    return rows * index // count, rows * (index + 1) // count
 
 
 def serialized_overhead(frame_id: str) -> int:
     """Return the bytes that a TokenPacket takes as CDR beside its payload."""
     position = 8 + 4 + len(frame_id.encode("utf-8", "surrogateescape")) + 1
     position = -(-position // 8) * 8
-    position += 8 + 4 * 4 + 4 * 2 + 5
+    position += 8 + 4 * 3 + 2 * 2 + 5
     return 4 + -(-position // 4) * 4 + 4
 
 
-def slice_frame(tokens: Tokens, coder: TokenCoder, template: Packet) -> list[Packet]:
+def slice_frame(
+    tokens: Tokens,
+    coder: TokenCoder,
+    template: Packet,
+    reference: Tokens | None = None,
+    least: int = 1,
+    spare: int = 0,
+) -> list[Packet]:
     """Cut a frame into as few bands of near equal height as fit the packet size.
 
     Args:
         tokens: uint16 (levels, rows, columns).
         coder: what packs a band.
         template: a packet with everything but the slice's own fields.
+        reference: tokens of the frame that `template` refers to; None for intra.
+        least: slices to make at least, as far as there are rows.
+        spare: bytes to leave free in each packet.
 
     Raises:
         PacketError: not even a single row fits beside the header, whose frame_id may be too long.
     """
     rows = tokens.shape[1]
-    room = MAX_SERIALIZED_BYTES - serialized_overhead(template.header.frame_id)
-    for count in range(1, min(rows, 255) + 1):
-        edges = [rows * index // count for index in range(count + 1)]
-        bands = list(pairwise(edges))
-        payloads = [coder.encode(tokens[:, first:last]) for first, last in bands]
-        if max(map(len, payloads)) > room:
-            continue
-        packets = []
-        for index, ((first, last), payload) in enumerate(zip(bands, payloads, strict=True)):
-            packet = replace(
-                template,
-                levels=len(tokens),
-                slice_index=index,
-                slice_count=count,
-                first_row=first,
-                row_count=last - first,
-                payload=payload,
+    room = MAX_SERIALIZED_BYTES - serialized_overhead(template.header.frame_id) - spare
+    most = min(rows, 255)
+    count = min(least, most)
+    while True:
+        payloads = []
+        for index in range(count):
+            first, end = band_of(index, count, rows)
+            payloads.append(coder.encode(tokens[:, first:end], first, reference))
+        longest = max(map(len, payloads))
+        if longest <= room:
+            break
+        if count == most:
+            raise PacketError(
+                f"no slice of {tokens.shape} tokens fits {room} bytes; shorten the frame_id "
+                f"({len(template.header.frame_id)} characters) or send fewer levels"
             )
-            packets.append(replace(packet, crc32c=packet.checksum()))
-        return packets
-    raise PacketError(
-        f"no slice of {tokens.shape} tokens fits {room} bytes; shorten the frame_id "
-        f"({len(template.header.frame_id)} characters) or send fewer levels"
-    )
+        # Few numbers of slices are tried, even where a band's share of the bytes is large.
+        count = min(max(count + 1, count * longest // max(room, 1)), most)
+    return [
+        replace(
+            template, levels=len(tokens), slice_index=index, slice_count=count, payload=payload
+        ).signed()
+        for index, payload in enumerate(payloads)
+    ]

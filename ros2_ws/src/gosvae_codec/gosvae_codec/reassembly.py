@@ -13,31 +13,32 @@ _RESTART_SECONDS = 1.0
 
 
 class EncodedFrame(NamedTuple):
-    """The packets of one frame that arrived, by slice; never empty."""
+    """The packets of one frame that arrived, by slice index; never parity alone that is no use."""
 
     packets: Sequence[Packet]
 
     @property
     def complete(self) -> bool:
-        """Whether every slice arrived."""
-        return len(self.packets) == self.packets[0].slice_count
+        """Whether every slice arrived, or can be restored from parity."""
+        return len(self.packets) >= self.packets[0].slice_count
 
 
 class Reassembler:
-    """Collects the slices of one stream.
+    """Collects the packets of one stream.
 
-    A frame is handed on when its last slice arrives, when a newer frame is complete, when too many
-    newer ones have begun, or when :meth:`expire` finds that it waited too long. What arrives for a
-    frame already handed on, or older than that, is stale. A new stream number replaces the stream;
-    packets of replaced streams are stale. Where nothing but stale packets came for a second, the
-    sender has begun again, as a looping replay does, and so does this.
+    A frame is handed on when as many of its packets are there as it has slices, when a newer frame
+    is complete, when too many newer ones have begun, or when :meth:`expire` finds that it waited
+    too long. What arrives for a frame already handed on, or older than that, is stale. A new stream
+    number replaces the stream; packets of replaced streams are stale. Where nothing but stale
+    packets came for a second, the sender has begun again, as a looping replay does, and so does
+    this.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """Packets of the present stream taken in, duplicates and stale ones included."""
+        """Slices of the present stream taken in, duplicates and stale ones included."""
         self.lost = 0
-        """Packets of the present stream missing from frames handed on or never seen."""
+        """Slices of the present stream missing from frames handed on or never seen."""
         self.stale = 0
         """Packets too late or seen twice, of all streams."""
         self._stream: int | None = None
@@ -45,6 +46,7 @@ class Reassembler:
         self._pending: dict[int, tuple[float, dict[int, Packet]]] = {}
         self._handed_on: int | None = None
         self._slices = 1
+        self._missing: set[int] = set()
         self._accepted_at = 0.0
 
     @property
@@ -66,21 +68,26 @@ class Reassembler:
             and _distance(packet.sequence, self._handed_on) <= 0
         )
         if (retired or old) and now - self._accepted_at <= _RESTART_SECONDS:
-            self.received += not retired
             self.stale += 1
+            if not retired and not packet.parity:
+                self.received += 1
+                if packet.sequence == self._handed_on and packet.slice_index in self._missing:
+                    # The frame did not wait for it, having parity enough.
+                    self._missing.remove(packet.slice_index)
+                    self.lost -= 1
             return []
         if old or packet.stream != self._stream:
             self._start(packet.stream)
         self._accepted_at = now
-        self.received += 1
+        self.received += not packet.parity
         _, slices = self._pending.setdefault(packet.sequence, (now, {}))
         if packet.slice_index in slices or any(
-            other.slice_count != packet.slice_count for other in slices.values()
+            other.frame != packet.frame for other in slices.values()
         ):
             self.stale += 1
             return []
         slices[packet.slice_index] = packet
-        if len(slices) == packet.slice_count:
+        if len(slices) >= packet.slice_count:
             return self._hand_on_to(packet.sequence)
         if len(self._pending) > _MAX_PENDING:
             return self._hand_on_to(self._order()[0])
@@ -98,6 +105,7 @@ class Reassembler:
         self._stream = stream
         self._pending.clear()
         self._handed_on = None
+        self._missing = set()
         self.received = self.lost = 0
 
     def _order(self) -> list[int]:
@@ -112,12 +120,14 @@ class Reassembler:
             _, slices = self._pending.pop(sequence)
             frame = EncodedFrame([slices[index] for index in sorted(slices)])
             self._slices = frame.packets[0].slice_count
+            self._missing = set(range(self._slices)) - slices.keys()
             if self._handed_on is not None:
                 # Of a frame never seen only its place is known: count it like its successor.
                 self.lost += (_distance(sequence, self._handed_on) - 1) * self._slices
-            self.lost += self._slices - len(slices)
+            self.lost += len(self._missing)
             self._handed_on = sequence
-            frames.append(frame)
+            if frame.complete or len(self._missing) < self._slices:
+                frames.append(frame)
         return frames
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from .entropy import TokenCoder
 from .labels import CAMVID, LabelSpace
+from .prior import CURRENT, LOGITS, REFERENCE, SAME, SCALE, Prior
 
 _SIZE = (64, 96)
 _PATCH = 16
@@ -98,8 +101,9 @@ def write_tiny_bundle(
     )
     record = _record(unnamed)
     unnamed.replace(experts / f"{str(record['sha256'])[:16]}.onnx")
+    write_random_prior(path / "prior.npz", levels, _CODES, (grid[0], grid[1]), rng)
     manifest = {
-        "format": 1,
+        "format": 2,
         "name": path.name,
         "input_size": list(_SIZE),
         "grid": grid,
@@ -109,12 +113,65 @@ def write_tiny_bundle(
             {"id": label.id, "name": label.name, "color": list(label.color)}
             for label in labels.labels
         ],
-        "files": {name: _record(path / name) for name in ("encoder.onnx", "mask.onnx")},
+        "files": {
+            name: _record(path / name) for name in ("encoder.onnx", "mask.onnx", "prior.npz")
+        },
         "expert": record,
         "provenance": {"seed": seed},
     }
     (path / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     return path
+
+
+def random_coder(levels: int, codes: int, grid: tuple[int, int], seed: int = 0) -> TokenCoder:
+    """Return a coder of tokens under a prior that knows nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prior.npz"
+        write_random_prior(path, levels, codes, grid, np.random.default_rng(seed))
+        return TokenCoder(Prior.load(path, levels, codes, grid), codes, grid)
+
+
+def write_random_prior(
+    path: Path,
+    levels: int,
+    codes: int,
+    grid: tuple[int, int],
+    rng: np.random.Generator,
+    units: int = 16,
+) -> None:
+    """Write a ``prior.npz`` that knows nothing, but has contexts of every kind."""
+    places = [(0, -1), (-1, 0), (-1, 1)]
+    logits = (np.arange(LOGITS) - LOGITS // 2 + 0.5) / SCALE
+    sigmoid = np.clip(np.rint(65536 / (1 + np.exp(-logits))), 1, 65535)
+    arrays: dict[str, npt.NDArray[Any]] = {"sigmoid": sigmoid.astype(np.uint16)}
+    bits = max((codes - 1).bit_length(), 1)
+    for level in range(levels):
+        contexts = [(kind, level, *place) for kind in (CURRENT, SAME) for place in places]
+        contexts += [(REFERENCE, level, 0, 0), (REFERENCE, levels - 1, 1, 1)]
+        if level:
+            contexts += [(CURRENT, level - 1, 1, 0), (SAME, level - 1, 0, 0)]
+        same = sum(context[0] == SAME for context in contexts)
+        rest = len(contexts) - same
+
+        def small(*shape: int) -> npt.NDArray[np.int64]:
+            return rng.integers(-20, 21, shape)
+
+        tables: dict[str, npt.NDArray[Any]] = {
+            "contexts": np.array(contexts, np.int8),
+            "embedding": small(levels, codes, 8).astype(np.int8),
+            "mixing": small(rest, 8, units).astype(np.int8),
+            "absent": small(rest, units).astype(np.int16),
+            "agreement": small(same, 3, units).astype(np.int16),
+            "row": small(grid[0], units).astype(np.int16),
+            "column": small(grid[1], units).astype(np.int16),
+            "hidden": small(units, units).astype(np.int8),
+            "hidden_bias": small(units).astype(np.int32),
+            "node": small(1 << bits, units).astype(np.int8),
+            "node_bias": small(1 << bits).astype(np.int32),
+            "leaf": rng.permutation(codes).astype(np.uint16),
+        }
+        arrays |= {f"{name}_{level}": array for name, array in tables.items()}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def _record(path: Path) -> dict[str, str | int]:

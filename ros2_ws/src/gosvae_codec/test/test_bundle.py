@@ -50,7 +50,7 @@ def test_missing_folder_and_missing_manifest_are_named(tmp_path: Path) -> None:
         ModelBundle.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "mask.onnx"])
+@pytest.mark.parametrize("name", ["encoder.onnx", "mask.onnx", "prior.npz"])
 def test_missing_truncated_and_altered_files_are_told_apart(copy: Path, name: str) -> None:
     data = (copy / name).read_bytes()
     (copy / name).write_bytes(data[:-1])
@@ -72,8 +72,8 @@ def test_missing_truncated_and_altered_files_are_told_apart(copy: Path, name: st
         ("[" * 5000, "not YAML"),
         ("- a", "no `format`"),
         ("name: x", "no `format`"),
-        ("format: 99", "format 99, this software reads 1"),
-        ("format: 1", "lacks"),
+        ("format: 99", "format 99, this software reads 2"),
+        ("format: 2", "lacks"),
     ],
 )
 def test_foreign_manifests_are_refused(copy: Path, text: str, message: str) -> None:

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from gosvae_codec import EncodedFrame, Header, Packet, Reassembler
 
 def packet(sequence: int, index: int = 0, count: int = 1, stream: int = 1) -> Packet:
     sequence %= 1 << 32
-    return Packet(Header(), 0, stream, sequence, sequence, index, 1, 1, 1, 0, 1, index, count, b"")
+    return Packet(Header(), 0, stream, sequence, 1, 1, 1, 0, index, count, b"")
 
 
 def sequences(frames: list[EncodedFrame]) -> list[int]:
@@ -102,6 +103,25 @@ def test_slices_that_disagree_on_their_number_are_not_mixed() -> None:
     reassembler.push(packet(0, 0, 2), 0)
     assert reassembler.push(packet(0, 1, 3), 0) == []
     (frame,) = reassembler.push(packet(0, 1, 2), 0)
+    assert frame.complete
+
+
+def test_parity_completes_a_frame_and_a_late_slice_is_not_lost() -> None:
+    reassembler = Reassembler()
+    assert reassembler.push(packet(0, 2, 2), 0) == []
+    (frame,) = reassembler.push(packet(0, 1, 2), 0)
+    assert frame.complete and [p.slice_index for p in frame.packets] == [1, 2]
+    assert (reassembler.received, reassembler.lost) == (1, 1)
+    assert reassembler.push(packet(0, 0, 2), 0) == []
+    assert reassembler.push(packet(0, 0, 2), 0) == []
+    assert (reassembler.received, reassembler.lost, reassembler.stale) == (3, 0, 2)
+
+
+def test_slices_that_refer_to_different_frames_are_not_mixed() -> None:
+    reassembler = Reassembler()
+    reassembler.push(packet(9, 0, 2), 0)
+    assert reassembler.push(replace(packet(9, 1, 2), reference=3), 0) == []
+    (frame,) = reassembler.push(packet(9, 1, 2), 0)
     assert frame.complete
 
 

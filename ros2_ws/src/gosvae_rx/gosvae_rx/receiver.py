@@ -15,7 +15,15 @@ from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_codec import DecodedFrame, Decoder, EncodedFrame, FingerprintError, Header, Reassembler
+from gosvae_codec import (
+    DecodedFrame,
+    Decoder,
+    EncodedFrame,
+    FingerprintError,
+    Header,
+    MissingReferenceError,
+    Reassembler,
+)
 from gosvae_codec.images import to_rgb
 from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
@@ -89,6 +97,9 @@ class _Camera:
         self.age = math.nan
         self.acknowledged: tuple[int, int] | None = None
         """Stream and sequence of the newest frame decoded whole."""
+        self.request_intra = False
+        """Whether frames come that refer to one that never did."""
+        self.undecodable = 0
         self.frame_id = ""
         self.bytes, self.frame_bytes = Meter(), Meter()
         self.masks, self.decode_ms, self.age_ms = Meter(), Meter(), Meter()
@@ -106,7 +117,12 @@ class Receiver(PipelineNode):
         self.declare(
             "slice_timeout", 0.1, "Seconds to wait for a frame's missing slices.", (0.0, 10.0)
         )
-        self.declare("feedback_rate", 5.0, "Feedback messages a second.", (0.1, 100.0))
+        self.declare(
+            "feedback_rate",
+            5.0,
+            "Feedback messages a second beside those that acknowledge a frame.",
+            (0.1, 100.0),
+        )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
         self.declare_qos("mask_qos", "sensor_data", "masks, colours and overlays")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
@@ -142,7 +158,7 @@ class Receiver(PipelineNode):
             self.follow_demand(name)
         self._ticks = [
             self.every(max(self.value("slice_timeout") / 2, 0.01), self._expire),
-            self.every(1 / self.value("feedback_rate"), self._send_feedback),
+            self.every(1 / self.value("feedback_rate"), self._remind),
         ]
 
     def stop(self) -> None:
@@ -223,7 +239,13 @@ class Receiver(PipelineNode):
     def _decode(self, name: str, frame: EncodedFrame) -> None:
         camera = self._streams[name]
         begin = time.perf_counter()
-        decoded = camera.decoder.decode(frame.packets)
+        try:
+            decoded = camera.decoder.decode(frame.packets)
+        except MissingReferenceError:
+            camera.undecodable += 1
+            camera.request_intra = True
+            self._send_feedback(camera)
+            return
         camera.decode_ms.add((time.perf_counter() - begin) * 1e3)
         now = self.get_clock().now().nanoseconds
         camera.mask.publish(to_image(decoded.mask, "mono8", to_header_message(decoded.header)))
@@ -236,8 +258,10 @@ class Receiver(PipelineNode):
             camera.age_ms.add(camera.age)
         camera.coverage = decoded.coverage
         camera.frame_id = decoded.header.frame_id
-        if frame.complete:
+        camera.request_intra = False
+        if decoded.complete:
             camera.acknowledged = (frame.packets[0].stream, decoded.sequence)
+        self._send_feedback(camera)
         self._publish_pictures(camera, decoded)
 
     def _publish_pictures(self, camera: _Camera, decoded: DecodedFrame) -> None:
@@ -270,27 +294,30 @@ class Receiver(PipelineNode):
         blended = np.asarray(cv2.addWeighted(frame, 0.5, color, 0.5, 0.0), np.uint8)
         camera.overlay.publish(to_image(blended, "rgb8", image.header))
 
-    def _send_feedback(self) -> None:
-        assert self.bundle is not None
+    def _remind(self) -> None:
         for camera in self._streams.values():
-            if camera.bytes.rate() == 0 and camera.rejections.meter.rate() == 0:
-                continue
-            stream, acknowledged = camera.reassembler.stream or 0, camera.acknowledged
-            message = Feedback()
-            message.header.stamp = self.get_clock().now().to_msg()
-            message.header.frame_id = camera.frame_id
-            message.fingerprint = self.bundle.fingerprint
-            message.stream = stream
-            # The frame may be of a stream that was replaced while it was decoded.
-            if acknowledged is not None and acknowledged[0] == stream:
-                message.has_acknowledged = True
-                message.acknowledged = acknowledged[1]
-            message.packets_received = camera.reassembler.received % (1 << 32)
-            message.packets_lost = camera.reassembler.lost % (1 << 32)
-            message.packets_rejected = camera.rejections.count % (1 << 32)
-            message.coverage = camera.coverage
-            message.mask_age_ms = camera.age
-            camera.feedback.publish(message)
+            if camera.bytes.rate() > 0 or camera.rejections.meter.rate() > 0:
+                self._send_feedback(camera)
+
+    def _send_feedback(self, camera: _Camera) -> None:
+        assert self.bundle is not None
+        stream, acknowledged = camera.reassembler.stream or 0, camera.acknowledged
+        message = Feedback()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.frame_id = camera.frame_id
+        message.fingerprint = self.bundle.fingerprint
+        message.stream = stream
+        # The frame may be of a stream that was replaced while it was decoded.
+        if acknowledged is not None and acknowledged[0] == stream:
+            message.has_acknowledged = True
+            message.acknowledged = acknowledged[1]
+        message.request_intra = camera.request_intra
+        message.packets_received = camera.reassembler.received % (1 << 32)
+        message.packets_lost = camera.reassembler.lost % (1 << 32)
+        message.packets_rejected = camera.rejections.count % (1 << 32)
+        message.coverage = camera.coverage
+        message.mask_age_ms = camera.age
+        camera.feedback.publish(message)
 
     def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
         """See :class:`PipelineNode`."""
@@ -311,6 +338,7 @@ class Receiver(PipelineNode):
             "lost packets": stream.reassembler.lost,
             "stale packets": stream.reassembler.stale,
             "dropped": self._worker.dropped(camera) if self._worker else 0,
+            "without reference": stream.undecodable,
             "rejected": rejections.count,
             "last rejection": rejections.last,
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import Encoder
 from gosvae_codec.images import to_rgb
+from gosvae_codec.redundancy import parity_for
 from gosvae_msgs.msg import Feedback, TokenPacket
 from gosvae_node.messages import from_header_message, to_packet_message
 from gosvae_node.meters import Complaints, Meter
@@ -21,6 +24,10 @@ from gosvae_node.worker import FrameWorker
 
 FEEDBACK_SECONDS = 5.0
 """How long a receiver's word counts."""
+LOSS_SECONDS = 2.0
+"""Over how long the share of lost packets is taken."""
+AUTOMATIC = -1
+"""Value of `parity` for as many packets as the loss asks for."""
 
 
 class _Camera:
@@ -50,26 +57,68 @@ class _Camera:
         self.encoder = node.make_encoder()
         self.feedback: Feedback | None = None
         self.heard = 0.0
-        self.frames = self.packet_count = 0
+        self.intra_at = -math.inf
+        self.slices = 1
+        self._counts: deque[tuple[float, int, int]] = deque()
+        self.frames = self.intra_frames = self.packet_count = 0
         self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
+        self.distance = Meter()
         self.failures = Complaints(
             lambda reason: node.get_logger().error(f"{self.topic}: {reason}")
         )
 
+    @property
+    def loss(self) -> float:
+        """Share of the slices that were lost lately, 0 to 1, as the receiver counts them."""
+        counts = list(self._counts)
+        if len(counts) < 2:
+            return 0.0
+        (_, received, lost), (_, received_now, lost_now) = counts[0], counts[-1]
+        # Both wrap around, and what came late is no longer lost.
+        received, lost = (received_now - received) % (1 << 32), (lost_now - lost) % (1 << 32)
+        return lost / (received + lost) if lost < 1 << 31 and received + lost else 0.0
+
     def _listen(self, message: Feedback) -> None:
         self.feedback = message
         self.heard = time.monotonic()
+        encoder = self.encoder
+        if (message.stream, message.fingerprint) != (encoder.stream, encoder.bundle.fingerprint):
+            return
+        usable = message.has_acknowledged and not message.request_intra
+        encoder.acknowledge(message.acknowledged if usable else None)
+        self._counts.append((self.heard, message.packets_received, message.packets_lost))
+        while self._counts[0][0] < self.heard - LOSS_SECONDS:
+            self._counts.popleft()
 
 
 class Transmitter(PipelineNode):
     """Encodes the newest frames of its cameras and publishes them as packets."""
 
-    live = frozenset({"levels"})
+    live = frozenset({"levels", "intra_period", "slices", "parity"})
 
     def __init__(self) -> None:
         super().__init__("gosvae_tx")
         self.declare_image_transport("frames")
         self.declare("levels", 0, "Residual levels to send; 0: all that the bundle has.", (0, 255))
+        self.declare(
+            "intra_period",
+            1.0,
+            "Seconds after which a frame is sent that refers to no other; 0: every frame.",
+            (0.0, 60.0),
+        )
+        self.declare(
+            "slices",
+            1,
+            "Least slices of a frame: more cost bytes, but a lost one costs less of the frame.",
+            (1, 64),
+        )
+        self.declare(
+            "parity",
+            0,
+            "Packets to add to each frame so that as many lost ones cost nothing of it; "
+            "-1: as many as the loss asks for that the receiver tells.",
+            (-1, 64),
+        )
         self.declare("lazy", True, "Take frames only while somebody listens to the packets.")
         self.declare_qos("image_qos", "sensor_data", "the camera's frames")
         self.declare_qos("packet_qos", "packets", "packets and feedback")
@@ -156,8 +205,17 @@ class Transmitter(PipelineNode):
     def _encode(self, name: str, message: Image | CompressedImage) -> None:
         camera = self._streams[name]
         begin = time.perf_counter()
+        intra = begin - camera.intra_at >= self.value("intra_period")
+        parity = self.value("parity")
+        if parity == AUTOMATIC:
+            parity = parity_for(camera.loss, camera.slices)
         packets = camera.encoder.encode(
-            to_rgb(message), from_header_message(message.header), self.value("levels") or None
+            to_rgb(message),
+            from_header_message(message.header),
+            self.value("levels") or None,
+            intra,
+            self.value("slices"),
+            parity,
         )
         for packet in packets:
             camera.packets.publish(to_packet_message(packet))
@@ -165,6 +223,12 @@ class Transmitter(PipelineNode):
         camera.bytes.add(sum(packet.serialized_size() for packet in packets))
         camera.frames += 1
         camera.packet_count += len(packets)
+        camera.slices = packets[0].slice_count
+        if packets[0].reference == 0:
+            camera.intra_at = begin
+            camera.intra_frames += 1
+        else:
+            camera.distance.add(packets[0].reference)
 
     def _fail(self, name: str, error: Exception) -> None:
         self._streams[name].failures.add(str(error) or type(error).__name__)
@@ -177,6 +241,9 @@ class Transmitter(PipelineNode):
             "listeners": stream.packets.get_subscription_count(),
             "levels": self.value("levels") or encoder.bundle.levels,
             "frames": stream.frames,
+            "intra frames": stream.intra_frames,
+            "predicted frames": stream.frames - stream.intra_frames,
+            "reference distance": stream.distance.mean(),
             "packets": stream.packet_count,
             "frames/s": stream.bytes.rate(),
             "bytes/frame": stream.bytes.mean(),
@@ -193,6 +260,7 @@ class Transmitter(PipelineNode):
         if feedback is not None:
             values["receiver fingerprint"] = f"{feedback.fingerprint:016x}"
             values["receiver lost"] = feedback.packets_lost
+            values["loss"] = stream.loss
             values["receiver rejected"] = feedback.packets_rejected
             if feedback.fingerprint != encoder.bundle.fingerprint:
                 text = (

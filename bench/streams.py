@@ -1,0 +1,281 @@
+"""Ways to bring a camera's masks to the far end of a link: tokens, JPEG images, H.264 video.
+
+Each is a sender and a receiver in one object, run on simulated time by :mod:`sweep`. What crosses
+is datagrams of at most 1,400 bytes of ROS message; a JPEG image or H.264 frame takes several, and
+is lost with any of them. Where there are pixels at the receiver, its masks are the expert's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from av.error import FFmpegError
+
+from gosvae_codec import Decoder, EncodedFrame, Encoder, Expert, Header, ModelBundle, Reassembler
+from gosvae_codec.masks import Mask
+
+Image = npt.NDArray[np.uint8]
+
+RATE = 15
+"""Frames per second of CamVid's val split."""
+DATAGRAM_BYTES = 1400
+OVERHEAD_BYTES = 14 + 20 + 8 + 72
+"""Ethernet, IPv4, UDP, and what Fast DDS puts before a best-effort message (RTPS header, INFO_DST,
+INFO_TS, DATA), for every datagram alike."""
+IMAGE_HEADER_BYTES = 60
+"""Of a CompressedImage or FFMPEGPacket before its data, as CDR."""
+SLICE_TIMEOUT = 0.1
+"""Default of the receiver's parameter, in seconds."""
+REMEMBERED = 2000
+"""Outputs of each network that are kept."""
+SHARE = 0.9
+"""How much of a link's rate is used by a sender that knows it."""
+
+
+class Datagram(NamedTuple):
+    """Bytes on the wire, overhead included, and what the receiver makes its mask of."""
+
+    size: int
+    content: Any
+
+
+class Shown(NamedTuple):
+    """A mask that the receiver publishes: index of its frame, and the share that arrived."""
+
+    index: int
+    mask: Mask
+    coverage: float
+
+
+class Networks:
+    """A bundle's networks, which compute nothing twice: a drive is sent over many links."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        self.bundle = bundle
+        self.expert = Expert(bundle)
+        self.encoder = _Remembering(Encoder(bundle).session)
+        self.mask = _Remembering(Decoder(bundle).session)
+        self.expert.session = _Remembering(self.expert.session)
+
+
+class _Remembering:
+    """A session that remembers its outputs."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._outputs: dict[bytes, npt.NDArray[Any]] = {}
+
+    def run(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        key = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
+        if key not in self._outputs:
+            output = self._session.run(array)
+            self._outputs[key] = output.astype(np.float16) if output.dtype.kind == "f" else output
+            # All of a whole sweep would fill the memory.
+            if len(self._outputs) > REMEMBERED:
+                del self._outputs[next(iter(self._outputs))]
+        output = self._outputs[key]
+        return output.astype(np.float32) if output.dtype == np.float16 else output
+
+
+class Stream:
+    """One sender and its receiver; times are in seconds."""
+
+    def send(self, index: int, time: float) -> list[Datagram]:
+        """Return what the sender makes of a frame; nothing where it skips it."""
+        raise NotImplementedError
+
+    def receive(self, datagram: Datagram, time: float) -> list[Shown]:
+        """Return the masks that the receiver publishes on this."""
+        raise NotImplementedError
+
+    def tick(self, time: float) -> list[Shown]:
+        """Return the masks that the receiver publishes because time has passed."""
+        return []
+
+    def feedback(self, time: float) -> Datagram | None:
+        """Return what the receiver has to say now, if anything; it takes the way back.
+
+        Asked after every arrival and every tick.
+        """
+        return None
+
+    def heed(self, feedback: Datagram, time: float) -> None:
+        """Take in at the sender what the receiver said."""
+
+
+class _Pacer:
+    """Lets a frame go unless those before it still take a link of known rate a frame's time."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._free_at = 0.0
+
+    def admits(self, time: float) -> bool:
+        """Return whether a frame may be sent now."""
+        return self._free_at - time <= 1 / RATE
+
+    def sent(self, datagrams: list[Datagram], time: float) -> list[Datagram]:
+        """Count the datagrams of a frame, and return them."""
+        if self._rate is not None:
+            bits = 8 * sum(each.size for each in datagrams)
+            self._free_at = max(self._free_at, time) + bits / (SHARE * self._rate)
+        return datagrams
+
+
+class Tokens(Stream):
+    """This project's codec with some residual levels; skips frames to stay within a rate."""
+
+    def __init__(
+        self, networks: Networks, frames: Sequence[Image], rate: float | None, levels: int
+    ) -> None:
+        self._frames, self._levels = frames, levels
+        self._encoder, self._decoder = Encoder(networks.bundle), Decoder(networks.bundle)
+        self._encoder.session = networks.encoder
+        self._decoder.session = networks.mask
+        # Reproducible where a payload depends on it.
+        self._encoder.stream = 1
+        self._reassembler = Reassembler()
+        self._pacer = _Pacer(rate)
+
+    def send(self, index: int, time: float) -> list[Datagram]:
+        if not self._pacer.admits(time):
+            return []
+        header = Header(0, index, "camera")
+        packets = self._encoder.encode(self._frames[index], header, self._levels)
+        datagrams = [Datagram(each.serialized_size() + OVERHEAD_BYTES, each) for each in packets]
+        return self._pacer.sent(datagrams, time)
+
+    def receive(self, datagram: Datagram, time: float) -> list[Shown]:
+        datagram.content.check(self._decoder.bundle)
+        return self._decode(self._reassembler.push(datagram.content, time))
+
+    def tick(self, time: float) -> list[Shown]:
+        return self._decode(self._reassembler.expire(time - SLICE_TIMEOUT))
+
+    def _decode(self, frames: Sequence[EncodedFrame]) -> list[Shown]:
+        decoded = [self._decoder.decode(frame.packets) for frame in frames]
+        return [Shown(each.header.nanosec, each.mask, each.coverage) for each in decoded]
+
+
+class _Whole(Stream):
+    """Frames that are of use only whole, and only if no later one has come before them."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._expert = networks.expert
+        self._parts: dict[int, int] = defaultdict(int)
+        self._newest = -1
+
+    def receive(self, datagram: Datagram, time: float) -> list[Shown]:
+        index, parts, data = datagram.content
+        self._parts[index] += 1
+        if self._parts[index] < parts or index <= self._newest:
+            return []
+        self._newest = index
+        return [Shown(i, self._expert.segment(image), 1.0) for i, image in self.decode(index, data)]
+
+    def decode(self, index: int, data: Any) -> list[tuple[int, Image]]:
+        """Return what images a whole frame yields, with their indices."""
+        raise NotImplementedError
+
+
+def _datagrams(index: int, data: Any, size: int) -> list[Datagram]:
+    size += IMAGE_HEADER_BYTES
+    sizes = [min(DATAGRAM_BYTES, size - at) for at in range(0, size, DATAGRAM_BYTES)]
+    return [Datagram(each + OVERHEAD_BYTES, (index, len(sizes), data)) for each in sizes]
+
+
+class Jpeg(_Whole):
+    """image_transport's way: each frame a JPEG image; skips frames to stay within a rate."""
+
+    def __init__(
+        self, networks: Networks, frames: Sequence[Image], rate: float | None, quality: int
+    ) -> None:
+        super().__init__(networks)
+        self._frames, self._quality = frames, quality
+        self._pacer = _Pacer(rate)
+
+    def send(self, index: int, time: float) -> list[Datagram]:
+        if not self._pacer.admits(time):
+            return []
+        bgr = cv2.cvtColor(self._frames[index], cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, self._quality))
+        return self._pacer.sent(_datagrams(index, data, data.size), time)
+
+    def decode(self, index: int, data: Any) -> list[tuple[int, Image]]:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return [(index, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))]
+
+
+class H264(_Whole):
+    """ffmpeg_image_transport's way: x264 without latency, a key frame every 10 frames.
+
+    The encoder is told `bit_rate`, or what a link of a known rate leaves it. What comes after a
+    lost frame, until the next key frame, is FFmpeg's choice: traces of the loss, or no picture.
+    """
+
+    def __init__(
+        self, networks: Networks, frames: Sequence[Image], rate: float | None, bit_rate: int
+    ) -> None:
+        super().__init__(networks)
+        if rate is not None:
+            bit_rate = round(max(SHARE * rate - RATE * 8 * OVERHEAD_BYTES, 0.2 * rate))
+        self._packets = _encode_h264(frames, bit_rate)
+        self._decoder = av.CodecContext.create("h264", "r")
+        self._decoder.thread_count = 1
+        self._decoder.options = {"flags": "low_delay"}
+
+    def send(self, index: int, time: float) -> list[Datagram]:
+        return _datagrams(index, self._packets[index], len(self._packets[index]))
+
+    def decode(self, index: int, data: Any) -> list[tuple[int, Image]]:
+        packet = av.Packet(data)
+        packet.pts = packet.dts = index
+        try:
+            decoded = self._decoder.decode(packet)
+        except FFmpegError:  # nothing can be made of it
+            return []
+        return [(int(each.pts or 0), each.to_ndarray(format="rgb24")) for each in decoded]
+
+
+def _encode_h264(frames: Sequence[Image], bit_rate: int) -> list[bytes]:
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.height, encoder.width = frames[0].shape[:2]
+    encoder.pix_fmt, encoder.framerate = "yuv420p", Fraction(RATE)
+    encoder.time_base = Fraction(1, RATE)
+    encoder.bit_rate, encoder.gop_size, encoder.thread_count = bit_rate, 10, 1
+    encoder.options = {
+        "preset": "medium",
+        "tune": "zerolatency",
+        # At most the mean rate over any third of a second, or bursts would fill the queue.
+        "x264-params": "scenecut=0:keyint=10:min-keyint=10:"
+        f"vbv-maxrate={max(bit_rate // 1000, 1)}:vbv-bufsize={max(bit_rate // 3000, 1)}",
+    }
+    packets: dict[int, bytes] = {}
+    for index, pixels in enumerate([*frames, None]):
+        frame = None
+        if pixels is not None:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = index
+        for packet in encoder.encode(frame):
+            packets[int(packet.pts or 0)] = bytes(packet)
+    return [packets[index] for index in range(len(frames))]
+
+
+Maker = Callable[[Networks, Sequence[Image], float | None], Stream]
+
+STREAMS: dict[str, Maker] = {
+    "tokens, 1 level": lambda *given: Tokens(*given, levels=1),
+    "tokens, 2 levels": lambda *given: Tokens(*given, levels=2),
+    "JPEG, quality 80": lambda *given: Jpeg(*given, quality=80),
+    "JPEG, quality 10": lambda *given: Jpeg(*given, quality=10),
+    "H.264, 256 kbit/s": lambda *given: H264(*given, bit_rate=256_000),
+}
+"""What is compared. 80 is image_transport's default; on a link of a limited rate H.264 has that."""

@@ -1,0 +1,111 @@
+"""A decoder written from docs/wire-format.md alone, in plain Python, for the committed vectors."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+VECTORS = Path(__file__).with_name("vectors")
+
+Grid = list[list[list[int]]]
+
+
+def decode(
+    tables: dict[str, np.ndarray],
+    payload: bytes,
+    sent: int,
+    codes: int,
+    first: int,
+    rows: int,
+    reference: Grid | None,
+) -> Grid:
+    columns = len(tables["column_0"])
+    depth = max(1, math.ceil(math.log2(codes)))
+    state, used = int.from_bytes(payload[:4], "big"), 4
+    band: dict[tuple[int, int, int], int] = {}
+
+    def read(q: int) -> int:
+        nonlocal state, used
+        low = state % 65536
+        bit = low < q
+        share, below = (q, 0) if bit else (65536 - q, q)
+        state = share * (state // 65536) + low - below
+        while state < 1 << 23:
+            state = 256 * state + payload[used]
+            used += 1
+        return int(bit)
+
+    def past(level: int, y: int, x: int) -> int | None:
+        inside = reference is not None and level < len(reference)
+        if not inside or not (0 <= y < len(reference[level]) and 0 <= x < columns):
+            return None
+        return reference[level][y][x]
+
+    def probabilities(level: int, y: int, x: int) -> Callable[[int], int]:
+        t = {k.rsplit("_", 1)[0]: v for k, v in tables.items() if k.endswith(f"_{level}")}
+        total = [int(a) + int(b) for a, b in zip(t["row"][y], t["column"][x], strict=True)]
+        plain = agreements = 0
+        for kind, other, down, right in t["contexts"].tolist():
+            own = band.get((other, y + down, x + right))
+            before = past(other, y + down, x + right)
+            if kind == 2:
+                value = 0 if own is None or before is None else 1 + (own == before)
+                added = t["agreement"][agreements][value].tolist()
+                agreements += 1
+            else:
+                code = own if kind == 0 else before
+                if code is None:
+                    added = t["absent"][plain].tolist()
+                else:
+                    vector = t["embedding"][other, code].tolist()
+                    matrix = t["mixing"][plain].tolist()
+                    sums = [sum(v * m[d] for v, m in zip(vector, matrix, strict=True))
+                            for d in range(len(total))]  # fmt: skip
+                    added = [min(max((s + 16) >> 5, -32768), 32767) for s in sums]
+                plain += 1
+            total = [a + b for a, b in zip(total, added, strict=True)]
+        u = [min(max(s, 0), 32767) for s in total]
+        v = []
+        for d, bias in enumerate(t["hidden_bias"].tolist()):
+            s = sum(a * int(w) for a, w in zip(u, t["hidden"][:, d], strict=True)) + bias
+            v.append(min(max(s >> 6, 0), 32767))
+
+        def probability(k: int) -> int:
+            weights = t["node"][k].tolist()
+            z = (sum(a * w for a, w in zip(v, weights, strict=True)) + int(t["node_bias"][k])) >> 6
+            return int(tables["sigmoid"][min(max(z + 768, 0), 1535)])
+
+        return probability
+
+    for level in range(sent):
+        code_of = np.argsort(tables[f"leaf_{level}"]).tolist()
+        for y in range(first, first + rows):
+            for x in range(columns):
+                probability = probabilities(level, y, x)
+                before = past(level, y, x)
+                if before is not None and read(probability(0)):
+                    band[level, y, x] = before
+                    continue
+                node = 1
+                for _ in range(depth):
+                    node = 2 * node + read(probability(node))
+                band[level, y, x] = code_of[node - (1 << depth)]
+    assert state == 1 << 23 and used == len(payload)
+    return [
+        [[band[level, y, x] for x in range(columns)] for y in range(first, first + rows)]
+        for level in range(sent)
+    ]
+
+
+@pytest.mark.parametrize("name", ["intra", "predicted", "band"])
+def test_a_second_decoder_reads_the_committed_vectors(name: str) -> None:
+    vector = json.loads((VECTORS / f"{name}.json").read_text())
+    tables = dict(np.load(VECTORS / "prior.npz"))
+    sent, rows = len(vector["tokens"]), len(vector["tokens"][0])
+    payload = bytes.fromhex(vector["payload"])
+    first, reference = vector["first_row"], vector["reference"]
+    found = decode(tables, payload, sent, vector["codes"], first, rows, reference)
+    assert found == vector["tokens"]

@@ -1,0 +1,1 @@
+"""Procedural street scenes, rendered with Blender and labelled exactly."""
