@@ -23,7 +23,8 @@ help:
 	@echo "make lint                 ruff and mypy"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
-	@echo "make evaluate DATA=PATH   measure a bundle on the val split of CamVid at PATH"
+	@echo "  DATA='NAME=PATH ...'    where that names several datasets"
+	@echo "make evaluate DATA=PATH   measure a bundle on the val split of a dataset at PATH"
 	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE); figures in a file"
 	@echo "make sweep DATA=PATH      what bad links leave of the masks, beside JPEG and H.264; resumes"
 	@echo "  BUNDLE=DIR, OUTPUT=DIR  another bundle; where to, instead of out/sweep"
@@ -56,12 +57,14 @@ lint:
 	@$(RUN) mypy
 
 train:
-	@test -d "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
-	@$(TRAIN) python -m gosvae_training.train $(CONFIG) --data "$$DATA"
-	@$(TRAIN) python -m gosvae_training.export $(CONFIG) --data "$$DATA"
+	@test -n "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid"; exit 1; }
+	@set --; if [ -d "$$DATA" ]; then set -- --data "$$DATA"; \
+	else for each in $$DATA; do set -- "$$@" --data "$$each"; done; fi; \
+	$(TRAIN) python -m gosvae_training.train $(CONFIG) "$$@" && \
+	$(TRAIN) python -m gosvae_training.export $(CONFIG) "$$@"
 
 evaluate:
-	@test -d "$$DATA" || { echo "make evaluate DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
+	@test -d "$$DATA" || { echo "make evaluate DATA=PATH: PATH is the folder of a dataset, not '$$DATA'"; exit 1; }
 	@$(TRAIN) python -m gosvae_training.evaluate $(BUNDLE) --data "$$DATA" $${JSON:+--json "$$JSON"}
 
 sweep:

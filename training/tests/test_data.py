@@ -1,0 +1,182 @@
+"""Datasets in each layout, mixed and cropped."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from trees import write_ade20k, write_camvid, write_cityscapes
+
+from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
+from gosvae_codec.labels import ADE20K, CITYSCAPES_IDS
+from gosvae_training.data import (
+    Concatenation,
+    DataError,
+    Mixture,
+    RandomCrops,
+    Sample,
+    augment,
+    describe,
+    fit_rows,
+    iterate,
+    load_dataset,
+    translate,
+)
+
+
+class Listed(list):
+    title, terms = "listed", "none"
+
+
+def test_camvid_is_read_by_name(tmp_path: Path) -> None:
+    dataset = load_dataset(write_camvid(tmp_path), "train")
+    stored = cv2.imread(str(tmp_path / "trainannot" / "0.png"), cv2.IMREAD_UNCHANGED)
+    mask = dataset[0].mask
+    assert describe(dataset) == "CamVid train, 4 frames at 96x64"
+    assert (mask[stored == 0] == CAMVID.by_name("sky").id).all()
+    assert (mask[stored == 10] == CAMVID.by_name("rider").id).all()
+    assert (mask[stored == 11] == UNLABELLED).all() and (stored == 11).any()
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_cityscapes_is_read_from_either_kind_of_mask(tmp_path: Path, kind: str) -> None:
+    root = write_cityscapes(tmp_path / "towns", kind, ("train", "train_extra"))
+    name = f"ulm_000001_000019_gtFine_{kind}.png"
+    stored = cv2.imread(str(root / "gtFine/train/ulm" / name), cv2.IMREAD_UNCHANGED)
+    dataset = load_dataset(root, "train", CITYSCAPES)
+    assert describe(dataset) == "towns train, 3 frames at 128x64"
+    for value in np.unique(stored):
+        wanted = value if kind == "labelTrainIds" else CITYSCAPES_IDS.get(int(value), UNLABELLED)
+        assert (dataset[1].mask[stored == value] == wanted).all()
+    assert len(load_dataset(root, "extra", CITYSCAPES)) == 3
+
+
+def test_ade20k_counts_from_one(tmp_path: Path) -> None:
+    dataset = load_dataset(write_ade20k(tmp_path), "val", ADE20K)
+    stored = cv2.imread(str(tmp_path / "annotations/validation/ADE_0.png"), cv2.IMREAD_UNCHANGED)
+    mask = dataset[0].mask
+    assert (mask[stored == 0] == UNLABELLED).all()
+    assert (mask[stored == 150] == ADE20K.by_name("flag").id).all()
+    assert set(np.unique(mask)) == {*range(150), UNLABELLED}
+    assert "of several sizes" in describe(dataset)
+
+
+def test_label_spaces_translate_by_name_and_by_fallback() -> None:
+    to_camvid = translate(CITYSCAPES, CAMVID)
+    for source, target in {
+        "road": "road",
+        "wall": "building",
+        "traffic light": "traffic sign",
+        "terrain": "vegetation",
+        "truck": "car",
+        "bus": "car",
+        "train": "car",
+        "motorcycle": "rider",
+        "bicycle": "rider",
+    }.items():
+        assert to_camvid[CITYSCAPES.by_name(source).id] == CAMVID.by_name(target).id
+    assert to_camvid[UNLABELLED] == UNLABELLED
+    assert (translate(ADE20K, ADE20K)[:150] == np.arange(150)).all()
+    from_ade = translate(ADE20K, CITYSCAPES)
+    assert from_ade[ADE20K.by_name("grass").id] == CITYSCAPES.by_name("terrain").id
+    assert from_ade[ADE20K.by_name("bed").id] == UNLABELLED
+
+
+def test_images_and_videos_need_no_labels(tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / "images" / "a").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"images/a/{index}.jpg"), np.full((16, 24, 3), 80 * index))
+    dataset = load_dataset(tmp_path / "images", "all")
+    assert describe(dataset) == "images, unlabelled, 3 frames at 24x16"
+    assert (dataset[0].mask == UNLABELLED).all()
+
+    path = tmp_path / "drive.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for index in range(6):
+        writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
+    writer.release()
+    video = load_dataset(path, "all")
+    assert len(video) == 6
+    video[0]
+    video = pickle.loads(pickle.dumps(video))
+    for index in (0, 1, 4, 2, 5):
+        assert abs(video[index].frame.mean() - 40 * index) < 8
+    with pytest.raises(DataError, match="none of camvid, cityscapes and ade20k"):
+        load_dataset(tmp_path / "images", "train")
+
+
+def test_missing_and_mismatched_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        load_dataset(tmp_path / "nowhere", "train")
+    root = write_camvid(tmp_path / "camvid")
+    with pytest.raises(DataError, match="camvid/test: no such folder"):
+        load_dataset(root, "test")
+    cv2.imwrite(str(root / "valannot" / "2.png"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(DataError, match=r"2\.png: frame \(64, 96\) but mask \(8, 8\)"):
+        list(iterate(load_dataset(root, "val")))
+    cv2.imwrite(str(root / "valannot" / "2.png"), np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(DataError, match="expected one 8-bit channel of ids"):
+        load_dataset(root, "val")[2]
+    (root / "train" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"train/1\.png: cannot read it"):
+        load_dataset(root, "train")[1]
+    (root / "trainannot" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png: no such file"):
+        load_dataset(root, "train")
+    towns = write_cityscapes(tmp_path / "towns", "labelIds")
+    for path in (towns / "gtFine" / "val").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="no masks for ulm_000000_000019_leftImg8bit"):
+        load_dataset(towns, "val")
+
+
+def test_crops_are_repeatable_and_frame_and_mask_move_together() -> None:
+    rng = np.random.default_rng(0)
+    mask = CAMVID.ids[np.repeat(np.repeat(rng.integers(0, 11, (8, 8)), 32, 0), 32, 1)]
+    sample = Sample(np.repeat(mask[..., None] * 12, 3, -1), mask)
+    crops = RandomCrops(Listed([sample] * 3), CAMVID, 256, (96, 128), 9, seed=5)
+    for (frame, target), (again, target_again) in zip(
+        map(crops.__getitem__, range(9)), map(crops.__getitem__, range(9)), strict=True
+    ):
+        assert frame.shape == (96, 128, 3) and target.shape == (96, 128)
+        assert torch.equal(frame, again) and torch.equal(target, target_again)
+        assert set(target.unique().tolist()) <= {*range(11), UNLABELLED}
+    crop = augment(sample, (96, 128), np.random.default_rng(1))
+    gray = crop.frame.mean(-1)
+    # Within one class brightness is constant but for blur at its edges and noise.
+    for label in np.unique(crop.mask[crop.mask != UNLABELLED]):
+        inside = cv2.erode((crop.mask == label).astype(np.uint8), np.ones((9, 9))) > 0
+        if inside.sum() > 50:
+            assert gray[inside].std() < 12
+
+
+def test_a_mixture_keeps_to_its_shares_and_repeats() -> None:
+    class Numbers(torch.utils.data.Dataset):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __len__(self) -> int:
+            return 3000
+
+        def __getitem__(self, index: int) -> tuple[str, int]:
+            return self.name, index
+
+    mixture = Mixture([Numbers("a"), Numbers("b"), Numbers("c")], [2, 1, 1])
+    items = [mixture[index] for index in range(3000)]
+    for start in range(0, 3000, 8):
+        names = [name for name, _ in items[start : start + 8]]
+        assert abs(names.count("a") - 4) <= 1
+    for name, count in (("a", 1500), ("b", 750), ("c", 750)):
+        assert [index for each, index in items if each == name] == list(range(count))
+
+
+def test_frames_of_other_sizes_are_brought_to_the_networks_height() -> None:
+    sample = Sample(np.zeros((128, 256, 3), np.uint8), np.zeros((128, 256), np.uint8))
+    assert fit_rows(sample, 64).mask.shape == (64, 128)
+    assert fit_rows(sample, 128) is sample
+    both = Concatenation([Listed([sample] * 2), Listed([fit_rows(sample, 64)] * 3)])
+    assert [each.mask.shape[0] for each in iterate(both)] == [128, 128, 64, 64, 64]

@@ -1,0 +1,28 @@
+"""Losses reward what they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gosvae_codec import UNLABELLED
+from gosvae_training.losses import class_weights, frame_miou, imitation_loss, segmentation_loss
+
+
+def test_losses_reward_what_they_should() -> None:
+    target = torch.randint(0, 11, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    target[0, 0] = UNLABELLED
+    right = torch.nn.functional.one_hot(target.clamp(max=10), 11).permute(0, 3, 1, 2) * 20.0
+    wrong = right.roll(1, dims=1)
+    weights = class_weights(np.full(11, 1 / 11))
+    assert weights.mean().item() == pytest.approx(1)
+    assert segmentation_loss(right, target, weights)["loss"] < 0.1
+    assert segmentation_loss(wrong, target, weights)["loss"] > 5
+    same, other = imitation_loss(right, right), imitation_loss(wrong, right)
+    assert same["imitation"] == pytest.approx(0, abs=1e-5)
+    assert other["imitation"] == pytest.approx(np.log(2), abs=0.01)
+    nothing = torch.full_like(target, UNLABELLED)
+    assert segmentation_loss(right, nothing, weights)["loss"] == 0
+    assert torch.equal(frame_miou(right, target), torch.ones(2))
+    assert (frame_miou(wrong, target) == 0).all()

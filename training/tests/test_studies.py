@@ -1,0 +1,124 @@
+"""Studies: every shipped one can be read, a tiny one runs, and so does depth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny import CHANNELS, PIXELS, SIZE
+from trees import write_camvid, write_cityscapes
+
+from gosvae_training import studies
+from gosvae_training.config import ConfigError
+from gosvae_training.data import DataError
+from gosvae_training.depth import DepthFrames, Shuffled, depth_errors
+
+FOLDER = Path(__file__).parents[1] / "studies"
+EXPERT = {"kind": "torch", "factory": "tiny:expert", "channels": CHANNELS}
+STUDY = {
+    "title": "Tiny",
+    "base": "tiny.yaml",
+    "experts": {"one": EXPERT, "two": EXPERT},
+    "rows": {
+        "imitation": {"expert": "one", "guides": ["two"]},
+        "autoencoder": {"expert": "one", "set": ["tokens.codes=0", "losses.imitation=0.0"]},
+        "flow": {"expert": "two", "set": ['tokens={"kind": "labels", "width": 16, "steps": 2}']},
+    },
+}
+
+
+def test_shipped_studies_load() -> None:
+    paths = sorted(FOLDER.glob("*.yaml"))
+    assert len(paths) == 5
+    for path in paths:
+        study, configs = studies.load_study(path, {})
+        assert configs and set(configs) == set(study.rows)
+
+
+def test_mistakes_in_a_study_are_named(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "studies")
+    shutil.copytree(FOLDER.parent / "configs", tmp_path / "configs")
+    path = tmp_path / "studies" / "imitation.yaml"
+    with pytest.raises(ConfigError, match="the study's experts are"):
+        studies.load_study(path, {"other": "here"})
+    values = yaml.safe_load(path.read_text())
+    values["rows"]["imitation"]["expert"] = "nobody"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"rows.imitation: no experts \['nobody'\]"):
+        studies.load_study(path, {})
+
+
+def write_study(root: Path, values: dict[str, object]) -> list[str]:
+    write_camvid(root / "camvid")
+    base = {**PIXELS, "segmenter": {**PIXELS["segmenter"], "steps": 2}}
+    (root / "tiny.yaml").write_text(yaml.safe_dump(base))
+    (root / "study.yaml").write_text(yaml.safe_dump(values))
+    places = ["--runs", str(root / "runs"), "--output", str(root / "docs")]
+    return [str(root / "study.yaml"), "--data", str(root / "camvid"), *places]
+
+
+def test_a_study_becomes_a_table_row_by_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = write_study(tmp_path, STUDY)
+    assert studies.main([*arguments, "--row", "nothing"]) == 1
+    assert "--row nothing: the study's rows are" in capsys.readouterr().err
+    assert studies.main([*arguments, "--row", "flow"]) == 0
+    assert studies.main([*arguments, "--row", "imitation", "--row", "autoencoder"]) == 0
+    result = json.loads((tmp_path / "docs/study.json").read_text())
+    assert set(result["rows"]) == set(STUDY["rows"])
+    rows = result["rows"]
+    # 16x24 tokens of 4 bits, and of eight numbers.
+    assert rows["imitation"]["payload_bytes"] == 192
+    assert rows["autoencoder"]["payload_bytes"] == 3072
+    assert rows["autoencoder"]["compression_ratio"] == 6
+    for row in rows.values():
+        assert set(row["judges"]) == {"one", "two"} and row["vehicle_macs"] > 0
+        assert 0 <= row["miou"] <= 1
+    table = (tmp_path / "docs/study.md").read_text()
+    assert table.count("\n| ") == 5 and "| frames, no codec |" in table
+
+
+def write_depth(root: Path) -> Path:
+    write_cityscapes(root, "labelTrainIds")
+    for path in root.glob("leftImg8bit/*/*/*.png"):
+        name = path.name.replace("_leftImg8bit", "_depth")
+        depth = np.full((64, 128), 256 * 10, np.uint16)
+        depth[:8] = 0
+        target = root / "depth" / path.parent.parent.name / path.parent.name / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(target), depth)
+    return root
+
+
+def test_depth_is_read_mirrored_and_judged(tmp_path: Path) -> None:
+    frames = DepthFrames(write_depth(tmp_path / "streets"), "train", SIZE)
+    frame, metres = frames[0]
+    assert frame.shape == (*SIZE, 3) and metres.shape == SIZE
+    assert metres.unique().tolist() == [0, 10]
+    items = [Shuffled(frames, 12, seed=0)[index] for index in range(12)]
+    again = [Shuffled(frames, 12, seed=0)[index] for index in range(12)]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(items, again, strict=True))
+    assert any(torch.equal(a[0], frame.flip(1)) for a in items)
+    errors = depth_errors(lambda frames: torch.full((1, 16, 24), 12.0), frames)
+    assert errors["abs_rel"] == pytest.approx(0.2) and errors["delta1"] == 1
+    with pytest.raises(DataError, match=r"no files \*/\*_depth.png"):
+        DepthFrames(tmp_path, "train", SIZE)
+
+
+def test_a_study_of_depth_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {**STUDY, "rows": {"imitation": {"expert": "one"}}, "depth": {"steps": 2, "batch": 2}}
+    arguments = write_study(tmp_path, values)
+    assert studies.main(arguments) == 1
+    assert "add --streets PATH" in capsys.readouterr().err
+    streets = write_depth(tmp_path / "streets")
+    assert studies.main([*arguments, "--streets", str(streets)]) == 0
+    row = json.loads((tmp_path / "docs/study.json").read_text())["rows"]["imitation"]
+    assert set(row["depth"]) == {"tokens", "not quantised"}
+    assert "| depth from |" in (tmp_path / "docs/study.md").read_text()
