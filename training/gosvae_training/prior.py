@@ -101,8 +101,10 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
-    taken = session.get_inputs()[0]
-    size = tuple(taken.shape[1:3])
+    frames, reference = session.get_inputs()
+    size = tuple(frames.shape[1:3])
+    # No code has this index.
+    nothing = np.full((1, *reference.shape[1:]), np.iinfo(np.int32).max, np.int32)
     rng = np.random.default_rng(seed)
     tokens = []
     stills = itertools.chain.from_iterable(iterate(samples, 512) for _ in range(views))
@@ -110,18 +112,25 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
         frame = sample.frame
         if frame.shape[:2] != size:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        before = nothing
         for view in make_pair(frame, rng):
-            tokens.append(session.run(None, {taken.name: view[None]})[0][0].astype(np.uint16))
+            taken = {frames.name: view[None], reference.name: before}
+            before = session.run(None, taken)[0]
+            tokens.append(before[0].astype(np.uint16))
     return Pairs(np.stack(tokens[::2]), np.stack(tokens[1::2]))
 
 
-def codebooks_of(mask: Path) -> np.ndarray:
-    """Return the codebooks that ``mask.onnx`` carries, float32 (levels, codes, dim)."""
-    for tensor in onnx.load(str(mask)).graph.initializer:
-        if tensor.name.startswith("tables"):
-            # The last row stands for an absent token.
-            return numpy_helper.to_array(tensor)[:, :-1].astype(np.float32)
-    raise ValueError(f"{mask}: holds no codebooks")
+def codebooks_of(mask: Path, codes: int) -> np.ndarray:
+    """Return the codebooks of `codes` that ``mask.onnx`` carries, float32 (levels, codes, dim)."""
+    graph = onnx.load(str(mask)).graph
+    levels = graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    # The exporter may rename the tensor; the last row of each level stands for an absent token.
+    rows = levels * (codes + 1)
+    found = [each for each in graph.initializer if len(each.dims) == 2 and each.dims[0] == rows]
+    if len(found) != 1:
+        raise ValueError(f"{mask}: {len(found)} tensors may be the codebooks, should be one")
+    tables = numpy_helper.to_array(found[0]).astype(np.float32)
+    return tables.reshape(levels, codes + 1, -1)[:, :-1]
 
 
 def leaves(codebook: np.ndarray) -> np.ndarray:
@@ -342,7 +351,7 @@ def fit_level(level: int, codebooks: np.ndarray, pairs: Pairs, steps: int, seed:
     return model
 
 
-def fit_prior(folder: Path, samples: Dataset, config: Prior, seed: int) -> None:
+def fit_prior(folder: Path, samples: Dataset, config: Prior, seed: int, codes: int) -> None:
     """Fit a bundle's prior on stills of `train` and write it to ``prior.npz`` in its folder.
 
     Args:
@@ -350,9 +359,10 @@ def fit_prior(folder: Path, samples: Dataset, config: Prior, seed: int) -> None:
         samples: frames; masks are not looked at.
         config: how much of it.
         seed: of views, initialisation and sampling.
+        codes: in each codebook.
     """
     pairs = encode_pairs(folder / "encoder.onnx", samples, config.views, seed)
-    codebooks = codebooks_of(folder / "mask.onnx")
+    codebooks = codebooks_of(folder / "mask.onnx", codes)
     write_prior(
         folder / "prior.npz",
         [fit_level(level, codebooks, pairs, config.steps, seed) for level in range(len(codebooks))],

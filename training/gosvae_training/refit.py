@@ -45,7 +45,7 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
         networks = [name for name in manifest["files"] if name != PRIOR]
         for name in networks:
             shutil.copy(folder / name, made)
-        fit_prior(made, train, config, manifest["provenance"]["seed"])
+        fit_prior(made, train, config, manifest["provenance"]["seed"], manifest["codes"])
         manifest["format"] = FORMAT
         manifest["files"] = {name: record(made / name) for name in (*networks, PRIOR)}
         figures = manifest["figures"]
