@@ -178,7 +178,7 @@ def fit(
             num_workers=workers,
         )
     )
-    writer = SummaryWriter(str(folder), purge_step=start) if rank == 0 else None
+    writer = SummaryWriter(str(folder), purge_step=start + 1) if rank == 0 else None
     warmup = int(schedule.steps * schedule.warmup)
     saved = time.monotonic()
     progress = tqdm(

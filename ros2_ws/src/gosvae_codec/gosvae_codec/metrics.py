@@ -38,4 +38,5 @@ class ConfusionMatrix:
     def miou(self) -> float:
         """Return the mean of :meth:`iou`; nan when no labelled pixel was added."""
         values = list(self.iou().values())
-        return float(np.mean(values)) if values else float("nan")
+        # Added one by one, as Cityscapes' own evaluation does: the same to the last digit.
+        return float(np.cumsum(values)[-1] / len(values)) if values else float("nan")
