@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import logging
 import shutil
@@ -337,6 +338,7 @@ def write_bundle(
             "initial_weights": "EfficientNet-Lite0, ImageNet (Apache-2.0)",
             "commit": commit(),
             "seed": config.seed,
+            "prior": dataclasses.asdict(config.prior),
             **({"notes": config.notes} if config.notes else {}),
         },
         "compute": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
             shutil.copy(folder / name, made)
         fit_prior(made, train, config, manifest["provenance"]["seed"])
         manifest["format"] = FORMAT
+        manifest["provenance"]["prior"] = dataclasses.asdict(config)
         manifest["files"] = {name: record(made / name) for name in (ENCODER, MASK, PRIOR)}
         measure(made, manifest, val, manifest["figures"]["tokens_kept_by_float16"])
         # The manifest is last, as it vouches for the others.
