@@ -35,13 +35,13 @@ def _size(packets: list[Packet]) -> int:
     return sum(packet.serialized_size() for packet in packets)
 
 
-def evaluate(bundle: ModelBundle, samples: list[Sample]) -> dict[str, Any]:
+def evaluate(bundle: ModelBundle, samples: list[Sample], distance: int = 1) -> dict[str, Any]:
     """Return the figures of a bundle on labelled frames, by number of residual levels sent.
 
     mIoU is over all pixels of all frames, the mean over the labels that occur; agreement is mIoU
     with the expert's masks for truth; bytes are serialised packets, CDR included: of intra frames,
-    and as sent at the samples' frame rate, every frame predicted from the one before but for one
-    in INTRA_FRAMES.
+    and as sent at the samples' frame rate, every frame predicted from the one `distance` before but
+    for one in INTRA_FRAMES.
     """
     expert, encoder = Expert(bundle), Encoder(bundle)
     truth_expert = ConfusionMatrix()
@@ -57,7 +57,8 @@ def evaluate(bundle: ModelBundle, samples: list[Sample]) -> dict[str, Any]:
             intra.append(_size(encoder.encode(sample.frame, levels=level)))
             packets = stream.encode(sample.frame, levels=level, intra=index % INTRA_FRAMES == 0)
             decoded = decoder.decode(packets)
-            stream.acknowledge(decoded.sequence)
+            older = decoded.sequence - distance + 1
+            stream.acknowledge(older if older >= 0 else None)
             sent.append(_size(packets))
             truth.add(sample.mask, decoded.mask)
             agreement.add(wanted, decoded.mask)
@@ -102,11 +103,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
     parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument("--distance", type=int, default=1, help="frames back to the reference")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     try:
         figures = evaluate(
-            ModelBundle.load(options.bundle), load_camvid(options.data, options.split)
+            ModelBundle.load(options.bundle),
+            load_camvid(options.data, options.split),
+            options.distance,
         )
     except (GosvaeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
