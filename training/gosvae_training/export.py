@@ -309,7 +309,8 @@ def write_bundle(
     write_onnx(encoder, frames, ("frames", "tokens"), folder / "encoder.onnx")
     kept = tokens_kept(folder / "encoder.onnx", frames, indices)
     write_onnx(mask, indices, ("tokens", "logits"), folder / "mask.onnx")
-    fit_prior(folder, train, config.prior, config.seed)
+    codebooks = segmenter.codebooks().detach().numpy()
+    fit_prior(folder, codebooks, train, config.prior, config.seed)
     unnamed = folder / "expert.onnx"
     write_onnx(expert, frames, ("frames", "logits"), unnamed)
     expert_record = {"name": "EfficientNet-Lite0 FPN", **record(unnamed)}

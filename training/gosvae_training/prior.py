@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -111,15 +109,6 @@ def encode_pairs(encoder: Path, samples: list[Sample], views: int, seed: int) ->
         for view in make_pair(frame, rng):
             tokens.append(session.run(None, {taken.name: view[None]})[0][0].astype(np.uint16))
     return Pairs(np.stack(tokens[::2]), np.stack(tokens[1::2]))
-
-
-def codebooks_of(mask: Path) -> np.ndarray:
-    """Return the codebooks that ``mask.onnx`` carries, float32 (levels, codes, dim)."""
-    for tensor in onnx.load(str(mask)).graph.initializer:
-        if tensor.name.startswith("tables"):
-            # The last row stands for an absent token.
-            return numpy_helper.to_array(tensor)[:, :-1].astype(np.float32)
-    raise ValueError(f"{mask}: holds no codebooks")
 
 
 def leaves(codebook: np.ndarray) -> np.ndarray:
@@ -340,17 +329,19 @@ def fit_level(level: int, codebooks: np.ndarray, pairs: Pairs, steps: int, seed:
     return model
 
 
-def fit_prior(folder: Path, samples: list[Sample], config: Prior, seed: int) -> None:
+def fit_prior(
+    folder: Path, codebooks: np.ndarray, samples: list[Sample], config: Prior, seed: int
+) -> None:
     """Fit a bundle's prior on stills of `train` and write it to ``prior.npz`` in its folder.
 
     Args:
-        folder: where encoder.onnx and mask.onnx lie.
+        folder: where encoder.onnx lies.
+        codebooks: float (levels, codes, dim); only how near codes are to each other matters.
         samples: frames; masks are not looked at.
         config: how much of it.
         seed: of views, initialisation and sampling.
     """
     pairs = encode_pairs(folder / "encoder.onnx", samples, config.views, seed)
-    codebooks = codebooks_of(folder / "mask.onnx")
     write_prior(
         folder / "prior.npz",
         [fit_level(level, codebooks, pairs, config.steps, seed) for level in range(len(codebooks))],

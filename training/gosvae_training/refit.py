@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from gosvae_codec import GosvaeError
@@ -40,7 +41,9 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
     try:
         for name in (ENCODER, MASK):
             shutil.copy(folder / name, made)
-        fit_prior(made, train, config, manifest["provenance"]["seed"])
+        # What the prior before it learned of the codes stands for the codebooks.
+        codebooks = np.load(folder / PRIOR)["embedding_0"].astype(np.float32)
+        fit_prior(made, codebooks, train, config, manifest["provenance"]["seed"])
         manifest["format"] = FORMAT
         manifest["provenance"]["prior"] = dataclasses.asdict(config)
         manifest["files"] = {name: record(made / name) for name in (ENCODER, MASK, PRIOR)}
