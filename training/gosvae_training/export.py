@@ -449,7 +449,8 @@ def write_bundle(
     float_encoder = write_onnx(encoder, taken, names, folder / ENCODER)
     kept = tokens_kept(folder / ENCODER, taken, indices)
     float_mask = write_onnx(mask, tokens_of, (["tokens"], "logits"), folder / MASK)
-    fit_prior(folder, material.familiar(), config.prior, config.seed, tokens.codes)
+    codebooks = segmenter.codebooks().detach().numpy()
+    fit_prior(folder, codebooks, material.familiar(), config.prior, config.seed)
     files = [ENCODER, MASK, PRIOR]
     if draws(segmenter):
         picture = PictureGraph(segmenter, config.input_size)
@@ -486,6 +487,7 @@ def write_bundle(
             "initial_weights": "EfficientNet-Lite, ImageNet (Apache-2.0)",
             "commit": commit(),
             "seed": config.seed,
+            "prior": config.prior.model_dump(),
             **({"notes": config.notes} if config.notes else {}),
         },
         "compute": {

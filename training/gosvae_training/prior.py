@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -118,19 +116,6 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
             before = session.run(None, taken)[0]
             tokens.append(before[0].astype(np.uint16))
     return Pairs(np.stack(tokens[::2]), np.stack(tokens[1::2]))
-
-
-def codebooks_of(mask: Path, codes: int) -> np.ndarray:
-    """Return the codebooks of `codes` that ``mask.onnx`` carries, float32 (levels, codes, dim)."""
-    graph = onnx.load(str(mask)).graph
-    levels = graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    # The exporter may rename the tensor; the last row of each level stands for an absent token.
-    rows = levels * (codes + 1)
-    found = [each for each in graph.initializer if len(each.dims) == 2 and each.dims[0] == rows]
-    if len(found) != 1:
-        raise ValueError(f"{mask}: {len(found)} tensors may be the codebooks, should be one")
-    tables = numpy_helper.to_array(found[0]).astype(np.float32)
-    return tables.reshape(levels, codes + 1, -1)[:, :-1]
 
 
 def leaves(codebook: np.ndarray) -> np.ndarray:
@@ -351,18 +336,19 @@ def fit_level(level: int, codebooks: np.ndarray, pairs: Pairs, steps: int, seed:
     return model
 
 
-def fit_prior(folder: Path, samples: Dataset, config: Prior, seed: int, codes: int) -> None:
+def fit_prior(
+    folder: Path, codebooks: np.ndarray, samples: Dataset, config: Prior, seed: int
+) -> None:
     """Fit a bundle's prior on stills of `train` and write it to ``prior.npz`` in its folder.
 
     Args:
-        folder: where encoder.onnx and mask.onnx lie.
+        folder: where encoder.onnx lies.
+        codebooks: float (levels, codes, dim); only how near codes are to each other matters.
         samples: frames; masks are not looked at.
         config: how much of it.
         seed: of views, initialisation and sampling.
-        codes: in each codebook.
     """
     pairs = encode_pairs(folder / "encoder.onnx", samples, config.views, seed)
-    codebooks = codebooks_of(folder / "mask.onnx", codes)
     write_prior(
         folder / "prior.npz",
         [fit_level(level, codebooks, pairs, config.steps, seed) for level in range(len(codebooks))],
