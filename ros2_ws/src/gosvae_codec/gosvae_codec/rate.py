@@ -154,7 +154,10 @@ class RateController:
         """
         if size > self._room(now):
             return False
-        return bare or self._wait(now) + size * 8 / self._pace(now) <= self._interval + self.latency / 2
+        return (
+            bare
+            or self._wait(now) + size * 8 / self._pace(now) <= self._interval + self.latency / 2
+        )
 
     def skip(self) -> None:
         """Count a frame of which nothing fits."""

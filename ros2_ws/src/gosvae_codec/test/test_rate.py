@@ -203,8 +203,10 @@ def test_another_clock_at_the_receiver_begins_anew() -> None:
     run = Run(Bottleneck(1e6, 1, 0, 0.02, 0))
     run.control.limit = 200e3
     run.go(5)
-    shifted = [(time, each._replace(arrival_us=(each.arrival_us + 10**9) % (1 << 32)))
-               for time, each in run.coming]
+    shifted = [
+        (time, each._replace(arrival_us=(each.arrival_us + 10**9) % (1 << 32)))
+        for time, each in run.coming
+    ]
     run.coming.clear()
     run.coming.extend(shifted)
     run.go(10)
