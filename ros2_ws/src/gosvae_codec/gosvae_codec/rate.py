@@ -88,7 +88,10 @@ class RateController:
 
     def __init__(self) -> None:
         self.limit = math.inf
-        """Budget in bit/s, :data:`DATAGRAM_OVERHEAD_BYTES` of each packet included; can change."""
+        """Budget in bit/s, :data:`DATAGRAM_OVERHEAD_BYTES` of each packet included; can change.
+
+        inf: nothing is controlled, and every frame may be sent at once.
+        """
         self.latency = 0.1
         """Seconds that a frame may have to wait for what was sent before; can change."""
         self.skipped = 0
@@ -123,12 +126,12 @@ class RateController:
 
     def state(self, now: float) -> str:
         """Return in one word or two what the controller does."""
+        if math.isinf(self.limit):
+            return "unlimited"
         if self._silent(now):
             return "no feedback"
         if now < self._held_until:
             return "backing off"
-        if math.isinf(self.target):
-            return "unlimited"
         return "recovering" if self._target < PACED * self.limit else "at the limit"
 
     def ready(self, now: float) -> bool:
@@ -166,7 +169,10 @@ class RateController:
     def sent(self, sequence: int, sizes: list[int], now: float) -> None:
         """Take in that a frame's packets of these sizes, overhead included, are sent."""
         size = sum(sizes)
-        self._backlog = self._wait(now) * self._pace(now) + size * 8 if self._finite(now) else 0.0
+        if math.isfinite(self.limit):
+            self._backlog = self._wait(now) * self._pace(now) + size * 8
+        else:
+            self._backlog = 0.0
         self._backlog_at = now
         self._window.append((now, size))
         self._window_bytes += size
@@ -186,12 +192,12 @@ class RateController:
         if sent is None or sent.time > now:
             return
         self._measure(report, sent, now)
+        if math.isinf(self.limit):
+            self._target = math.inf
+            return
         if now < self._held_until:
             return
-        allowed = QUEUE_SECONDS
-        if self._finite(now):
-            allowed += sent.packet * 8 / self.target
-        if self._standing() > allowed:
+        if self._standing() > QUEUE_SECONDS + sent.packet * 8 / self.target:
             self._lowered += 1
             if self._lowered > DRAINS:
                 # It was let drain, and still it stands: not a queue, but a longer way.
@@ -204,9 +210,6 @@ class RateController:
             self._target += (GROWTH * self._target + GROWTH_BITS) * elapsed
             if self._target >= self.limit:
                 self._target = math.inf
-
-    def _finite(self, now: float) -> bool:
-        return math.isfinite(self._pace(now))
 
     def _pace(self, now: float) -> float:
         return self.target * (SILENCE_SHARE if self._silent(now) else 1.0)
@@ -224,10 +227,10 @@ class RateController:
 
     def _wait(self, now: float) -> float:
         """Return for how many seconds a packet sent now would wait."""
-        wait = self._free_at - now
-        if self._finite(now):
-            wait = max(wait, self._backlog / self._pace(now) - (now - self._backlog_at))
-        return max(wait, 0.0)
+        if math.isinf(self.limit):
+            return 0.0
+        drained = self._backlog_at + self._backlog / self._pace(now)
+        return max(self._free_at - now, drained - now, 0.0)
 
     def _measure(self, report: Report, sent: _Sent, now: float) -> None:
         arrival = self._unwrapped(report.arrival_us)
@@ -247,10 +250,8 @@ class RateController:
             if self.queue < QUEUE_SECONDS:
                 self._lowered = 0
             # What stood before that frame has been draining since, and what was sent after it, too.
-            self._free_at = sent.time + min(self.queue, 1.0)
-            if self._finite(now):
-                after = (self._bytes - sent.after) * 8 / self._pace(now)
-                self._free_at += min(after, 1.0)
+            after = (self._bytes - sent.after) * 8 / self._pace(now)
+            self._free_at = sent.time + min(self.queue + after, 1.0)
 
     def _unwrapped(self, arrival_us: int) -> float:
         """Return an arrival in seconds, of which later ones do not wrap around."""

@@ -162,7 +162,7 @@ class Receiver(PipelineNode):
             )
             self.follow_demand(name)
         self._ticks = [
-            self.every(max(self.value("slice_timeout") / 2, 0.01), self._expire),
+            self.every(max(self.value("slice_timeout") / 4, 0.01), self._expire),
             self.every(1 / self.value("feedback_rate"), self._remind),
         ]
 

@@ -94,7 +94,7 @@ class Transmitter(PipelineNode):
             "max_kbit_per_s",
             0.0,
             "Budget of each camera's packets over any second, Ethernet, IP, UDP and DDS headers "
-            "included; 0: no other than what the link seems to carry.",
+            "included. What the link seems to carry may be less; 0: no rate control.",
             (0.0, 1e6),
         )
         self.declare(
