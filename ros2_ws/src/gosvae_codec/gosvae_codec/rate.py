@@ -205,7 +205,8 @@ class RateController:
                 return
             self._lower(min(self._target, self._arriving()) * BACK_OFF, sent, now)
         elif excess > 0:
-            self._lower(min(self._target, self._arriving()) * (1 - 0.5 * excess), sent, now)
+            sending = self._arriving() / (1 - min(self.loss, 0.9))
+            self._lower(min(self._target, sending) * (1 - 0.5 * excess), sent, now)
         elif self._target < self.limit:
             self._target += (GROWTH * self._target + GROWTH_BITS) * elapsed
             if self._target >= self.limit:
@@ -318,5 +319,5 @@ class RateController:
         usual = self._usual_loss
         self._usual_loss += (self.loss - usual) * min(elapsed / LOSS_USUAL_SECONDS, 1.0)
         pooled = (self.loss + usual) / 2
-        chance = 2 * math.sqrt(pooled * (1 - pooled) / total)
+        chance = 3 * math.sqrt(pooled * (1 - pooled) / total)
         return max(self.loss - usual - chance - LOSS_MARGIN, 0.0)
