@@ -39,7 +39,7 @@ TREND_SAMPLES = 8
 LOSS_SECONDS = 2.0
 """Over how long the share of lost packets is taken."""
 LOSS_MARGIN = 0.15
-"""By how much loss must exceed what is usual, and what chance explains, to mean congestion."""
+"""By how much loss must exceed what is usual and what chance explains to mean congestion."""
 LOSS_USUAL_SECONDS = 10.0
 """Time constant of what loss is usual."""
 SILENCE_SECONDS = 1.0
@@ -116,6 +116,7 @@ class RateController:
         self._heard: float | None = None
         self._held_until = -math.inf
         self._lowered = 0
+        """Times in a row that the target was lowered for a queue that never drained."""
         self._free_at = -math.inf
         self._unheard: float | None = None
 
@@ -157,10 +158,8 @@ class RateController:
         """
         if size > self._room(now):
             return False
-        return (
-            bare
-            or self._wait(now) + size * 8 / self._pace(now) <= self._interval + self.latency / 2
-        )
+        spent = self._wait(now) + size * 8 / self._pace(now)
+        return bare or spent <= self._interval + self.latency / 2
 
     def skip(self) -> None:
         """Count a frame of which nothing fits."""
@@ -187,7 +186,7 @@ class RateController:
         """Take in what the receiver said."""
         elapsed = 0.0 if self._heard is None else min(now - self._heard, 1.0)
         self._heard, self._unheard = now, None
-        excess = self._count(report, now, elapsed)
+        congested = self._count(report, now, elapsed)
         sent = self._sent.get(report.newest)
         if sent is None or sent.time > now:
             return
@@ -204,9 +203,8 @@ class RateController:
                 self._begin_anew()
                 return
             self._lower(min(self._target, self._arriving()) * BACK_OFF, sent, now)
-        elif excess > 0:
-            sending = self._arriving() / (1 - min(self.loss, 0.9))
-            self._lower(min(self._target, sending) * (1 - 0.5 * excess), sent, now)
+        elif congested:
+            self._lower(min(self._target, self._arriving()), sent, now)
         elif self._target < self.limit:
             self._target += (GROWTH * self._target + GROWTH_BITS) * elapsed
             if self._target >= self.limit:
@@ -298,8 +296,8 @@ class RateController:
         self._clock = None
         self.queue, self._free_at, self._lowered = 0.0, -math.inf, 0
 
-    def _count(self, report: Report, now: float, elapsed: float) -> float:
-        """Take in what is lost, and return by how much that is more than usual."""
+    def _count(self, report: Report, now: float, elapsed: float) -> bool:
+        """Take in what is lost, and return whether that is well above what is usual."""
         counts = self._counts
         counts.append((now, report.received, report.lost))
         while counts[0][0] < now - LOSS_SECONDS:
@@ -310,14 +308,14 @@ class RateController:
         total = received + max(lost, 0)
         if total >= 1 << 31:
             counts.clear()
-            return 0.0
+            return False
         self.loss = max(lost, 0) / total if total else 0.0
         if now - counts[0][0] < LOSS_SECONDS / 2 or not total:
-            return 0.0
+            return False
         if self._usual_loss is None:
             self._usual_loss = self.loss
         usual = self._usual_loss
         self._usual_loss += (self.loss - usual) * min(elapsed / LOSS_USUAL_SECONDS, 1.0)
         pooled = (self.loss + usual) / 2
         chance = 3 * math.sqrt(pooled * (1 - pooled) / total)
-        return max(self.loss - usual - chance - LOSS_MARGIN, 0.0)
+        return self.loss > usual + chance + LOSS_MARGIN
