@@ -125,6 +125,11 @@ class RateController:
         """bit/s that are spent evenly: what the link seems to carry, and at most what it may."""
         return min(self._target, PACED * self.limit)
 
+    @property
+    def queueing(self) -> bool:
+        """Whether packets queue on the way: what is lost then is no reason to send more."""
+        return self.queue > QUEUE_SECONDS
+
     def state(self, now: float) -> str:
         """Return in one word or two what the controller does."""
         if math.isinf(self.limit):

@@ -26,9 +26,10 @@ class Stream:
         self.now += 1 / 15
         return packets
 
-    def heed(self, acknowledged: int | None, lost: int = 0) -> None:
+    def heed(self, acknowledged: int | None, lost: int = 0, queue: float = 0) -> None:
         self.received += 1
-        report = Report(self.received, lost, acknowledged or 0, round(self.now * 1e6) % (1 << 32))
+        arrival = round((self.now + queue) * 1e6) % (1 << 32)
+        report = Report(self.received, lost, acknowledged or 0, arrival)
         self.sender.heed(Feedback(self.sender.encoder.stream, acknowledged, report))
 
 
@@ -98,6 +99,18 @@ def test_redundancy_follows_the_loss_where_the_budget_leaves_room(bundle: ModelB
                 counts.append(len(packets))
                 stream.heed(packets[0].sequence, lost)
         assert (counts[0], max(counts)) == (1, most)
+
+
+def test_what_a_full_queue_drops_is_no_reason_to_send_more(bundle: ModelBundle) -> None:
+    stream = Stream(bundle)
+    lost = 0
+    counts = []
+    for index in range(60):
+        packets = stream.send(Settings())
+        lost += index > 5
+        counts.append(len(packets))
+        stream.heed(packets[0].sequence, lost, queue=0.3 * (index > 2))
+    assert set(counts) == {1}
 
 
 def test_foreign_feedback_is_not_heeded(bundle: ModelBundle) -> None:
