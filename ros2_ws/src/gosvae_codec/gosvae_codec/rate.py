@@ -33,7 +33,7 @@ GROWTH, GROWTH_BITS = 0.05, 1e3
 """What a second without a queue adds to the target: this share of it, and bit/s."""
 HOLD_SECONDS = 0.5
 """For how long, and a round trip, the target stands after it was taken down."""
-BASE_SECONDS = 20.0
+BASE_SECONDS = 60.0
 """Over how long the least one-way delay is taken: clocks drift, and routes change."""
 TREND_SAMPLES = 8
 LOSS_SECONDS = 2.0
@@ -126,9 +126,9 @@ class RateController:
         return min(self._target, PACED * self.limit)
 
     @property
-    def queueing(self) -> bool:
-        """Whether packets queue on the way: what is lost then is no reason to send more."""
-        return self.queue > QUEUE_SECONDS
+    def congested(self) -> bool:
+        """Whether what is lost is no reason to send more: packets queue, or hardly any arrive."""
+        return self.queue > QUEUE_SECONDS or self.loss > 0.5
 
     def state(self, now: float) -> str:
         """Return in one word or two what the controller does."""

@@ -16,7 +16,7 @@ from .rate import DATAGRAM_OVERHEAD_BYTES, RateController, Report
 from .redundancy import parity_for
 
 AUTOMATIC = -1
-"""Value of `parity` for as many packets as the loss asks for, unless packets queue on the way."""
+"""Value of `parity` for as many packets as the loss asks for, unless the link is congested."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Sender:
                 return []
             parity = settings.parity
             if parity == AUTOMATIC:
-                parity = 0 if control.queueing else parity_for(control.loss, self._slices)
+                parity = 0 if control.congested else parity_for(control.loss, self._slices)
 
         def accept(packets: Sequence[Packet]) -> bool:
             bare = packets[0].levels == 1 and not packets[-1].parity
