@@ -185,7 +185,7 @@ def test_a_sweep_goes_on_where_it_stopped(
     again = sweep(networks.bundle, drive, path)
     assert again["cells"][next(cells()).key] == removed
     assert again["cells"][kept]["miou"] == 7.0
-    assert table(full).count("\n") == 1 + 2 * len(STREAMS)
+    assert table(full).count("\n") == 2 + 2 * len(STREAMS)
     pytest.importorskip("matplotlib")
     plot(full, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
