@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+import torch.nn.functional as F
 import yaml
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -77,11 +78,16 @@ class VectorGraph(nn.Module):
         self.decoder = segmenter.decoder
         self.size = tuple(-(-side // self.decoder.stride) for side in size)
         codebooks = segmenter.codebooks().detach()
-        absent = torch.zeros(len(codebooks), 1, codebooks.shape[2])
-        self.register_buffer("tables", torch.cat([codebooks, absent], 1))
+        levels, self.codes, dim = codebooks.shape
+        absent = torch.zeros(levels, 1, dim)
+        # All levels in one table: looked up at once, it stays whole in the file, where the fit of
+        # the prior finds it.
+        self.register_buffer("tables", torch.cat([codebooks, absent], 1).flatten(0, 1))
+        first = torch.arange(levels)[:, None, None] * (self.codes + 1)
+        self.register_buffer("first", first)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        vectors = sum(table[tokens[:, level].long()] for level, table in enumerate(self.tables))
+        vectors = F.embedding(tokens.long() + self.first, self.tables).sum(1)
         made = self.decoder(vectors.permute(0, 3, 1, 2))
         return made[:, :, : self.size[0], : self.size[1]]
 
@@ -296,7 +302,7 @@ def fit_offsets(
     logits, truth = [], []
     for sample in iterate(samples, 41):
         tokens = encoder(torch.from_numpy(resize_frame(sample.frame, size))[None])
-        tokens[:, 1:] = mask.tables.shape[1] - 1
+        tokens[:, 1:] = mask.codes
         label = channel[sample.mask[::2, ::2]]
         logits.append(resize_logits(mask(tokens), label.shape)[0].flatten(1).numpy())
         truth.append(label.ravel())

@@ -117,10 +117,14 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
 
 def codebooks_of(mask: Path) -> np.ndarray:
     """Return the codebooks that ``mask.onnx`` carries, float32 (levels, codes, dim)."""
-    for tensor in onnx.load(str(mask)).graph.initializer:
+    graph = onnx.load(str(mask)).graph
+    levels = graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    for tensor in graph.initializer:
         if tensor.name.startswith("tables"):
-            # The last row stands for an absent token.
-            return numpy_helper.to_array(tensor)[:, :-1].astype(np.float32)
+            values = numpy_helper.to_array(tensor)
+            # The last row of each level stands for an absent token.
+            values = values.reshape(levels, -1, values.shape[-1])[:, :-1]
+            return values.astype(np.float32)
     raise ValueError(f"{mask}: holds no codebooks")
 
 
