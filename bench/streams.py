@@ -73,10 +73,13 @@ class _Remembering:
         self._session = session
         self._outputs: dict[bytes, npt.NDArray[Any]] = {}
 
-    def run(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        key = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
+    def run(self, *arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        digest = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).data)
+        key = digest.digest()
         if key not in self._outputs:
-            output = self._session.run(array)
+            output = self._session.run(*arrays)
             self._outputs[key] = output.astype(np.float16) if output.dtype.kind == "f" else output
             # All of a whole sweep would fill the memory.
             if len(self._outputs) > REMEMBERED:

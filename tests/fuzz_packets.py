@@ -1,8 +1,8 @@
 """Feed mutated packets to a receiver's codec, by hand: ``python tests/fuzz_packets.py``.
 
 Packets of real streams are mutated and for the most part signed again, so that they get past the
-checksum; then they are reassembled and decoded. Whatever a packet holds, only GosvaeError may be
-raised, masks have the size that the packet says, and no packet takes long.
+checksum; then they are decoded, each alone and as reassembled. Whatever a packet holds, only
+GosvaeError may be raised, masks have the size that the packet says, and no packet takes long.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
-from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle, Packet, Reassembler
+from gosvae_codec import UNLABELLED, Decoder, Encoder, GosvaeError, ModelBundle, Packet, Reassembler
 from gosvae_codec.testing import write_tiny_bundle
 
 NUMBERS = {
@@ -67,8 +69,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    outcomes: dict[str, int] = {}
+    outcomes: Counter[str] = Counter()
     slowest = 0.0
+
+    def count(name: str) -> None:
+        outcomes[name] += 1
+
     with tempfile.TemporaryDirectory() as folder:
         bundle = ModelBundle.load(write_tiny_bundle(Path(folder) / "tiny"))
         encoder, decoder, reassembler = Encoder(bundle), Decoder(bundle), Reassembler()
@@ -82,26 +88,28 @@ def main() -> int:
                 packets = encoder.encode(
                     frame, None, int(rng.integers(1, 3)), False, slices, parity
                 )
+                with suppress(GosvaeError):
+                    decoder.decode(packets)
                 # Feedback is as hostile as packets are.
                 known = rng.random() < 0.7
                 encoder.acknowledge(packets[0].sequence if known else int(rng.integers(0, 1 << 32)))
             packet = mutate(packets[int(rng.integers(0, len(packets)))], rng)
             begin = time.perf_counter()
+            frames = [[packet]]
             try:
                 packet.check(bundle)
-                frames = reassembler.push(packet, number / 100)
+                frames += [each.packets for each in reassembler.push(packet, number / 10)]
             except GosvaeError as error:
-                outcomes[type(error).__name__] = outcomes.get(type(error).__name__, 0) + 1
-                frames = []
+                count(type(error).__name__)
             for each in frames:
                 try:
-                    decoded = decoder.decode(each.packets)
-                    size = (each.packets[0].source_height, each.packets[0].source_width)
+                    decoded = decoder.decode(each)
+                    size = (each[0].source_height, each[0].source_width)
                     assert decoded.mask.shape == size, (decoded.mask.shape, size)
-                    name = "decoded"
+                    assert set(np.unique(decoded.mask)) <= {*bundle.labels.ids, UNLABELLED}
+                    count("decoded")
                 except GosvaeError as error:
-                    name = f"{type(error).__name__} in decoding"
-                outcomes[name] = outcomes.get(name, 0) + 1
+                    count(f"{type(error).__name__} in decoding")
             slowest = max(slowest, time.perf_counter() - begin)
     for name, times in sorted(outcomes.items()):
         print(f"{name}: {times}")

@@ -65,5 +65,5 @@ def test_figures_are_those_of_the_validation_split(bundle: ModelBundle) -> None:
     # Another processor may round a few tokens otherwise.
     assert ours.miou() == pytest.approx(figures["levels"][0]["miou"], abs=2e-3)
     assert ceiling.miou() == pytest.approx(figures["expert_miou"], abs=2e-3)
-    assert np.mean(sizes) == pytest.approx(figures["levels"][0]["bytes_per_frame"], abs=1)
+    assert np.mean(sizes) == pytest.approx(figures["levels"][0]["intra_bytes"], abs=1)
     assert figures["levels"][-1]["share_of_expert"] >= 0.95

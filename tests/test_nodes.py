@@ -313,6 +313,9 @@ def test_lifecycle_and_parameters(pipeline: Pipeline, bundle: ModelBundle) -> No
 
     assert "tiny has 1 to 2" in set_parameter("levels", 3).reason
     assert set_parameter("levels", 1).successful
+    for name, value in (("intra_period", 5.0), ("slices", 2), ("parity", -1)):
+        assert set_parameter(name, value).successful
+    assert not set_parameter("parity", -2).successful
     mask = pipeline.send(frame, masks)
     np.testing.assert_array_equal(pixels(mask), expected_mask(bundle, frame, levels=1))
     refused = set_parameter("queue_depth", 3)

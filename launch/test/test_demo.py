@@ -401,6 +401,15 @@ def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: 
         module.demo(options)
 
 
+def test_without_an_input_the_shipped_drive_plays() -> None:
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from gosvae_bringup import demo as module
+
+    source = module._open(module.Options())
+    assert source.path.name == "street.mcap"
+    assert next(source.frames()).label is not None
+
+
 def test_a_folder_is_no_file_for_figures(tmp_path: Path, bundle: Path, drive: Path) -> None:
     from gosvae_bringup import demo as module
 

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     Tag,
@@ -259,6 +260,10 @@ class Config(Strict):
     losses: Losses = Losses()
     segmenter: Schedule
     """Training of what `tokens` describes."""
+    inertia: tuple[NonNegativeFloat, ...] = ()
+    """How much further away than the nearest a code may be, as a share of the squared distance, and
+    still be kept from the frame referred to: one number for each level of tokens, or none for 0.
+    It matters to nothing before export."""
     prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""
@@ -271,6 +276,13 @@ class Config(Strict):
                     raise ValueError(f"losses.{name} needs tokens.decoder.kind: pixels")
             if not self.tokens.codes:
                 raise ValueError("tokens.codes: 0 needs tokens.decoder.kind: pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _inertia_fits_the_levels(self) -> Config:
+        levels = self.tokens.levels if isinstance(self.tokens, Tokens) else 0
+        if self.inertia and len(self.inertia) != levels:
+            raise ValueError(f"inertia: {len(self.inertia)} numbers for {levels} levels")
         return self
 
 

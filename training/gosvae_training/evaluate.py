@@ -72,14 +72,14 @@ def send_labels(
     return len(packed), labels.ids[np.argmax(soft, 0)]
 
 
-def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
+def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[str, Any]:
     """Return the figures of a bundle on labelled frames.
 
     mIoU is over all pixels of all frames, the mean over the labels that occur; agreement is mIoU
     with the expert's masks for truth; bytes are serialised packets, CDR included: of intra frames,
-    and as sent at the samples' frame rate, every frame predicted from the one before but for one
-    in INTRA_FRAMES. Milliseconds are the median of whole frames in one thread on the CPU, all
-    levels sent. The figures at the top are those with all levels, ``levels`` has those of fewer
+    and as sent at the samples' frame rate, every frame predicted from the one `distance` before but
+    for one in INTRA_FRAMES. Milliseconds are the median of whole frames in one thread on the CPU,
+    all levels sent. The figures at the top are those with all levels, ``levels`` has those of fewer
     too, and ``labels`` those of a vehicle that runs the expert and sends its labels, each frame by
     itself, packet header included. MACs are the manifest's, null where it has none.
     """
@@ -113,7 +113,8 @@ def evaluate(bundle: ModelBundle, samples: Dataset) -> dict[str, Any]:
             if level == bundle.levels:
                 vehicle.append(middle - start)
                 receiver.append(time.perf_counter() - middle)
-            stream.acknowledge(decoded.sequence)
+            older = decoded.sequence - distance + 1
+            stream.acknowledge(older if older >= 0 else None)
             sent.append(_size(packets))
             truth.add(sample.mask, decoded.mask)
             agreement.add(wanted, decoded.mask)
@@ -218,11 +219,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, required=True, help="a dataset, see gosvae_training.data"
     )
     parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument("--distance", type=int, default=1, help="frames back to the reference")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     try:
         bundle = ModelBundle.load(options.bundle)
-        figures = evaluate(bundle, load_dataset(options.data, options.split, bundle.labels))
+        samples = load_dataset(options.data, options.split, bundle.labels)
+        figures = evaluate(bundle, samples, options.distance)
     except (GosvaeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

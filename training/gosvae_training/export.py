@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-import torch.nn.functional as F
 import yaml
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -51,20 +51,39 @@ class ExportError(Exception):
 
 
 class EncoderGraph(nn.Module):
-    """uint8 (N, H, W, 3) RGB -> int32 (N, levels, h, w), the nearest code of each residual."""
+    """uint8 (N, H, W, 3) RGB and int32 (N, levels, h, w) -> int32 (N, levels, h, w).
 
-    def __init__(self, segmenter: TokenNetwork) -> None:
+    Made are the nearest codes of each residual; but the reference's code, the second input, where
+    its squared distance is at most `1 + inertia` times the nearest one's. A reference of `codes`
+    is none.
+    """
+
+    def __init__(self, segmenter: TokenNetwork, inertia: Sequence[float] = ()) -> None:
         super().__init__()
         self.encoder = segmenter.encoder
         self.register_buffer("codebooks", segmenter.codebooks().detach().clone())
+        self.inertia = tuple(inertia) or (0.0,) * len(self.codebooks)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def no_reference(self, frames: Tensor) -> Tensor:
+        """Return the second input that stands for none, at `frames`' number and size."""
+        levels, codes, _ = self.codebooks.shape
+        stride = self.encoder.stride
+        rows, columns = (-(-side // stride) for side in frames.shape[1:3])
+        return torch.full((len(frames), levels, rows, columns), codes, dtype=torch.int32)
+
+    def forward(self, frames: Tensor, reference: Tensor) -> Tensor:
         residual = self.encoder(frames).permute(0, 2, 3, 1)
         levels = []
-        for codebook in self.codebooks:
-            # |r - c|^2 less |r|^2, which does not depend on the code.
-            distances = (codebook * codebook).sum(1) - 2 * (residual @ codebook.T)
-            index = distances.argmin(-1)
+        for level, (codebook, inertia) in enumerate(zip(self.codebooks, self.inertia, strict=True)):
+            products = residual @ codebook.T
+            distances = (codebook * codebook).sum(1) - 2 * products
+            distances = distances + (residual * residual).sum(-1, keepdim=True)
+            nearest, index = distances.amin(-1), distances.argmin(-1)
+            kept = reference[:, level].long()
+            present = kept < len(codebook)
+            kept = torch.where(present, kept, 0)
+            away = distances.gather(-1, kept[..., None])[..., 0]
+            index = torch.where(present & (away <= (1 + inertia) * nearest), kept, index)
             residual = residual - codebook[index]
             levels.append(index)
         return torch.stack(levels, 1).to(torch.int32)
@@ -80,14 +99,11 @@ class VectorGraph(nn.Module):
         codebooks = segmenter.codebooks().detach()
         levels, self.codes, dim = codebooks.shape
         absent = torch.zeros(levels, 1, dim)
-        # All levels in one table: looked up at once, it stays whole in the file, where the fit of
-        # the prior finds it.
         self.register_buffer("tables", torch.cat([codebooks, absent], 1).flatten(0, 1))
-        first = torch.arange(levels)[:, None, None] * (self.codes + 1)
-        self.register_buffer("first", first)
+        self.register_buffer("first", torch.arange(levels)[:, None, None] * (self.codes + 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        vectors = F.embedding(tokens.long() + self.first, self.tables).sum(1)
+        vectors = self.tables[tokens.long() + self.first].sum(1)
         made = self.decoder(vectors.permute(0, 3, 1, 2))
         return made[:, :, : self.size[0], : self.size[1]]
 
@@ -119,16 +135,20 @@ def draws(segmenter: TokenNetwork) -> bool:
     return isinstance(segmenter.decoder, PixelDecoder)
 
 
-def to_onnx(graph: nn.Module, example: Tensor, names: tuple[str, str]) -> onnx.ModelProto:
-    """Export with a free batch size, from and to tensors called `names`."""
+Inputs = tuple[Tensor, ...]
+"""What a graph takes."""
+
+
+def to_onnx(graph: nn.Module, example: Inputs, names: tuple[Sequence[str], str]) -> onnx.ModelProto:
+    """Export with a free batch size; `names` are those of its inputs and of its output."""
     program = torch.onnx.export(
         graph.eval(),
-        (example,),
+        example,
         dynamo=True,
         opset_version=OPSET,
-        input_names=[names[0]],
+        input_names=list(names[0]),
         output_names=[names[1]],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamic_shapes=[{0: torch.export.Dim("batch")}] * len(example),
         verbose=False,
     )
     model = program.model_proto
@@ -159,9 +179,9 @@ def foreign_to_onnx(expert: OnnxExpert, frame: Tensor) -> onnx.ModelProto:
     except RuntimeError as error:
         raise ExportError(f"{expert.path}: cannot convert it to opset {OPSET}: {error}") from error
     parts = [
-        to_onnx(expert.before, torch.cat([frame, frame]), ("frames", "pixels")),
+        to_onnx(expert.before, (torch.cat([frame, frame]),), (["frames"], "pixels")),
         onnx.compose.add_prefix(middle, "foreign/"),
-        onnx.compose.add_prefix(to_onnx(expert.after, logits, ("taken", "made")), "after/"),
+        onnx.compose.add_prefix(to_onnx(expert.after, (logits,), (["taken"], "made")), "after/"),
     ]
     joined = parts[0]
     for part in parts[1:]:
@@ -175,7 +195,7 @@ def foreign_to_onnx(expert: OnnxExpert, frame: Tensor) -> onnx.ModelProto:
 
 
 def write_onnx(
-    graph: nn.Module, examples: list[Tensor], names: tuple[str, str], path: Path
+    graph: nn.Module, examples: Sequence[Inputs], names: tuple[Sequence[str], str], path: Path
 ) -> onnx.ModelProto:
     """Export with a free batch size, check against torch, and store weights as float16.
 
@@ -186,9 +206,10 @@ def write_onnx(
         ExportError: before rounding, a token in a thousand or a logit by 1e-2 differs from torch.
     """
     if isinstance(graph, OnnxExpert):
-        model = foreign_to_onnx(graph, examples[0])
+        model = foreign_to_onnx(graph, *examples[0])
     else:
-        model = to_onnx(graph, torch.cat(examples[:2]), names)
+        two = tuple(torch.cat(parts) for parts in zip(*examples[:2], strict=True))
+        model = to_onnx(graph, two, names)
     check(graph, model.SerializeToString(), examples, path.name)
     stored = onnx.ModelProto()
     stored.CopyFrom(model)
@@ -214,17 +235,16 @@ def store_as_half(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def check(graph: nn.Module, model: bytes, examples: list[Tensor], name: str) -> None:
+def check(graph: nn.Module, model: bytes, examples: Sequence[Inputs], name: str) -> None:
     """Compare an exported graph with torch; see :func:`write_onnx`.
 
     Pixels may be one off.
     """
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    taken = session.get_inputs()[0].name
     for example in examples:
         with torch.inference_mode():
-            wanted = graph(example).numpy()
-        found = session.run(None, {taken: example.numpy()})[0]
+            wanted = graph(*example).numpy()
+        found = infer(session, example)
         if wanted.dtype == np.int32:
             if (found != wanted).mean() > 1e-3:
                 raise ExportError(f"{name}: {(found != wanted).mean():.2%} of the tokens differ")
@@ -235,17 +255,22 @@ def check(graph: nn.Module, model: bytes, examples: list[Tensor], name: str) -> 
             raise ExportError(f"{name}: logits differ by {np.abs(found - wanted).max():.2g}")
 
 
-def tokens_kept(path: Path, frames: list[Tensor], indices: list[Tensor]) -> float:
+def infer(session: ort.InferenceSession, example: Inputs) -> np.ndarray:
+    """Return what the session's network makes of `example`."""
+    taken = zip(session.get_inputs(), example, strict=True)
+    return session.run(None, {each.name: tensor.numpy() for each, tensor in taken})[0]
+
+
+def tokens_kept(path: Path, examples: list[Inputs], indices: list[Tensor]) -> float:
     """Return the share of `indices`, the unrounded encoder's tokens, that the stored one gives too.
 
     Raises:
         ExportError: it is below LEAST_KEPT.
     """
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    taken = session.get_inputs()[0].name
     same = [
-        (session.run(None, {taken: frame.numpy()})[0] == wanted.numpy()).mean()
-        for frame, wanted in zip(frames, indices, strict=True)
+        (infer(session, example) == wanted.numpy()).mean()
+        for example, wanted in zip(examples, indices, strict=True)
     ]
     kept = float(np.mean(same))
     if kept < LEAST_KEPT:
@@ -301,7 +326,8 @@ def fit_offsets(
     channel[labels.ids] = np.arange(len(labels))
     logits, truth = [], []
     for sample in iterate(samples, 41):
-        tokens = encoder(torch.from_numpy(resize_frame(sample.frame, size))[None])
+        frame = torch.from_numpy(resize_frame(sample.frame, size))[None]
+        tokens = encoder(frame, encoder.no_reference(frame))
         tokens[:, 1:] = mask.codes
         label = channel[sample.mask[::2, ::2]]
         logits.append(resize_logits(mask(tokens), label.shape)[0].flatten(1).numpy())
@@ -330,10 +356,10 @@ def fit_offsets(
     return torch.from_numpy(offsets)
 
 
-def macs(network: nn.Module, example: Tensor) -> int:
+def macs(network: nn.Module, *example: Tensor) -> int:
     """Return multiply-accumulates of one forward pass: convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(example)
+        network(*example)
     return counter.get_total_flops() // 2
 
 
@@ -379,7 +405,8 @@ def export(material: Material, runs: Path, models: Path) -> Path:
     for network in (expert, segmenter):
         network.eval().requires_grad_(False)
     if not draws(segmenter):
-        graphs = EncoderGraph(segmenter), MaskGraph(segmenter, config.input_size, expert)
+        encoder = EncoderGraph(segmenter, config.inertia)
+        graphs = encoder, MaskGraph(segmenter, config.input_size, expert)
         offsets = fit_offsets(*graphs, material.familiar(), labels, config.input_size)
         segmenter.decoder.classifier.bias.add_(offsets)
 
@@ -409,21 +436,28 @@ def write_bundle(
     """
     config, val = material.config, material.val
     tokens = config.tokens
-    encoder = EncoderGraph(segmenter)
+    encoder = EncoderGraph(segmenter, config.inertia)
     mask = MaskGraph(segmenter, config.input_size, expert)
-    frames = some_frames(val, 5, config.input_size)
-    indices = [encoder(frame) for frame in frames]
-    float_encoder = write_onnx(encoder, frames, ("frames", "tokens"), folder / ENCODER)
-    kept = tokens_kept(folder / ENCODER, frames, indices)
-    float_mask = write_onnx(mask, indices, ("tokens", "logits"), folder / MASK)
-    fit_prior(folder, material.familiar(), config.prior, config.seed)
+    frames = [(frame,) for frame in some_frames(val, 5, config.input_size)]
+    taken = [(frame, encoder.no_reference(frame)) for (frame,) in frames]
+    tokens_of = [(encoder(*each),) for each in taken]
+    # A frame's tokens are the next one's reference.
+    befores = tokens_of[-1:] + tokens_of[:-1]
+    taken = [(*frame, *before) for frame, before in zip(frames, befores, strict=True)]
+    indices = [encoder(*each) for each in taken]
+    names = ["frames", "reference"], "tokens"
+    float_encoder = write_onnx(encoder, taken, names, folder / ENCODER)
+    kept = tokens_kept(folder / ENCODER, taken, indices)
+    float_mask = write_onnx(mask, tokens_of, (["tokens"], "logits"), folder / MASK)
+    codebooks = segmenter.codebooks().detach().numpy()
+    fit_prior(folder, codebooks, material.familiar(), config.prior, config.seed)
     files = [ENCODER, MASK, PRIOR]
     if draws(segmenter):
         picture = PictureGraph(segmenter, config.input_size)
-        write_onnx(picture, indices, ("tokens", "frames"), folder / RECONSTRUCT)
+        write_onnx(picture, tokens_of, (["tokens"], "frames"), folder / RECONSTRUCT)
         files.append(RECONSTRUCT)
     unnamed = folder / "expert.onnx"
-    write_onnx(expert, frames, ("frames", "logits"), unnamed)
+    write_onnx(expert, frames, (["frames"], "logits"), unnamed)
     expert_record = {"name": expert_name(config), **record(unnamed)}
     # Named by its content, it can go to its place before the bundle does.
     experts = folder.parent / "experts"
@@ -436,6 +470,7 @@ def write_bundle(
         "label_space": config.labels,
         "input_size": list(config.input_size),
         "grid": list(indices[0].shape[2:]),
+        "inertia": list(encoder.inertia),
         "levels": tokens.levels,
         "codes": tokens.codes,
         "dim": tokens.dim,
@@ -452,12 +487,13 @@ def write_bundle(
             "initial_weights": "EfficientNet-Lite, ImageNet (Apache-2.0)",
             "commit": commit(),
             "seed": config.seed,
+            "prior": config.prior.model_dump(),
             **({"notes": config.notes} if config.notes else {}),
         },
         "compute": {
-            "vehicle_macs": macs(encoder, frames[0]),
-            "receiver_macs": macs(mask, indices[0]),
-            "expert_macs": macs(expert, frames[0]),
+            "vehicle_macs": macs(encoder, *taken[0]),
+            "receiver_macs": macs(mask, *tokens_of[0]),
+            "expert_macs": macs(expert, *frames[0]),
             "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
             "decoder_parameters": sum(p.numel() for p in mask.parameters()),
         },
@@ -469,13 +505,9 @@ def write_bundle(
     # Group norms, which drawing needs, have no 8-bit version.
     if not draws(segmenter):
         some = some_frames(material.familiar(), 48, config.input_size)
-        codes = [encoder(frame).numpy() for frame in some]
-        write_int8(
-            float_encoder,
-            [frame.numpy() for frame in some],
-            FLOAT_CONVOLUTIONS,
-            folder / INT8[ENCODER],
-        )
+        pairs = [(frame, encoder.no_reference(frame)) for frame in some]
+        codes = [(encoder(*each),) for each in pairs]
+        write_int8(float_encoder, pairs, FLOAT_CONVOLUTIONS, folder / INT8[ENCODER])
         write_int8(float_mask, codes, 0, folder / INT8[MASK])
         manifest["files"] |= {name: record(folder / name) for name in INT8.values()}
     figures = {

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -101,8 +99,10 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
-    taken = session.get_inputs()[0]
-    size = tuple(taken.shape[1:3])
+    frames, reference = session.get_inputs()
+    size = tuple(frames.shape[1:3])
+    # No code has this index.
+    nothing = np.full((1, *reference.shape[1:]), np.iinfo(np.int32).max, np.int32)
     rng = np.random.default_rng(seed)
     tokens = []
     stills = itertools.chain.from_iterable(iterate(samples, 512) for _ in range(views))
@@ -110,22 +110,12 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
         frame = sample.frame
         if frame.shape[:2] != size:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        before = nothing
         for view in make_pair(frame, rng):
-            tokens.append(session.run(None, {taken.name: view[None]})[0][0].astype(np.uint16))
+            taken = {frames.name: view[None], reference.name: before}
+            before = session.run(None, taken)[0]
+            tokens.append(before[0].astype(np.uint16))
     return Pairs(np.stack(tokens[::2]), np.stack(tokens[1::2]))
-
-
-def codebooks_of(mask: Path) -> np.ndarray:
-    """Return the codebooks that ``mask.onnx`` carries, float32 (levels, codes, dim)."""
-    graph = onnx.load(str(mask)).graph
-    levels = graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    for tensor in graph.initializer:
-        if tensor.name.startswith("tables"):
-            values = numpy_helper.to_array(tensor)
-            # The last row of each level stands for an absent token.
-            values = values.reshape(levels, -1, values.shape[-1])[:, :-1]
-            return values.astype(np.float32)
-    raise ValueError(f"{mask}: holds no codebooks")
 
 
 def leaves(codebook: np.ndarray) -> np.ndarray:
@@ -256,7 +246,7 @@ class LevelModel(nn.Module):
         def rounded(values: Tensor, scale: int, dtype: type) -> np.ndarray:
             limits = np.iinfo(dtype)
             scaled = np.rint(values.detach().numpy() * scale)
-            return np.clip(scaled, limits.min, limits.max).astype(dtype)
+            return np.ascontiguousarray(np.clip(scaled, limits.min, limits.max).astype(dtype))
 
         arrays = {
             "contexts": np.array(self.contexts, np.int8),
@@ -346,17 +336,19 @@ def fit_level(level: int, codebooks: np.ndarray, pairs: Pairs, steps: int, seed:
     return model
 
 
-def fit_prior(folder: Path, samples: Dataset, config: Prior, seed: int) -> None:
+def fit_prior(
+    folder: Path, codebooks: np.ndarray, samples: Dataset, config: Prior, seed: int
+) -> None:
     """Fit a bundle's prior on stills of `train` and write it to ``prior.npz`` in its folder.
 
     Args:
-        folder: where encoder.onnx and mask.onnx lie.
+        folder: where encoder.onnx lies.
+        codebooks: float (levels, codes, dim); only how near codes are to each other matters.
         samples: frames; masks are not looked at.
         config: how much of it.
         seed: of views, initialisation and sampling.
     """
     pairs = encode_pairs(folder / "encoder.onnx", samples, config.views, seed)
-    codebooks = codebooks_of(folder / "mask.onnx")
     write_prior(
         folder / "prior.npz",
         [fit_level(level, codebooks, pairs, config.steps, seed) for level in range(len(codebooks))],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +13,33 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from torch import Tensor
 
 
 class _Examples(CalibrationDataReader):
-    def __init__(self, name: str, arrays: Iterable[np.ndarray]) -> None:
-        self._feeds = iter([{name: array} for array in arrays])
+    def __init__(self, names: list[str], examples: Iterable[Sequence[Tensor]]) -> None:
+        self._feeds = iter(
+            [
+                {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+                for tensors in examples
+            ]
+        )
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
 
 
 def write_int8(
-    model: onnx.ModelProto, examples: Iterable[np.ndarray], float_convolutions: int, path: Path
+    model: onnx.ModelProto,
+    examples: Iterable[Sequence[Tensor]],
+    float_convolutions: int,
+    path: Path,
 ) -> None:
     """Write `model` with 8-bit weights and activations (Jacob et al. 2018), per output channel.
 
     Args:
-        model: float network with one input.
-        examples: inputs from whose activations the ranges are taken; training data.
+        model: float network.
+        examples: its inputs, from whose activations the ranges are taken; training data.
         float_convolutions: convolutions, counted from the input, that stay in float: few in
             number, close to the pixels, they lose the most.
         path: file to write.
@@ -39,7 +48,7 @@ def write_int8(
     quantize_static(
         model,
         path,
-        _Examples(model.graph.input[0].name, examples),
+        _Examples([each.name for each in model.graph.input], examples),
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from gosvae_codec import GosvaeError, Label, LabelSpace
@@ -45,8 +46,11 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
         networks = [name for name in manifest["files"] if name != PRIOR]
         for name in networks:
             shutil.copy(folder / name, made)
-        fit_prior(made, train, config, manifest["provenance"]["seed"])
+        # What the prior before it learned of the codes stands for the codebooks.
+        codebooks = np.load(folder / PRIOR)["embedding_0"].astype(np.float32)
+        fit_prior(made, codebooks, train, config, manifest["provenance"]["seed"])
         manifest["format"] = FORMAT
+        manifest["provenance"]["prior"] = config.model_dump()
         manifest["files"] = {name: record(made / name) for name in (*networks, PRIOR)}
         figures = manifest["figures"]
         known = {name: figures[name] for name in ("tokens_kept_by_float16", "float16_miou")}

@@ -21,7 +21,15 @@ from gosvae_training import config as cfg
 from gosvae_training.config import ConfigError
 from gosvae_training.espnet import EspNet
 from gosvae_training.experts import Translate, build_expert, features, frozen
-from gosvae_training.export import EncoderGraph, MaskGraph, PictureGraph, to_onnx, write_onnx
+from gosvae_training.export import (
+    EncoderGraph,
+    Inputs,
+    MaskGraph,
+    PictureGraph,
+    infer,
+    to_onnx,
+    write_onnx,
+)
 from gosvae_training.flow import LabelFlow
 from gosvae_training.networks import EfficientNetLite, Expert, TokenNetwork
 from gosvae_training.objectives import Objective, TokenObjective, build_objective, build_tokens
@@ -50,8 +58,8 @@ class Contract:
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
         raise NotImplementedError
 
-    def graphs(self, network: nn.Module) -> list[tuple[nn.Module, Tensor]]:
-        """Modules to export, each with an example of its input."""
+    def graphs(self, network: nn.Module) -> list[tuple[nn.Module, Inputs]]:
+        """Modules to export, each with an example of its inputs."""
         raise NotImplementedError
 
     @pytest.mark.parametrize("size", [OLD, NEW])
@@ -83,12 +91,14 @@ class Contract:
     def test_exports_with_free_batch(self) -> None:
         network = self.build().eval().requires_grad_(False)
         for graph, example in self.graphs(network):
-            model = to_onnx(graph, torch.cat([example, example]), ("taken", "given"))
+            names = [f"taken_{index}" for index in range(len(example))]
+            two, three = (tuple(torch.cat([x] * n) for x in example) for n in (2, 3))
+            model = to_onnx(graph, two, (names, "given"))
             session = ort.InferenceSession(model.SerializeToString())
-            for taken in (example, torch.cat([example] * 3)):
+            for taken in (example, three):
                 with torch.inference_mode():
-                    wanted = graph(taken).numpy()
-                given = session.run(None, {"taken": taken.numpy()})[0]
+                    wanted = graph(*taken).numpy()
+                given = infer(session, taken)
                 if wanted.dtype == np.float32:
                     np.testing.assert_allclose(given, wanted, atol=1e-2)
                 else:
@@ -104,8 +114,8 @@ class ExpertContract(Contract):
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
         assert result.shape == (2, len(CAMVID), *(-(-side // self.stride) for side in size))
 
-    def graphs(self, network: nn.Module) -> list[tuple[nn.Module, Tensor]]:
-        return [(network, frames(OLD, 1))]
+    def graphs(self, network: nn.Module) -> list[tuple[nn.Module, Inputs]]:
+        return [(network, (frames(OLD, 1),))]
 
 
 class TestFpnLite0(ExpertContract):
@@ -176,15 +186,16 @@ class TokensContract(Contract):
         else:
             assert result.shape == (2, len(CAMVID), *(-(-side // 4) for side in size))
 
-    def graphs(self, network: TokenNetwork) -> list[tuple[nn.Module, Tensor]]:
+    def graphs(self, network: TokenNetwork) -> list[tuple[nn.Module, Inputs]]:
         if not self.described.codes:
             return []
         encoder = EncoderGraph(network)
-        tokens = encoder(frames(OLD, 1))
+        taken = frames(OLD, 1), encoder.no_reference(frames(OLD, 1))
+        tokens = encoder(*taken)
         decode = MaskGraph(network, OLD, TinyFrames())
         if isinstance(self.described.decoder, cfg.Pixels):
             decode = PictureGraph(network, OLD)
-        return [(encoder, frames(OLD, 1)), (decode, tokens)]
+        return [(encoder, taken), (decode, (tokens,))]
 
     def test_the_exported_encoder_gives_the_tokens_of_training(self) -> None:
         if not self.described.codes:
@@ -192,7 +203,8 @@ class TokensContract(Contract):
         network = self.build().eval()
         with torch.inference_mode():
             _, _, indices = network(frames(NEW), True)
-            own = EncoderGraph(network)(frames(NEW))
+            encoder = EncoderGraph(network)
+            own = encoder(frames(NEW), encoder.no_reference(frames(NEW)))
         assert torch.equal(own, indices.permute(0, 3, 1, 2).int())
         stride = network.encoder.stride
         assert own.shape[2:] == tuple(-(-side // stride) for side in NEW)
@@ -260,7 +272,7 @@ class TestLabelFlow(Contract):
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
         assert result.shape == (2, 3, *(side // 4 * 4 for side in size))
 
-    def graphs(self, network: nn.Module) -> list[tuple[nn.Module, Tensor]]:
+    def graphs(self, network: nn.Module) -> list[tuple[nn.Module, Inputs]]:
         return []  # a baseline for tables; it is in no bundle
 
 
@@ -335,7 +347,7 @@ def test_espnets_own_weights_fit_and_see_a_road() -> None:
 def write_foreign(path: Path) -> None:
     """An ONNX network of an older operator set, with three channels."""
     network = nn.Sequential(nn.Conv2d(3, 3, 4, stride=4), nn.ReLU(), nn.Conv2d(3, 3, 1)).eval()
-    model = to_onnx(network, torch.zeros(2, 3, *OLD), ("image", "scores"))
+    model = to_onnx(network, (torch.zeros(2, 3, *OLD),), (["image"], "scores"))
     onnx.save(model, path)
 
 
@@ -349,7 +361,7 @@ def test_a_foreign_onnx_network_serves_and_is_exported(tmp_path: Path) -> None:
     logits = expert(example)
     assert logits.shape == (1, 11, 12, 16)
     path = tmp_path / "whole.onnx"
-    write_onnx(expert, [example, example], ("frames", "logits"), path)
+    write_onnx(expert, [(example,), (example,)], (["frames"], "logits"), path)
     session = ort.InferenceSession(str(path))
     batch = torch.cat([example] * 3)
     given = session.run(None, {"frames": batch.numpy()})[0]

@@ -27,7 +27,6 @@ from gosvae_training.export import EncoderGraph, MaskGraph
 from gosvae_training.fit import TrainingError, check_identity
 from gosvae_training.objectives import build_tokens
 from gosvae_training.prior import (
-    codebooks_of,
     context_values,
     encode_pairs,
     fit_level,
@@ -91,10 +90,12 @@ def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> Non
     frame = load_dataset(trained / "camvid", "val")[1].frame
     with torch.inference_mode():
         logits, _, indices = segmenter(torch.from_numpy(frame)[None], quantize=True)
-        own = EncoderGraph(segmenter)(torch.from_numpy(frame)[None])
+        encoder, taken = EncoderGraph(segmenter), torch.from_numpy(frame)[None]
+        nothing = encoder.no_reference(taken)
+        own = encoder(taken, nothing)
         graph = MaskGraph(segmenter, SIZE, segmenter)(own)
     assert torch.equal(own, indices.permute(0, 3, 1, 2).int())
-    stored = Session(bundle.path / "encoder.onnx", ["cpu"], 1).run(frame[None])[0]
+    stored = Session(bundle.path / "encoder.onnx", ["cpu"], 1).run(frame[None], nothing.numpy())[0]
     # The file's weights are float16, so that a token near the border may fall to its neighbour.
     assert (stored == own[0].numpy()).mean() > 0.9
     torch.testing.assert_close(graph, logits, atol=1e-3, rtol=1e-3)
@@ -109,8 +110,9 @@ def test_the_8_bit_networks_are_close_to_the_float_ones(trained: Path) -> None:
         kinds = [node.op_type for node in onnx.load(bundle.path / f"{name}.int8.onnx").graph.node]
         assert kinds.count("DequantizeLinear") > kinds.count("Conv") > 0
         if name == "encoder":
-            tokens = stored.run(frame)
-            assert (quantized.run(frame) == tokens).mean() > 0.5
+            nothing = np.full((1, 2, 4, 6), 16, np.int32)
+            tokens = stored.run(frame, nothing)
+            assert (quantized.run(frame, nothing) == tokens).mean() > 0.5
         else:
             logits = stored.run(tokens)
             assert np.abs(quantized.run(tokens) - logits).mean() < 0.1 * logits.std()
@@ -140,7 +142,7 @@ def test_the_fitted_integers_code_as_the_float_model_says(trained: Path) -> None
     bundle = ModelBundle.load(trained / "models" / "tiny")
     samples = load_dataset(trained / "camvid", "train")
     pairs = encode_pairs(bundle.path / "encoder.onnx", samples, 2, 0)
-    codebooks = codebooks_of(bundle.path / "mask.onnx")
+    codebooks = np.load(bundle.path / "prior.npz")["embedding_0"].astype(np.float32)
     models = [fit_level(level, codebooks, pairs, 60, 0) for level in range(2)]
     write_prior(trained / "prior.npz", models)
     coder = TokenCoder(Prior.load(trained / "prior.npz", 2, 16, bundle.grid), 16, bundle.grid)
@@ -302,7 +304,7 @@ def test_a_bundle_by_way_of_pixels_gives_masks_and_pictures(tmp_path: Path) -> N
     root = make(tmp_path, PIXELS)
     bundle = ModelBundle.load(root / "models" / "tiny")
     frame = load_dataset(root / "camvid", "val")[0].frame
-    tokens = bundle.session("encoder.onnx", ["cpu"], 1).run(frame[None])
+    tokens = Encoder(bundle).tokens(frame)[None].astype(np.int32)
     picture = Session(bundle.path / "reconstruct.onnx", ["cpu"], 1).run(tokens)
     assert picture.shape == (1, *SIZE, 3) and picture.dtype == np.uint8
     mask = Decoder(bundle).decode(Encoder(bundle).encode(frame)).mask

@@ -74,6 +74,7 @@ def _limb(
     side = np.asarray(bend, float) - along * np.dot(bend, along)
     side /= np.linalg.norm(side)
     joint = a + along * share + side * np.sqrt(max(upper**2 - share**2, 0.0))
+    mesh.ellipsoid(a, (1.1 * radii[0],) * 3, "matte", tint, 8)
     mesh.tube(a, joint, radii[0], "matte", tint, end=radii[1], sides=8)
     mesh.ellipsoid(joint, (radii[1],) * 3, "matte", tint, 8)
     mesh.tube(joint, end, radii[1], "matte", tint, end=radii[2], sides=8)

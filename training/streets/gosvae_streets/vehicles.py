@@ -477,7 +477,7 @@ def bicycle(tint: Tint) -> Mesh:
         mesh.tube(
             (0.05 * np.sign(x), -0.08, 0.3), (x, -0.08, 0.3 + dz), 0.015, "metal", DARK, sides=4
         )
-    mesh.box((-0.03, -0.62, 0.72), (0.03, -0.58, 0.78), "taillamp", TAIL)
+    mesh.box((-0.03, -0.27, 0.76), (0.03, -0.22, 0.83), "taillamp", TAIL)
     return mesh
 
 

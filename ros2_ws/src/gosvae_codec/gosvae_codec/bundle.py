@@ -126,14 +126,14 @@ class ModelBundle:
             quantized = INT8[name] if on_cpu and INT8[name] in self.manifest["files"] else name
             session = Session(self.path / quantized, providers, threads)
             pixels, tokens = [*self.input_size, 3], [self.levels, *self.grid]
-            taken, made = (tokens, None) if name == MASK else (pixels, tokens)
-            self._expect(name, "takes", session.input_shape[1:], taken)
+            taken, made = ([tokens], None) if name == MASK else ([pixels, tokens], tokens)
+            self._expect(name, "takes", [each[1:] for each in session.input_shapes], taken)
             if made is not None:
                 self._expect(name, "makes", session.output_shape[1:], made)
             else:
                 self._expect(name, "makes", session.output_shape[1:2], [len(self.labels)])
             # The first inference is slow, and shows whether the graph runs at all.
-            session.warm_up([1, *taken])
+            session.warm_up(*([1, *shape] for shape in taken))
             self._sessions[key] = session
         return self._sessions[key]
 
@@ -150,12 +150,13 @@ class ModelBundle:
             expert = self.manifest["expert"]
             _check_file(path, str(expert["sha256"]), expert.get("bytes"))
             session = Session(path, providers, threads)
-            self._expect(path.name, "takes", session.input_shape[1:], [*self.input_size, 3])
+            taken = [each[1:] for each in session.input_shapes]
+            self._expect(path.name, "takes", taken, [[*self.input_size, 3]])
             self._expect(path.name, "makes", session.output_shape[1:2], [len(self.labels)])
             self._sessions[key] = session
         return self._sessions[key]
 
-    def _expect(self, name: str, verb: str, found: list[Any], wanted: list[int]) -> None:
+    def _expect(self, name: str, verb: str, found: list[Any], wanted: list[Any]) -> None:
         if found != wanted:
             raise BundleError(
                 f"{self.path}: {name} {verb} {found}, the manifest says {wanted}: "

@@ -78,7 +78,8 @@ class TokenCoder:
         """
         absent = np.full((len(self._prior.levels), rows, self._grid[1]), self._codes, np.uint16)
         current, past = self._padded(absent), self._padded(reference)
-        data = np.frombuffer(payload, np.uint8)
+        # Writable, as numba compiles the loops anew for arrays that are not.
+        data = np.frombuffer(bytearray(payload), np.uint8)
         lowest = self._kernels.LOWEST
         state = np.array([int.from_bytes(payload[:4], "big"), 4, len(data) < 4], np.int64)
         if not lowest <= state[0] < lowest << 8:

@@ -51,9 +51,10 @@ def _read_bit(data, state, ones):  # type: ignore[no-untyped-def]
 @_compiled
 def _probability(unit, node, node_bias, decision, sigmoid):  # type: ignore[no-untyped-def]
     """Return the probability in 1/65536 that a decision is 1."""
-    logit = np.int64(node_bias[decision])
+    logit = node_bias[decision]
     for j in range(len(unit)):
-        logit += node[decision, j] * unit[j]
+        # Cut to 32 bits, which hold it, so that the loop is vectorised.
+        logit = np.int32(logit + node[decision, j] * unit[j])
     place = (logit >> 6) + LOGITS // 2
     return np.int64(sigmoid[min(max(place, 0), LOGITS - 1)])
 

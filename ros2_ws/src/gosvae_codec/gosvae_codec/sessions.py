@@ -46,7 +46,7 @@ def available(providers: Sequence[str]) -> list[str]:
 
 
 class Session:
-    """One network with one input and one output."""
+    """One network with one or more inputs and one output."""
 
     def __init__(self, path: Path, providers: Sequence[str], threads: int) -> None:
         """Load `path` on the first of `providers` that works.
@@ -94,22 +94,24 @@ class Session:
                 providers[0],
             )
         self._name = path.name
-        self._input = self._session.get_inputs()[0]
-        self.input_shape: list[Any] = self._input.shape
-        """Shape that the graph declares for its input; free dimensions are names."""
+        self._inputs = self._session.get_inputs()
+        self.input_shapes: list[list[Any]] = [each.shape for each in self._inputs]
+        """Shapes that the graph declares for its inputs; free dimensions are names."""
         self.output_shape: list[Any] = self._session.get_outputs()[0].shape
 
-    def warm_up(self, shape: Sequence[int]) -> None:
-        """Run the network on zeros of `shape`, for what is made at the first inference only.
+    def warm_up(self, *shapes: Sequence[int]) -> None:
+        """Run the network on zeros of `shapes`, for what is made at the first inference only.
 
         Raises:
             BundleError: the network fails on them.
         """
         try:
-            self.run(np.zeros(shape, _DTYPES[self._input.type]))
+            zeros = zip(shapes, self._inputs, strict=True)
+            self.run(*(np.zeros(shape, _DTYPES[each.type]) for shape, each in zeros))
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise BundleError(f"{self._name}: cannot run on {list(shape)}: {error}") from error
+            raise BundleError(f"{self._name}: cannot run on {shapes}: {error}") from error
 
-    def run(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run the network on `array`, whose shape and dtype must be the graph's."""
-        return np.asarray(self._session.run(None, {self._input.name: array})[0])
+    def run(self, *arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Run the network on `arrays`, in the graph's order; shapes and dtypes must be its own."""
+        inputs = zip(self._inputs, arrays, strict=True)
+        return np.asarray(self._session.run(None, {each.name: array for each, array in inputs})[0])

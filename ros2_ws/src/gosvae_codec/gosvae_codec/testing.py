@@ -28,7 +28,8 @@ def write_tiny_bundle(
 ) -> Path:
     """Write a bundle for 96x64 frames, 6x4 tokens and 64 codes, and the expert beside it.
 
-    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four; the mask
+    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four, or the
+    reference's token where that is one more or less; the mask
     network gives each token random logits drawn from `seed`.
 
     Args:
@@ -55,20 +56,28 @@ def write_tiny_bundle(
         *pooled,
         helper.make_node("Mul", ["means", "quarter"], ["scaled"]),
         helper.make_node("Slice", ["scaled", "zero", "levels", "one"], ["some"]),
-        helper.make_node("Cast", ["some"], ["tokens"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["some"], ["own"], to=TensorProto.INT32),
+        helper.make_node("Sub", ["own", "reference"], ["change"]),
+        helper.make_node("Abs", ["change"], ["difference"]),
+        helper.make_node("LessOrEqual", ["difference", "inertia"], ["near"]),
+        helper.make_node("Less", ["reference", "codes"], ["present"]),
+        helper.make_node("And", ["near", "present"], ["kept"]),
+        helper.make_node("Where", ["kept", "reference", "own"], ["tokens"]),
     ]
     constants: dict[str, npt.NDArray[Any]] = {
         "quarter": np.float32(0.25).reshape(1),
         "zero": np.zeros(1, np.int64),
         "levels": np.array([levels]),
         "one": np.ones(1, np.int64),
+        "inertia": np.ones(1, np.int32),
+        "codes": np.full(1, _CODES, np.int32),
     }
     tokens: list[str | int] = ["batch", levels, *grid]
     frames: list[str | int] = ["batch", height, width, 3]
     _save(
         path / "encoder.onnx",
         encoder,
-        ("frames", TensorProto.UINT8, frames),
+        [("frames", TensorProto.UINT8, frames), ("reference", TensorProto.INT32, tokens)],
         ("tokens", TensorProto.INT32, tokens),
         constants,
     )
@@ -83,7 +92,7 @@ def write_tiny_bundle(
     _save(
         path / "mask.onnx",
         mask,
-        ("tokens", TensorProto.INT32, tokens),
+        [("tokens", TensorProto.INT32, tokens)],
         ("logits", TensorProto.FLOAT, logits),
         {"table": table, "one": np.ones(1, np.int64)},
     )
@@ -95,7 +104,7 @@ def write_tiny_bundle(
     _save(
         unnamed,
         expert,
-        ("frames", TensorProto.UINT8, frames),
+        [("frames", TensorProto.UINT8, frames)],
         ("logits", TensorProto.FLOAT, logits),
         {"weights": weights},
     )
@@ -182,14 +191,14 @@ def _record(path: Path) -> dict[str, str | int]:
 def _save(
     path: Path,
     nodes: list[onnx.NodeProto],
-    taken: tuple[str, int, Sequence[str | int]],
+    taken: Sequence[tuple[str, int, Sequence[str | int]]],
     made: tuple[str, int, Sequence[str | int]],
     constants: Mapping[str, npt.NDArray[Any]],
 ) -> None:
     graph = helper.make_graph(
         nodes,
         path.stem,
-        [helper.make_tensor_value_info(*taken)],
+        [helper.make_tensor_value_info(*each) for each in taken],
         [helper.make_tensor_value_info(*made)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )

@@ -30,11 +30,13 @@ def slice_of(index: int, count: int, payload: bytes) -> Packet:
 def drive(frames: int, seed: int = 0) -> list[np.ndarray]:
     """Frames of which each differs from the one before in a few patches."""
     rng = np.random.default_rng(seed)
-    patches = rng.integers(0, 256, (4, 6, 3), np.uint8)
+    # Eight apart: the tiny bundle's tokens of different shades are not near one another.
+    shades = np.arange(0, 256, 8, dtype=np.uint8)
+    patches = rng.choice(shades, (4, 6, 3))
     out = []
     for _ in range(frames):
         patches = patches.copy()
-        patches[rng.integers(0, 4), rng.integers(0, 6)] = rng.integers(0, 256, 3)
+        patches[rng.integers(0, 4), rng.integers(0, 6)] = rng.choice(shades, 3)
         out.append(np.repeat(np.repeat(patches, 16, 0), 16, 1))
     return out
 
@@ -284,3 +286,14 @@ def test_parity_leaves_room_for_itself(bundle: ModelBundle) -> None:
 def test_parity_grows_with_the_loss() -> None:
     assert [parity_for(loss, 1) for loss in (0, 0.005, 0.05, 0.3)] == [0, 0, 1, 2]
     assert [parity_for(loss, 4) for loss in (0, 0.01, 0.1, 1)] == [0, 1, 3, 8]
+
+
+def test_noise_changes_no_tokens_and_costs_next_to_nothing(bundle: ModelBundle) -> None:
+    still, quiet = np.full((64, 96, 3), 90, np.uint8), Encoder(bundle)
+    first = quiet.tokens(still)
+    noisy = still + np.random.default_rng(0).integers(0, 6, still.shape, np.uint8)
+    # The tiny bundle keeps what is one off; a mean 2.5 brighter is that at most.
+    assert (quiet.tokens(noisy, first) == first).all()
+    assert (quiet.tokens(noisy + 40, first) != first).all()
+    # A level that the reference lacks is encoded afresh.
+    np.testing.assert_array_equal(quiet.tokens(noisy, first[:1])[1], quiet.tokens(noisy)[1])

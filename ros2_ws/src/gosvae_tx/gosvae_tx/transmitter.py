@@ -59,6 +59,8 @@ class _Camera:
         self.heard = 0.0
         self.intra_at = -math.inf
         self.slices = 1
+        self.loss = 0.0
+        """Share of the slices that were lost lately, 0 to 1, as the receiver counts them."""
         self._counts: deque[tuple[float, int, int]] = deque()
         self.frames = self.intra_frames = self.packet_count = 0
         self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
@@ -66,17 +68,6 @@ class _Camera:
         self.failures = Complaints(
             lambda reason: node.get_logger().error(f"{self.topic}: {reason}")
         )
-
-    @property
-    def loss(self) -> float:
-        """Share of the slices that were lost lately, 0 to 1, as the receiver counts them."""
-        counts = list(self._counts)
-        if len(counts) < 2:
-            return 0.0
-        (_, received, lost), (_, received_now, lost_now) = counts[0], counts[-1]
-        # Both wrap around, and what came late is no longer lost.
-        received, lost = (received_now - received) % (1 << 32), (lost_now - lost) % (1 << 32)
-        return lost / (received + lost) if lost < 1 << 31 and received + lost else 0.0
 
     def _listen(self, message: Feedback) -> None:
         self.feedback = message
@@ -89,6 +80,11 @@ class _Camera:
         self._counts.append((self.heard, message.packets_received, message.packets_lost))
         while self._counts[0][0] < self.heard - LOSS_SECONDS:
             self._counts.popleft()
+        _, received, lost = self._counts[0]
+        # Both wrap around, and what came late is no longer lost.
+        received = (message.packets_received - received) % (1 << 32)
+        lost = (message.packets_lost - lost) % (1 << 32)
+        self.loss = lost / (received + lost) if 0 < lost < 1 << 31 else 0.0
 
 
 class Transmitter(PipelineNode):
@@ -127,7 +123,9 @@ class Transmitter(PipelineNode):
 
     def check_live(self, parameter: Parameter) -> None:
         """See :class:`PipelineNode`."""
-        if self.bundle is not None and parameter.value > self.bundle.levels:
+        if parameter.name != "levels" or self.bundle is None:
+            return
+        if parameter.value > self.bundle.levels:
             raise ConfigurationError(
                 f"levels {parameter.value}: {self.bundle.name} has 1 to {self.bundle.levels}"
             )
