@@ -122,12 +122,17 @@ class DepthObjective(Objective):
 
 
 @torch.inference_mode()
-def depth_errors(network: Callable[[Tensor], Tensor], frames: DepthFrames) -> dict[str, float]:
+def depth_errors(
+    network: Callable[[Tensor], Tensor],
+    frames: DepthFrames,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
     """Return errors over all known pixels (Eigen et al. 2014, section 4.2).
 
     Args:
         network: frames (1, H, W, 3) -> metres (1, h, w).
         frames: what it is measured on.
+        device: where the network is.
 
     Returns:
         ``abs_rel``, mean of |ours - true| / true, and ``delta1``, share of pixels off by less than
@@ -136,7 +141,8 @@ def depth_errors(network: Callable[[Tensor], Tensor], frames: DepthFrames) -> di
     relative, close, count = 0.0, 0, 0
     for index in range(len(frames)):
         frame, metres = frames[index]
-        ours = resize(network(frame[None])[:, None], metres.shape)[0, 0]
+        ours = network(frame[None].to(device)).cpu()
+        ours = resize(ours[:, None], metres.shape)[0, 0]
         known = (metres > NEAR) & (metres < FAR)
         ours, metres = ours[known], metres[known]
         relative += float(((ours - metres).abs() / metres).sum())

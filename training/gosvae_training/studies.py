@@ -240,12 +240,14 @@ def study_depth(
             train.title,
             folder / name.replace(" ", "-"),
             lambda network, each=objective: depth_errors(
-                lambda frames: each.segment(network, frames), val
+                lambda frames: each.segment(network, frames), val, fabric.device
             )["abs_rel"],
             metric="abs_rel",
         )
         errors = depth_errors(
-            lambda frames, each=objective, net=averaged: each.segment(net, frames), val
+            lambda frames, each=objective, net=averaged: each.segment(net, frames),
+            val,
+            fabric.device,
         )
         figures[name] = {key: round(value, 4) for key, value in errors.items()}
     return figures
