@@ -32,7 +32,7 @@ from gosvae_codec import (
 )
 from gosvae_codec.masks import Mask
 from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES, Report
-from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
+from gosvae_codec.sender import AUTOMATIC, Feedback, Sender, Settings, datagram_size
 
 Image = npt.NDArray[np.uint8]
 
@@ -321,7 +321,8 @@ Maker = Callable[[Networks, Sequence[Image], float | None], Stream]
 
 STREAMS: dict[str, Maker] = {
     "tokens": lambda *given: Tokens(*given, Settings()),
-    "tokens, 1 level, no parity": lambda *given: Tokens(*given, Settings(levels=1, parity=0)),
+    "tokens, automatic parity": lambda *given: Tokens(*given, Settings(parity=AUTOMATIC)),
+    "tokens, 1 level": lambda *given: Tokens(*given, Settings(levels=1)),
     "JPEG, quality 80": lambda *given: Jpeg(*given, quality=80),
     "JPEG, quality 10": lambda *given: Jpeg(*given, quality=10),
     "H.264, 256 kbit/s": lambda *given: H264(*given, bit_rate=256_000),

@@ -35,7 +35,7 @@ class Settings:
     levels: int = 0
     intra_period: float = 1.0
     slices: int = 1
-    parity: int = AUTOMATIC
+    parity: int = 0
     max_kbit_per_s: float = 0.0
     max_latency: float = 0.1
 

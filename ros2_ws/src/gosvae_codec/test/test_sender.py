@@ -106,7 +106,7 @@ def test_what_a_full_queue_drops_is_no_reason_to_send_more(bundle: ModelBundle) 
     lost = 0
     counts = []
     for index in range(60):
-        packets = stream.send(Settings())
+        packets = stream.send(Settings(parity=AUTOMATIC))
         lost += index > 5
         counts.append(len(packets))
         stream.heed(packets[0].sequence, lost, queue=0.3 * (index > 2))

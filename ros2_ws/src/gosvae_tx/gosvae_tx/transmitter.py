@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from gosvae_codec import Encoder
 from gosvae_codec.images import to_rgb
 from gosvae_codec.rate import Report
-from gosvae_codec.sender import AUTOMATIC, Feedback, Sender, Settings, datagram_size
+from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
 from gosvae_msgs.msg import Feedback as FeedbackMessage
 from gosvae_msgs.msg import TokenPacket
 from gosvae_node.messages import from_header_message, to_packet_message
@@ -117,7 +117,7 @@ class Transmitter(PipelineNode):
         )
         self.declare(
             "parity",
-            AUTOMATIC,
+            0,
             "Packets to add to each frame so that as many lost ones cost nothing of it; "
             "-1: as many as the loss asks for that the receiver tells, where the budget has room.",
             (-1, 64),
