@@ -97,7 +97,7 @@ def make_pair(frame: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pairs:
     """Run ``encoder.onnx`` on `views` pairs of each still, or of some five hundred."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = torch.get_num_threads()
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
     frames, reference = session.get_inputs()
     size = tuple(frames.shape[1:3])
