@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -19,21 +20,32 @@ import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
 
-from gosvae_codec import Decoder, EncodedFrame, Encoder, Expert, Header, ModelBundle, Reassembler
+from gosvae_codec import (
+    Decoder,
+    EncodedFrame,
+    Encoder,
+    Expert,
+    Header,
+    MissingReferenceError,
+    ModelBundle,
+    Reassembler,
+)
 from gosvae_codec.masks import Mask
+from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES, Report
+from gosvae_codec.sender import AUTOMATIC, Feedback, Sender, Settings, datagram_size
 
 Image = npt.NDArray[np.uint8]
 
 RATE = 15
 """Frames per second of CamVid's val split."""
 DATAGRAM_BYTES = 1400
-OVERHEAD_BYTES = 14 + 20 + 8 + 72
-"""Ethernet, IPv4, UDP, and what Fast DDS puts before a best-effort message (RTPS header, INFO_DST,
-INFO_TS, DATA), for every datagram alike."""
 IMAGE_HEADER_BYTES = 60
 """Of a CompressedImage or FFMPEGPacket before its data, as CDR."""
-SLICE_TIMEOUT = 0.1
-"""Default of the receiver's parameter, in seconds."""
+SLICE_TIMEOUT = 0.3
+FEEDBACK_RATE = 5.0
+"""Defaults of the receiver's parameters, in seconds and Hz."""
+FEEDBACK_BYTES = 88
+"""Of a Feedback message about frames of "camera", as CDR."""
 REMEMBERED = 2000
 """Outputs of each network that are kept."""
 SHARE = 0.9
@@ -134,27 +146,30 @@ class _Pacer:
 
 
 class Tokens(Stream):
-    """This project's codec with some residual levels; skips frames to stay within a rate."""
+    """This project's codec as the two nodes run it, with their defaults but for `settings`."""
 
     def __init__(
-        self, networks: Networks, frames: Sequence[Image], rate: float | None, levels: int
+        self, networks: Networks, frames: Sequence[Image], rate: float | None, settings: Settings
     ) -> None:
-        self._frames, self._levels = frames, levels
-        self._encoder, self._decoder = Encoder(networks.bundle), Decoder(networks.bundle)
-        self._encoder.session = networks.encoder
+        self._frames = frames
+        self._settings = replace(settings, max_kbit_per_s=(rate or 0) / 1000)
+        encoder, self._decoder = Encoder(networks.bundle), Decoder(networks.bundle)
+        encoder.session = networks.encoder
         self._decoder.session = networks.mask
         # Reproducible where a payload depends on it.
-        self._encoder.stream = 1
+        encoder.stream = 1
+        self._now = 0.0
+        self._sender = Sender(encoder, lambda: self._now)
         self._reassembler = Reassembler()
-        self._pacer = _Pacer(rate)
+        self._acknowledged: int | None = None
+        self._request_intra = self._urgent = False
+        self._said_at = 0.0
 
     def send(self, index: int, time: float) -> list[Datagram]:
-        if not self._pacer.admits(time):
-            return []
+        self._now = time
         header = Header(0, index, "camera")
-        packets = self._encoder.encode(self._frames[index], header, self._levels)
-        datagrams = [Datagram(each.serialized_size() + OVERHEAD_BYTES, each) for each in packets]
-        return self._pacer.sent(datagrams, time)
+        packets = self._sender.send(self._frames[index], header, self._settings)
+        return [Datagram(datagram_size(each), each) for each in packets]
 
     def receive(self, datagram: Datagram, time: float) -> list[Shown]:
         datagram.content.check(self._decoder.bundle)
@@ -164,8 +179,38 @@ class Tokens(Stream):
         return self._decode(self._reassembler.expire(time - SLICE_TIMEOUT))
 
     def _decode(self, frames: Sequence[EncodedFrame]) -> list[Shown]:
-        decoded = [self._decoder.decode(frame.packets) for frame in frames]
-        return [Shown(each.header.nanosec, each.mask, each.coverage) for each in decoded]
+        shown = []
+        for frame in frames:
+            self._urgent = True
+            try:
+                decoded = self._decoder.decode(frame.packets)
+            except MissingReferenceError:
+                self._request_intra = True
+                continue
+            self._request_intra = False
+            if decoded.complete:
+                self._acknowledged = decoded.sequence
+            shown.append(Shown(decoded.header.nanosec, decoded.mask, decoded.coverage))
+        return shown
+
+    def feedback(self, time: float) -> Datagram | None:
+        reassembler = self._reassembler
+        if reassembler.newest is None:
+            return None
+        if not self._urgent and time - self._said_at < 1 / FEEDBACK_RATE:
+            return None
+        self._urgent, self._said_at = False, time
+        sequence, arrival = reassembler.newest
+        report = Report(
+            reassembler.received, reassembler.lost, sequence, round(arrival * 1e6) % (1 << 32)
+        )
+        usable = None if self._request_intra else self._acknowledged
+        size = FEEDBACK_BYTES + DATAGRAM_OVERHEAD_BYTES
+        return Datagram(size, Feedback(1, usable, report))
+
+    def heed(self, feedback: Datagram, time: float) -> None:
+        self._now = time
+        self._sender.heed(feedback.content)
 
 
 class _Whole(Stream):
@@ -192,7 +237,7 @@ class _Whole(Stream):
 def _datagrams(index: int, data: Any, size: int) -> list[Datagram]:
     size += IMAGE_HEADER_BYTES
     sizes = [min(DATAGRAM_BYTES, size - at) for at in range(0, size, DATAGRAM_BYTES)]
-    return [Datagram(each + OVERHEAD_BYTES, (index, len(sizes), data)) for each in sizes]
+    return [Datagram(each + DATAGRAM_OVERHEAD_BYTES, (index, len(sizes), data)) for each in sizes]
 
 
 class Jpeg(_Whole):
@@ -229,7 +274,7 @@ class H264(_Whole):
     ) -> None:
         super().__init__(networks)
         if rate is not None:
-            bit_rate = round(max(SHARE * rate - RATE * 8 * OVERHEAD_BYTES, 0.2 * rate))
+            bit_rate = round(max(SHARE * rate - RATE * 8 * DATAGRAM_OVERHEAD_BYTES, 0.2 * rate))
         self._packets = _encode_h264(frames, bit_rate)
         self._decoder = av.CodecContext.create("h264", "r")
         self._decoder.thread_count = 1
@@ -275,8 +320,9 @@ def _encode_h264(frames: Sequence[Image], bit_rate: int) -> list[bytes]:
 Maker = Callable[[Networks, Sequence[Image], float | None], Stream]
 
 STREAMS: dict[str, Maker] = {
-    "tokens, 1 level": lambda *given: Tokens(*given, levels=1),
-    "tokens, 2 levels": lambda *given: Tokens(*given, levels=2),
+    "tokens": lambda *given: Tokens(*given, Settings()),
+    "tokens, automatic parity": lambda *given: Tokens(*given, Settings(parity=AUTOMATIC)),
+    "tokens, 1 level": lambda *given: Tokens(*given, Settings(levels=1)),
     "JPEG, quality 80": lambda *given: Jpeg(*given, quality=80),
     "JPEG, quality 10": lambda *given: Jpeg(*given, quality=10),
     "H.264, 256 kbit/s": lambda *given: H264(*given, bit_rate=256_000),

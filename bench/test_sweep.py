@@ -15,6 +15,7 @@ from sweep import Drive, cells, judge, plot, simulate, sweep, table
 
 from gosvae_bringup.link import LinkSpec
 from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle
+from gosvae_codec.sender import Settings
 from gosvae_codec.testing import write_tiny_bundle
 
 SIZE = (64, 96)
@@ -93,7 +94,8 @@ def test_no_mask_at_all_is_a_result(drive: Drive) -> None:
 
 
 def test_tokens_are_the_codecs_own(networks: Networks, drive: Drive) -> None:
-    run = simulate(Tokens(networks, drive.frames, None, levels=1), LinkSpec(delay=0.02), 12)
+    stream = Tokens(networks, drive.frames, None, Settings(levels=1))
+    run = simulate(stream, LinkSpec(delay=0.02), 12)
     encoder, decoder = Encoder(networks.bundle), Decoder(networks.bundle)
     for (_, shown), frame in zip(run.shown, drive.frames, strict=True):
         expected = decoder.decode(encoder.encode(frame, levels=1)).mask
@@ -183,7 +185,7 @@ def test_a_sweep_goes_on_where_it_stopped(
     again = sweep(networks.bundle, drive, path)
     assert again["cells"][next(cells()).key] == removed
     assert again["cells"][kept]["miou"] == 7.0
-    assert table(full).count("\n") == 1 + 2 * len(STREAMS)
+    assert table(full).count("\n") == 2 + 2 * len(STREAMS)
     pytest.importorskip("matplotlib")
     plot(full, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000

@@ -485,6 +485,45 @@ def test_frames_are_predicted_from_acknowledged_ones_and_intra_in_time(
     )
 
 
+def test_a_budget_can_change_while_running_and_is_kept(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.transmitter()
+    pipeline.receiver()
+    pipeline.send(random_frame(0), masks)
+    assert pipeline.wait("figures", lambda: pipeline.figures("gosvae_tx: camera"))
+    assert pipeline.figures("gosvae_tx: camera")["max kbit/s"] == "none"
+    client = pipeline.node.create_client(SetParameters, "/gosvae_tx/set_parameters")
+    pipeline.wait("the service", client.service_is_ready)
+
+    def set_budget(kbit_per_s: float) -> bool:
+        parameters = [Parameter("max_kbit_per_s", value=kbit_per_s).to_parameter_msg()]
+        future = client.call_async(SetParameters.Request(parameters=parameters))
+        pipeline.wait("an answer", future.done)
+        return future.result().results[0].successful
+
+    assert not set_budget(-1.0)
+    assert set_budget(8.0)
+    before = len(packets)
+    frames = itertools.count(1)
+
+    def skipping() -> bool:
+        pipeline.publish(random_frame(next(frames)))
+        return int(pipeline.figures("gosvae_tx: camera")["skipped"]) > 10
+
+    pipeline.wait("skipped frames", skipping)
+    figures = pipeline.figures("gosvae_tx: camera")
+    assert (figures["max kbit/s"], figures["target kbit/s"]) == ("8.00", "7.20")
+    assert len(packets) - before < next(frames)
+    # Nothing of a skipped frame counts as lost.
+    assert figures["loss"] == "0.00"
+    assert set_budget(1.0)
+    pipeline.wait(
+        "an error",
+        lambda: skipping() and "leaves no room" in pipeline.status["gosvae_tx: camera"].message,
+    )
+
+
 def test_a_receiver_that_lacks_the_reference_says_so_and_gets_an_intra_frame(
     pipeline: Pipeline, bundle: ModelBundle
 ) -> None:

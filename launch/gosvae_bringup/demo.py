@@ -66,6 +66,8 @@ SETTLE_SECONDS = 0.5
 """For how long recording goes on after the last mask."""
 CODERS = ("transmitter", "receiver")
 """Executables of the nodes that a link stands between."""
+RATE_SHARE = 0.8
+"""How much of a link's rate packets may take; discovery and what else DDS says needs the rest."""
 SHEET_PANEL = 470
 """Width in pixels of a picture of the contact sheet."""
 
@@ -134,7 +136,7 @@ def _demo(options: Options, console: Console) -> int:
         "providers": options.providers,
         "record": str(folder / "recording"),
     }
-    pipeline = describe(values) if link is None else _two_machines(values, folder)
+    pipeline = describe(values) if link is None else _two_machines(values, folder, link.spec)
     print(source.description)
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn())
     with (
@@ -181,12 +183,14 @@ def _make_folder(output: str) -> Path:
     return folder
 
 
-def _two_machines(values: Mapping[str, str], folder: Path) -> Pipeline:
+def _two_machines(values: Mapping[str, str], folder: Path, spec: LinkSpec) -> Pipeline:
     """Describe the pipeline on two machines, of which each records what it makes itself.
 
     What crosses their link is packets and feedback. `/clock` would be most of it, so the drive
-    happens now, and diagnostics stay on their own side.
+    happens now, and diagnostics stay on their own side. The transmitter is told what rate the link
+    has, as who sets up a link would.
     """
+    budget = {} if spec.rate is None else {"max_kbit_per_s": RATE_SHARE * spec.rate / 1e3}
     common = {**values, "use_sim_time": "false"}
     nodes: list[Node] = []
     for side, record in (("tx", "sent"), ("rx", "recording")):
@@ -194,9 +198,11 @@ def _two_machines(values: Mapping[str, str], folder: Path) -> Pipeline:
         common["record"] = str(folder / record)
         half = describe({name: common[name] for name in given & common.keys()}, side)
         own = ("/diagnostics", f"/{side}/diagnostics")
-        nodes += (
-            dataclasses.replace(node, remappings=(*node.remappings, own)) for node in half.nodes
-        )
+        for node in half.nodes:
+            extra = budget if node.executable == "transmitter" else {}
+            parameters = {**node.parameters, **extra}
+            remappings = (*node.remappings, own)
+            nodes.append(dataclasses.replace(node, parameters=parameters, remappings=remappings))
     return Pipeline(tuple(nodes), half.environment)
 
 

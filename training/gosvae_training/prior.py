@@ -8,6 +8,7 @@ tree over the codes. It is trained in floats here and rounded; the codec runs it
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from gosvae_codec.prior import CURRENT, LOGITS, REACH, REFERENCE, SAME, SCALE
 
 from .config import Prior
-from .data import Dataset, iterate
+from .data import Dataset, Sample, iterate
 
 FRAMES = 8
 """Frames in a batch."""
@@ -103,19 +104,24 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
     size = tuple(frames.shape[1:3])
     # No code has this index.
     nothing = np.full((1, *reference.shape[1:]), np.iinfo(np.int32).max, np.int32)
-    rng = np.random.default_rng(seed)
-    tokens = []
-    stills = itertools.chain.from_iterable(iterate(samples, 512) for _ in range(views))
-    for sample in tqdm(stills, desc="tokens of views", unit="pair", leave=False):
+
+    def encode(index: int, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         frame = sample.frame
         if frame.shape[:2] != size:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-        before = nothing
-        for view in make_pair(frame, rng):
-            taken = {frames.name: view[None], reference.name: before}
-            before = session.run(None, taken)[0]
-            tokens.append(before[0].astype(np.uint16))
-    return Pairs(np.stack(tokens[::2]), np.stack(tokens[1::2]))
+        tokens = [nothing]
+        for view in make_pair(frame, np.random.default_rng((seed, index))):
+            taken = {frames.name: view[None], reference.name: tokens[-1]}
+            tokens.append(session.run(None, taken)[0])
+        return tokens[1][0].astype(np.uint16), tokens[2][0].astype(np.uint16)
+
+    stills = itertools.chain.from_iterable(iterate(samples, 512) for _ in range(views))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        pairs = pool.map(encode, itertools.count(), stills)
+        earlier, later = zip(
+            *tqdm(pairs, desc="tokens of views", unit="pair", leave=False), strict=True
+        )
+    return Pairs(np.stack(earlier), np.stack(later))
 
 
 def leaves(codebook: np.ndarray) -> np.ndarray:

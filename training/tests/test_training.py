@@ -158,7 +158,7 @@ def test_the_fitted_integers_code_as_the_float_model_says(trained: Path) -> None
                 token, before = (
                     torch.from_numpy(each[level].ravel().astype(np.int64)) for each in (later, past)
                 )
-                wanted += float(model.bits(logits, token, before).sum())
+                wanted += model.bits(logits, token, before).sum().item()
             payload = coder.encode(later, 0, reference)
             # Four bytes of state, less what its top bits say, and rounding to integers.
             assert wanted - 8 < 8 * len(payload) < 1.05 * wanted + 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -69,8 +69,9 @@ class Encoder:
         intra: bool = False,
         slices: int = 1,
         parity: int = 0,
+        accept: Callable[[Sequence[Packet]], bool] | None = None,
     ) -> list[Packet]:
-        """Encode the next frame of the stream.
+        """Encode the next frame of the stream, or skip it.
 
         Args:
             frame: uint8 (H, W, 3) RGB of any size; it is scaled to the bundle's input size.
@@ -79,9 +80,11 @@ class Encoder:
             intra: whether to refer to no other frame, whatever was acknowledged.
             slices: least number of slices; more cost bytes, but each loss less of the frame.
             parity: parity packets to add; as many lost packets then cost nothing of the frame.
+            accept: asked whether these packets may be sent; first of all `levels`, then of one
+                less each time, at last without parity. Where it never agrees, the frame is skipped.
 
         Returns:
-            The frame's packets in order, each at most 1,400 bytes as CDR.
+            The frame's packets in order, each at most 1,400 bytes as CDR; none if it is skipped.
 
         Raises:
             ImageError: `frame` is no such array.
@@ -94,7 +97,7 @@ class Encoder:
         if slices < 1:
             raise ValueError(f"slices {slices}: give 1 or more")
         distance, reference = (0, None) if intra else self._reference()
-        tokens = self.tokens(frame, reference)[:levels]
+        tokens = self.tokens(frame, reference)
         template = Packet(
             header=header or Header(),
             fingerprint=self.bundle.fingerprint,
@@ -108,13 +111,27 @@ class Encoder:
             slice_count=0,
             payload=b"",
         )
-        spare = LENGTH_BYTES if parity else 0
-        packets = slice_frame(tokens, self._coder, template, reference, slices, spare)
-        self._sent[self._sequence] = tokens
+
+        def versions() -> Iterator[list[Packet]]:
+            for count in range(levels, 0, -1):
+                spare = LENGTH_BYTES if parity else 0
+                packets = slice_frame(
+                    tokens[:count], self._coder, template, reference, slices, spare
+                )
+                yield packets + parity_packets(packets, parity)
+            if parity:
+                yield packets
+
+        for packets in versions():
+            if accept is None or accept(packets):
+                break
+        else:
+            return []
+        self._sent[self._sequence] = tokens[: packets[0].levels]
         while len(self._sent) > REFERENCES:
             self._sent.popitem(last=False)
         self._sequence = (self._sequence + 1) % (1 << 32)
-        return packets + parity_packets(packets, parity)
+        return packets
 
     def _reference(self) -> tuple[int, Tokens | None]:
         """Return how far back the reference lies, and its tokens; 0 and None without one."""

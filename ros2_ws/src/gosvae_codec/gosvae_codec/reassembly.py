@@ -41,6 +41,8 @@ class Reassembler:
         """Slices of the present stream missing from frames handed on or never seen."""
         self.stale = 0
         """Packets too late or seen twice, of all streams."""
+        self.newest: tuple[int, float] | None = None
+        """Newest frame of the stream of which a packet came, and when the first one did."""
         self._stream: int | None = None
         self._retired: list[int] = []
         self._pending: dict[int, tuple[float, dict[int, Packet]]] = {}
@@ -80,6 +82,8 @@ class Reassembler:
             self._start(packet.stream)
         self._accepted_at = now
         self.received += not packet.parity
+        if self.newest is None or _distance(packet.sequence, self.newest[0]) > 0:
+            self.newest = packet.sequence, now
         _, slices = self._pending.setdefault(packet.sequence, (now, {}))
         if packet.slice_index in slices or any(
             other.frame != packet.frame for other in slices.values()
@@ -87,6 +91,7 @@ class Reassembler:
             self.stale += 1
             return []
         slices[packet.slice_index] = packet
+        self._pending[packet.sequence] = now, slices
         if len(slices) >= packet.slice_count:
             return self._hand_on_to(packet.sequence)
         if len(self._pending) > _MAX_PENDING:
@@ -94,7 +99,7 @@ class Reassembler:
         return []
 
     def expire(self, before: float) -> list[EncodedFrame]:
-        """Return the frames whose first slice arrived before that time, and all older ones."""
+        """Return the frames to which nothing came since that time, and all older ones."""
         late = [s for s in self._order() if self._pending[s][0] < before]
         return self._hand_on_to(late[-1]) if late else []
 
@@ -104,7 +109,7 @@ class Reassembler:
         self._retired = retired[-_REMEMBERED_STREAMS:]
         self._stream = stream
         self._pending.clear()
-        self._handed_on = None
+        self._handed_on = self.newest = None
         self._missing = set()
         self.received = self.lost = 0
 

@@ -61,7 +61,7 @@ def restore(packets: Mapping[int, Packet]) -> list[Packet]:
     return [complete[index] for index in sorted(complete)]
 
 
-def parity_for(loss: float, slices: int, residual: float = 0.01) -> int:
+def parity_for(loss: float, slices: int, residual: float = 0.05) -> int:
     """Return how many parity packets leave a frame incomplete with probability `residual` at most.
 
     Args:

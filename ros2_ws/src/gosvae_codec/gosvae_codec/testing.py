@@ -24,12 +24,11 @@ _CODES = 64
 
 
 def write_tiny_bundle(
-    path: Path, seed: int = 0, levels: int = 2, labels: LabelSpace = CAMVID
+    path: Path, seed: int = 0, levels: int = 2, labels: LabelSpace = CAMVID, inertia: int = 0
 ) -> Path:
     """Write a bundle for 96x64 frames, 6x4 tokens and 64 codes, and the expert beside it.
 
-    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four, or the
-    reference's token where that is one more or less; the mask
+    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four; the mask
     network gives each token random logits drawn from `seed`.
 
     Args:
@@ -37,6 +36,7 @@ def write_tiny_bundle(
         seed: another seed gives a bundle with another fingerprint.
         levels: 1 to 3.
         labels: what the masks hold.
+        inertia: by how much a token may differ from the reference's, which is kept then.
 
     Returns:
         `path`.
@@ -69,7 +69,7 @@ def write_tiny_bundle(
         "zero": np.zeros(1, np.int64),
         "levels": np.array([levels]),
         "one": np.ones(1, np.int64),
-        "inertia": np.ones(1, np.int32),
+        "inertia": np.full(1, inertia, np.int32),
         "codes": np.full(1, _CODES, np.int32),
     }
     tokens: list[str | int] = ["batch", levels, *grid]

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from gosvae_codec import (
 )
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES, REFERENCES, serialized_overhead
 from gosvae_codec.redundancy import LENGTH_BYTES, parity_for, parity_packets, restore
+from gosvae_codec.testing import write_tiny_bundle
 
 
 def slice_of(index: int, count: int, payload: bytes) -> Packet:
@@ -30,13 +32,11 @@ def slice_of(index: int, count: int, payload: bytes) -> Packet:
 def drive(frames: int, seed: int = 0) -> list[np.ndarray]:
     """Frames of which each differs from the one before in a few patches."""
     rng = np.random.default_rng(seed)
-    # Eight apart: the tiny bundle's tokens of different shades are not near one another.
-    shades = np.arange(0, 256, 8, dtype=np.uint8)
-    patches = rng.choice(shades, (4, 6, 3))
+    patches = rng.integers(0, 256, (4, 6, 3), np.uint8)
     out = []
     for _ in range(frames):
         patches = patches.copy()
-        patches[rng.integers(0, 4), rng.integers(0, 6)] = rng.choice(shades, 3)
+        patches[rng.integers(0, 4), rng.integers(0, 6)] = rng.integers(0, 256, 3)
         out.append(np.repeat(np.repeat(patches, 16, 0), 16, 1))
     return out
 
@@ -285,14 +285,16 @@ def test_parity_leaves_room_for_itself(bundle: ModelBundle) -> None:
 
 def test_parity_grows_with_the_loss() -> None:
     assert [parity_for(loss, 1) for loss in (0, 0.005, 0.05, 0.3)] == [0, 0, 1, 2]
-    assert [parity_for(loss, 4) for loss in (0, 0.01, 0.1, 1)] == [0, 1, 3, 8]
+    assert [parity_for(loss, 4) for loss in (0, 0.02, 0.1, 1)] == [0, 1, 2, 8]
 
 
-def test_noise_changes_no_tokens_and_costs_next_to_nothing(bundle: ModelBundle) -> None:
-    still, quiet = np.full((64, 96, 3), 90, np.uint8), Encoder(bundle)
+def test_noise_changes_no_tokens_where_they_are_inert(tmp_path: Path) -> None:
+    quiet = Encoder(ModelBundle.load(write_tiny_bundle(tmp_path / "inert", inertia=1)))
+    still = np.full((64, 96, 3), 90, np.uint8)
     first = quiet.tokens(still)
     noisy = still + np.random.default_rng(0).integers(0, 6, still.shape, np.uint8)
-    # The tiny bundle keeps what is one off; a mean 2.5 brighter is that at most.
+    # A mean 2.5 brighter is a token one more at most.
+    assert (quiet.tokens(noisy) != first).any()
     assert (quiet.tokens(noisy, first) == first).all()
     assert (quiet.tokens(noisy + 40, first) != first).all()
     # A level that the reference lacks is encoded afresh.

@@ -61,6 +61,28 @@ def test_waiting_has_an_end() -> None:
     assert reassembler.lost == 2
 
 
+def test_a_frame_whose_slices_keep_coming_is_waited_for() -> None:
+    reassembler = Reassembler()
+    for index, now in enumerate((10.0, 10.2, 10.4)):
+        reassembler.push(packet(0, index, 4), now)
+    # What came already makes nothing younger.
+    reassembler.push(packet(0, 0, 4), 10.6)
+    assert reassembler.expire(before=10.4) == []
+    assert sequences(reassembler.expire(before=10.5)) == [0]
+
+
+def test_the_newest_frame_is_told_with_the_arrival_of_its_first_packet() -> None:
+    reassembler = Reassembler()
+    assert reassembler.newest is None
+    for sequence, index, now in ((7, 1, 1.0), (7, 0, 1.1), (6, 0, 1.2)):
+        reassembler.push(packet(sequence, index, 2), now)
+        assert reassembler.newest == (7, 1.0)
+    reassembler.push(packet(8), 1.3)
+    assert reassembler.newest == (8, 1.3)
+    reassembler.push(packet(0, stream=2), 1.4)
+    assert reassembler.newest == (0, 1.4)
+
+
 def test_a_flood_of_incomplete_frames_is_bounded() -> None:
     reassembler = Reassembler()
     out = [frame for s in range(1000) for frame in reassembler.push(packet(s, 0, 2), 0)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,10 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import Encoder
 from gosvae_codec.images import to_rgb
-from gosvae_codec.redundancy import parity_for
-from gosvae_msgs.msg import Feedback, TokenPacket
+from gosvae_codec.rate import Report
+from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
+from gosvae_msgs.msg import Feedback as FeedbackMessage
+from gosvae_msgs.msg import TokenPacket
 from gosvae_node.messages import from_header_message, to_packet_message
 from gosvae_node.meters import Complaints, Meter
 from gosvae_node.node import ERROR, OK, WARN, ConfigurationError, PipelineNode, run
@@ -24,10 +25,6 @@ from gosvae_node.worker import FrameWorker
 
 FEEDBACK_SECONDS = 5.0
 """How long a receiver's word counts."""
-LOSS_SECONDS = 2.0
-"""Over how long the share of lost packets is taken."""
-AUTOMATIC = -1
-"""Value of `parity` for as many packets as the loss asks for."""
 
 
 class _Camera:
@@ -45,7 +42,7 @@ class _Camera:
             qos_overriding_options=node.overridable,
         )
         self.feedbacks = node.create_subscription(
-            Feedback,
+            FeedbackMessage,
             f"{name}/image_raw/gosvae/feedback",
             self._listen,
             node.qos("packet_qos"),
@@ -54,48 +51,58 @@ class _Camera:
 
     def begin(self, node: Transmitter) -> None:
         """Begin a new stream, with all figures at their start."""
-        self.encoder = node.make_encoder()
-        self.feedback: Feedback | None = None
+        self.sender = Sender(node.make_encoder())
+        self.feedback: FeedbackMessage | None = None
         self.heard = 0.0
-        self.intra_at = -math.inf
-        self.slices = 1
-        self.loss = 0.0
-        """Share of the slices that were lost lately, 0 to 1, as the receiver counts them."""
-        self._counts: deque[tuple[float, int, int]] = deque()
         self.frames = self.intra_frames = self.packet_count = 0
         self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
-        self.distance = Meter()
+        self.link_bytes, self.levels, self.parity = Meter(), Meter(), Meter()
+        self.distance, self.intra, self.skips = Meter(), Meter(), Meter()
         self.failures = Complaints(
             lambda reason: node.get_logger().error(f"{self.topic}: {reason}")
         )
 
-    def _listen(self, message: Feedback) -> None:
+    def _listen(self, message: FeedbackMessage) -> None:
         self.feedback = message
         self.heard = time.monotonic()
-        encoder = self.encoder
-        if (message.stream, message.fingerprint) != (encoder.stream, encoder.bundle.fingerprint):
+        if message.fingerprint != self.sender.encoder.bundle.fingerprint:
             return
         usable = message.has_acknowledged and not message.request_intra
-        encoder.acknowledge(message.acknowledged if usable else None)
-        self._counts.append((self.heard, message.packets_received, message.packets_lost))
-        while self._counts[0][0] < self.heard - LOSS_SECONDS:
-            self._counts.popleft()
-        _, received, lost = self._counts[0]
-        # Both wrap around, and what came late is no longer lost.
-        received = (message.packets_received - received) % (1 << 32)
-        lost = (message.packets_lost - lost) % (1 << 32)
-        self.loss = lost / (received + lost) if 0 < lost < 1 << 31 else 0.0
+        report = Report(
+            message.packets_received,
+            message.packets_lost,
+            message.newest,
+            message.newest_arrival_us,
+        )
+        self.sender.heed(Feedback(message.stream, message.acknowledged if usable else None, report))
 
 
 class Transmitter(PipelineNode):
     """Encodes the newest frames of its cameras and publishes them as packets."""
 
-    live = frozenset({"levels", "intra_period", "slices", "parity"})
+    live = frozenset(
+        {"levels", "intra_period", "slices", "parity", "max_kbit_per_s", "max_latency_ms"}
+    )
 
     def __init__(self) -> None:
         super().__init__("gosvae_tx")
         self.declare_image_transport("frames")
-        self.declare("levels", 0, "Residual levels to send; 0: all that the bundle has.", (0, 255))
+        self.declare(
+            "levels", 0, "Most residual levels to send; 0: all that the bundle has.", (0, 255)
+        )
+        self.declare(
+            "max_kbit_per_s",
+            0.0,
+            "Budget of each camera's packets over any second, Ethernet, IP, UDP and DDS headers "
+            "included. What the link seems to carry may be less; 0: no rate control.",
+            (0.0, 1e6),
+        )
+        self.declare(
+            "max_latency_ms",
+            100.0,
+            "A frame that would wait longer for those sent before is skipped.",
+            (0.0, 10e3),
+        )
         self.declare(
             "intra_period",
             1.0,
@@ -112,7 +119,7 @@ class Transmitter(PipelineNode):
             "parity",
             0,
             "Packets to add to each frame so that as many lost ones cost nothing of it; "
-            "-1: as many as the loss asks for that the receiver tells.",
+            "-1: as many as the loss asks for that the receiver tells, where the budget has room.",
             (-1, 64),
         )
         self.declare("lazy", True, "Take frames only while somebody listens to the packets.")
@@ -123,9 +130,9 @@ class Transmitter(PipelineNode):
 
     def check_live(self, parameter: Parameter) -> None:
         """See :class:`PipelineNode`."""
-        if parameter.name != "levels" or self.bundle is None:
+        if parameter.name != "levels":
             return
-        if parameter.value > self.bundle.levels:
+        if self.bundle is not None and parameter.value > self.bundle.levels:
             raise ConfigurationError(
                 f"levels {parameter.value}: {self.bundle.name} has 1 to {self.bundle.levels}"
             )
@@ -203,41 +210,47 @@ class Transmitter(PipelineNode):
     def _encode(self, name: str, message: Image | CompressedImage) -> None:
         camera = self._streams[name]
         begin = time.perf_counter()
-        intra = begin - camera.intra_at >= self.value("intra_period")
-        parity = self.value("parity")
-        if parity == AUTOMATIC:
-            parity = parity_for(camera.loss, camera.slices)
-        packets = camera.encoder.encode(
-            to_rgb(message),
-            from_header_message(message.header),
-            self.value("levels") or None,
-            intra,
+        settings = Settings(
+            self.value("levels"),
+            self.value("intra_period"),
             self.value("slices"),
-            parity,
+            self.value("parity"),
+            self.value("max_kbit_per_s"),
+            self.value("max_latency_ms") / 1e3,
         )
+        header = from_header_message(message.header)
+        packets = camera.sender.send(to_rgb(message), header, settings)
+        if not packets:
+            camera.skips.add(1)
+            return
         for packet in packets:
             camera.packets.publish(to_packet_message(packet))
         camera.encode_ms.add((time.perf_counter() - begin) * 1e3)
         camera.bytes.add(sum(packet.serialized_size() for packet in packets))
+        camera.link_bytes.add(sum(map(datagram_size, packets)))
         camera.frames += 1
         camera.packet_count += len(packets)
-        camera.slices = packets[0].slice_count
-        if packets[0].reference == 0:
-            camera.intra_at = begin
+        first = packets[0]
+        camera.levels.add(first.levels)
+        camera.parity.add(len(packets) - first.slice_count)
+        if first.reference == 0:
+            camera.intra.add(1)
             camera.intra_frames += 1
         else:
-            camera.distance.add(packets[0].reference)
+            camera.distance.add(first.reference)
 
     def _fail(self, name: str, error: Exception) -> None:
         self._streams[name].failures.add(str(error) or type(error).__name__)
 
     def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
         """See :class:`PipelineNode`."""
-        stream, encoder = self._streams[camera], self._streams[camera].encoder
+        stream, now = self._streams[camera], time.monotonic()
+        encoder, control = stream.sender.encoder, stream.sender.control
+        limit, intra = self.value("max_kbit_per_s"), stream.intra.rate()
         values: dict[str, Any] = {
             "provider": encoder.session.provider,
             "listeners": stream.packets.get_subscription_count(),
-            "levels": self.value("levels") or encoder.bundle.levels,
+            "levels": stream.levels.mean(),
             "frames": stream.frames,
             "intra frames": stream.intra_frames,
             "predicted frames": stream.frames - stream.intra_frames,
@@ -246,6 +259,15 @@ class Transmitter(PipelineNode):
             "frames/s": stream.bytes.rate(),
             "bytes/frame": stream.bytes.mean(),
             "kbit/s": stream.bytes.sum_rate() * 8 / 1000,
+            "kbit/s with headers": stream.link_bytes.sum_rate() * 8 / 1000,
+            "max kbit/s": limit or "none",
+            "target kbit/s": control.target / 1000 if math.isfinite(control.target) else "none",
+            "rate control": control.state(now),
+            "queue on the way ms": control.queue * 1e3,
+            "skipped": control.skipped,
+            "skipped/s": stream.skips.rate(),
+            "intra spacing s": 1 / intra if intra else math.nan,
+            "parity/frame": stream.parity.mean(),
             "encode ms p50": stream.encode_ms.percentile(0.5),
             "encode ms p95": stream.encode_ms.percentile(0.95),
             "dropped": self._worker.dropped(camera) if self._worker else 0,
@@ -254,11 +276,11 @@ class Transmitter(PipelineNode):
         }
         if self._worker is None:
             return WARN, "inactive", values
-        feedback = stream.feedback if time.monotonic() - stream.heard < FEEDBACK_SECONDS else None
+        feedback = stream.feedback if now - stream.heard < FEEDBACK_SECONDS else None
         if feedback is not None:
             values["receiver fingerprint"] = f"{feedback.fingerprint:016x}"
             values["receiver lost"] = feedback.packets_lost
-            values["loss"] = stream.loss
+            values["loss"] = control.loss
             values["receiver rejected"] = feedback.packets_rejected
             if feedback.fingerprint != encoder.bundle.fingerprint:
                 text = (
@@ -270,6 +292,9 @@ class Transmitter(PipelineNode):
             return OK, "waiting for a receiver", values
         if stream.arrivals.rate() == 0:
             return WARN, f"no frames on {stream.images.topic_name}", values
+        if stream.skips.rate() > 0 and stream.bytes.rate() == 0:
+            text = f"max_kbit_per_s {limit:g} leaves no room for a single frame: raise it"
+            return ERROR, text, values
         if stream.failures.meter.rate() > 0:
             level = WARN if stream.bytes.rate() > 0 else ERROR
             return level, f"frames that cannot be encoded: {stream.failures.last}", values

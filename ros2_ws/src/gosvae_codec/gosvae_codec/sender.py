@@ -1,0 +1,124 @@
+"""A stream from frame to packets under rate control, with what its receiver says taken in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+from .encoder import Encoder
+from .images import Frame
+from .packets import Header, Packet
+from .rate import DATAGRAM_OVERHEAD_BYTES, RateController, Report
+from .redundancy import parity_for
+
+AUTOMATIC = -1
+"""Value of `parity` for as many packets as the loss asks for, unless the link is congested."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a stream; may be others for every frame.
+
+    Attributes:
+        levels: most residual levels to send; 0: all that the bundle has.
+        intra_period: seconds within which a frame is sent that refers to no other.
+        slices: least slices of a frame.
+        parity: parity packets of a frame, or :data:`AUTOMATIC`.
+        max_kbit_per_s: budget over any second, overhead of datagrams included; 0: none.
+        max_latency: seconds that a frame may have to wait for those sent before.
+    """
+
+    levels: int = 0
+    intra_period: float = 1.0
+    slices: int = 1
+    parity: int = 0
+    max_kbit_per_s: float = 0.0
+    max_latency: float = 0.1
+
+
+class Feedback(NamedTuple):
+    """What of ``gosvae_msgs/Feedback`` a sender makes use of."""
+
+    stream: int
+    acknowledged: int | None
+    """None: no frame may be referred to, or an intra frame is asked for."""
+    report: Report
+
+
+class Sender:
+    """Makes packets of one stream's frames."""
+
+    def __init__(self, encoder: Encoder, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin a stream; `clock` returns seconds, and is never set."""
+        self.encoder = encoder
+        self.control = RateController()
+        self._clock = clock
+        self._lock = Lock()
+        self._slices = 1
+        self._intra_at = self._sent_at = -math.inf
+        self._spacing = 0.0
+
+    def send(self, frame: Frame, header: Header, settings: Settings) -> Sequence[Packet]:
+        """Return the packets to send now of a frame; none where it is skipped.
+
+        Raises:
+            ImageError, PacketError, ValueError: as :meth:`Encoder.encode` does.
+        """
+        control = self.control
+        with self._lock:
+            control.limit = settings.max_kbit_per_s * 1e3 or math.inf
+            control.latency = settings.max_latency
+            if not control.ready(self._clock()):
+                return []
+            parity = settings.parity
+            if parity == AUTOMATIC:
+                parity = 0 if control.congested else parity_for(control.loss, self._slices)
+
+        def accept(packets: Sequence[Packet]) -> bool:
+            bare = packets[0].levels == 1 and not packets[-1].parity
+            size = sum(map(datagram_size, packets))
+            with self._lock:
+                return control.fits(size, bare, self._clock())
+
+        packets = self.encoder.encode(
+            frame,
+            header,
+            settings.levels or None,
+            self._is_intra_due(settings.intra_period),
+            settings.slices,
+            parity,
+            accept,
+        )
+        now = self._clock()
+        with self._lock:
+            if not packets:
+                control.skip()
+                return []
+            control.sent(packets[0].sequence, [datagram_size(each) for each in packets], now)
+        self._slices = packets[0].slice_count
+        self._spacing = min(now - self._sent_at, 1.0)
+        self._sent_at = now
+        if packets[0].reference == 0:
+            self._intra_at = now
+        return packets
+
+    def heed(self, feedback: Feedback) -> None:
+        """Take in what the receiver said; may be called from another thread than :meth:`send`."""
+        if feedback.stream != self.encoder.stream:
+            return
+        self.encoder.acknowledge(feedback.acknowledged)
+        with self._lock:
+            self.control.heed(feedback.report, self._clock())
+
+    def _is_intra_due(self, period: float) -> bool:
+        """Return whether the period would be over before the next frame."""
+        return self._clock() + 0.9 * self._spacing - self._intra_at > period
+
+
+def datagram_size(packet: Packet) -> int:
+    """Return the bytes that a packet takes on an Ethernet link, by DDS."""
+    return packet.serialized_size() + DATAGRAM_OVERHEAD_BYTES
