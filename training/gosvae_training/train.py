@@ -183,7 +183,9 @@ def train_segmenter(
         name: frozen(network, material.labels).to(fabric.device)
         for name, network in config.guides.items()
     }
-    weights = class_weights(material.frequencies())
+    weights = torch.ones(len(material.labels))
+    if config.losses.supervised:
+        weights = class_weights(material.frequencies())
     objective = build_objective(config, material.labels, expert, guides, weights)
     objective.network.to(memory_format=torch.channels_last)
 

@@ -191,7 +191,7 @@ def test_leaves_are_a_permutation_and_neighbours_in_the_codebook_are_near(codes:
         ({"seed": 4}, "expert", "made with seed: 3; now it is seed: 4"),
         ({"expert": {**SMALL["expert"], "steps": 3}}, "expert", "now it is expert.steps: 3"),
         ({"tokens": {**SMALL["tokens"], "dim": 4}}, "segmenter", "now it is tokens.dim: 4"),
-        ({"input_size": [32, 32]}, "segmenter", "now it is input_size: (32, 32)"),
+        ({"input_size": [32, 32]}, "expert", "now it is input_size: (32, 32)"),
     ],
 )
 def test_another_configuration_does_not_go_on_from_a_checkpoint(
@@ -312,6 +312,18 @@ def test_a_bundle_by_way_of_pixels_gives_masks_and_pictures(tmp_path: Path) -> N
     # The mask is what the expert sees in the picture, but for its rounding to bytes.
     assert (mask == Expert(bundle).segment(picture[0])).mean() > 0.95
     assert "that the expert segments" in (bundle.path / "README.md").read_text()
+
+
+def test_imitation_needs_no_labels(tmp_path: Path) -> None:
+    root = write_camvid(tmp_path / "camvid")
+    data = {"train": {"frames": {"split": "all"}}, "val": {"camvid": {"split": "val"}}}
+    write_config(tmp_path / "tiny.yaml", **{**SMALL, "data": data})
+    frames = ("--data", f"frames={root / 'train'}")
+    arguments = [str(tmp_path / "tiny.yaml"), "--runs", str(tmp_path / "runs"), *frames]
+    changes = ["expert.steps=0", "losses.supervised=0.0", "segmenter.steps=2"]
+    assert train.main([*arguments, "--data", f"camvid={root}", *changes]) == 0
+    state = torch.load(tmp_path / "runs/tiny/segmenter/last.pt", weights_only=True)
+    assert state["data"] == "train, unlabelled, 4 frames at 96x64"
 
 
 @pytest.mark.parametrize(
