@@ -105,7 +105,7 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
     # No code has this index.
     nothing = np.full((1, *reference.shape[1:]), np.iinfo(np.int32).max, np.int32)
 
-    def encode(index: int, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    def encode(sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         frame = sample.frame
         if frame.shape[:2] != size:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
@@ -115,12 +115,13 @@ def encode_pairs(encoder: Path, samples: Dataset, views: int, seed: int) -> Pair
             tokens.append(session.run(None, taken)[0])
         return tokens[1][0].astype(np.uint16), tokens[2][0].astype(np.uint16)
 
-    stills = itertools.chain.from_iterable(iterate(samples, 512) for _ in range(views))
+    numbers = itertools.count()
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        pairs = pool.map(encode, itertools.count(), stills)
-        earlier, later = zip(
-            *tqdm(pairs, desc="tokens of views", unit="pair", leave=False), strict=True
-        )
+        # One view of all at a time: map() reads all frames ahead.
+        parts = (pool.map(encode, iterate(samples, 512), numbers) for _ in range(views))
+        pairs = itertools.chain.from_iterable(parts)
+        progress = tqdm(pairs, desc="tokens of views", unit="pair", leave=False)
+        earlier, later = zip(*progress, strict=True)
     return Pairs(np.stack(earlier), np.stack(later))
 
 

@@ -105,6 +105,7 @@ class RateController:
         self._window_bytes = 0
         self._backlog, self._backlog_at = 0.0, -math.inf
         self._interval = 0.1
+        self._skipped_at = -math.inf
         self._offered: float | None = None
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
         self._bytes = 0
@@ -115,6 +116,7 @@ class RateController:
         self._counts: deque[tuple[float, int, int]] = deque()
         self._heard: float | None = None
         self._held_until = -math.inf
+        self._before = math.inf
         self._lowered = 0
         """Times in a row that the target was lowered for a queue that never drained."""
         self._free_at = -math.inf
@@ -149,7 +151,8 @@ class RateController:
             self._interval += 0.1 * (min(now - self._offered, 1.0) - self._interval)
         self._offered = now
         ready = self._wait(now) <= self.latency and self._room(now) > 0
-        self.skipped += not ready
+        if not ready:
+            self.skip(now)
         return ready
 
     def fits(self, size: int, bare: bool, now: float) -> bool:
@@ -158,17 +161,19 @@ class RateController:
         Args:
             size: of all its packets.
             bare: whether it is the least that can be made of the frame. More is sent only where
-                the next frame need not wait for it, or not long.
+                the next frame need not wait for it, or not long, and none was skipped lately.
             now: as for :meth:`ready`.
         """
         if size > self._room(now):
             return False
         spent = self._wait(now) + size * 8 / self._pace(now)
-        return bare or spent <= self._interval + self.latency / 2
+        rests = spent <= self._interval + self.latency / 2
+        return bare or (rests and now - self._skipped_at > WINDOW)
 
-    def skip(self) -> None:
-        """Count a frame of which nothing fits."""
+    def skip(self, now: float) -> None:
+        """Take in that nothing of a frame fits."""
         self.skipped += 1
+        self._skipped_at = now
 
     def sent(self, sequence: int, sizes: list[int], now: float) -> None:
         """Take in that a frame's packets of these sizes, overhead included, are sent."""
@@ -202,9 +207,12 @@ class RateController:
         if now < self._held_until:
             return
         if self._standing() > QUEUE_SECONDS + sent.packet * 8 / self.target:
+            if self._lowered == 0:
+                self._before = self._target
             self._lowered += 1
             if self._lowered > DRAINS:
                 # It was let drain, and still it stands: not a queue, but a longer way.
+                self._target = self._before
                 self._begin_anew()
                 return
             self._lower(min(self._target, self._arriving()) * BACK_OFF, sent, now)

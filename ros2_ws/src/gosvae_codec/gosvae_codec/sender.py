@@ -96,7 +96,7 @@ class Sender:
         now = self._clock()
         with self._lock:
             if not packets:
-                control.skip()
+                control.skip(now)
                 return []
             control.sent(packets[0].sequence, [datagram_size(each) for each in packets], now)
         self._slices = packets[0].slice_count

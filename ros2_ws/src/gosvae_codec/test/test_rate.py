@@ -55,7 +55,7 @@ class Run:
             if control.fits(size, size == min(self.sizes), now):
                 break
         else:
-            control.skip()
+            control.skip(now)
             return
         control.sent(self.sequence, [size], now)
         self.sent.append((now, size))
