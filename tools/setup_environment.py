@@ -659,7 +659,7 @@ def make_training_environment(wanted: str) -> Environment:
     Raises:
         SetupError: This machine lacks something.
     """
-    return _make_offline_environment("training", wanted, ROOT / "training", "", "PyTorch", 8)
+    return _make_offline_environment("training", wanted, ROOT / "training", "[test]", "PyTorch", 8)
 
 
 def make_streets_environment(wanted: str) -> Environment:

@@ -27,7 +27,8 @@ INTRA_FRAMES = 15
 """Frames from one intra frame to the next: a second of CamVid's `val`."""
 LABEL_SCALES = (4, 8)
 """Parts of the frame's sides at which labels are sent for comparison."""
-LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+# The preset's own dictionary of 64 MB takes longer to clear than a label map to compress.
+LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 16}]
 
 
 def fixed_length(bundle: ModelBundle, levels: int) -> int:

@@ -594,7 +594,7 @@ rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 {precision}
 
 The vehicle's encoder takes {share:.0%} of the expert's operations{
-        ": this bundle shows that the tokens carry the task, and saves the vehicle no compute"
+        ": this bundle shows that the tokens carry the task, and saves the vehicle little compute"
         if share > 0.5
         else ""
     }.
