@@ -20,6 +20,7 @@ from gosvae_bringup.pipeline import (
     PipelineError,
     arguments_of,
     describe,
+    describe_view,
     find_bundle,
     find_drive,
 )
@@ -153,6 +154,31 @@ def test_rviz_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
     pipeline = describe({"rviz": "true"})
     assert "rviz2" not in named(pipeline)
     assert pipeline.warnings == ("rviz2 is not installed: going on without it",)
+
+
+def test_the_view_shows_frames_only_where_they_do_not_cross_the_link(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: True)
+    for side, frames in (("both", True), ("rx", False)):
+        viewer = named(describe({"view": "true", "cameras": "front,rear"}, side))["gosvae_view"]
+        assert viewer.parameters == {"cameras": ["front", "rear"], "frames": frames}
+        assert viewer.lifetime == "viewer"
+    (alone,) = describe_view(cameras="front", save="a.rrd", port="9000", browser=False).nodes
+    assert alone.lifetime == "run"
+    assert alone.parameters == {
+        "cameras": ["front"],
+        "frames": True,
+        "open_browser": False,
+        "port": 9000,
+        "save": str(Path.cwd() / "a.rrd"),
+    }
+    for port in ("80", "65535", "many"):
+        with pytest.raises(PipelineError, match=f"port is '{port}'; give a number from 1024"):
+            describe_view(port=port)
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(PipelineError, match=r"view needs rerun-sdk.*pip install --no-deps -r"):
+        describe({"view": "true"})
 
 
 def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
