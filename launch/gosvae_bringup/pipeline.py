@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from ament_index_python.packages import (
     PackageNotFoundError,
     get_package_prefix,
@@ -39,6 +41,9 @@ PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 RATE_LIMITS = (0.01, 100.0)
 """Slowest and fastest replay."""
+CAMERAS_OWN = ("image_raw", "semantic/overlay")
+"""Topics of a camera that take its own frames."""
+RVIZ_CAMERAS = 4
 PORT_LIMITS = (1024, 65534)
 """First and last port of the view's page; the one after it is that of its data."""
 
@@ -120,7 +125,14 @@ ARGUMENTS = (
         ("true", "false"),
         "rx",
     ),
-    Argument("rviz", "false", "Whether RViz shows the first camera.", ("true", "false"), "rx"),
+    Argument(
+        "rviz",
+        "false",
+        "Whether RViz shows the first four cameras; without their frames where they would cross "
+        "the link.",
+        ("true", "false"),
+        "rx",
+    ),
     Argument(
         "record",
         "",
@@ -236,12 +248,11 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     if side != "tx" and chosen["view"] == "true":
         nodes.append(_view({"cameras": cameras, "frames": side == "both"}, params_files))
     if side != "tx" and chosen["rviz"] == "true":
-        try:
-            get_package_prefix("rviz2")
-        except PackageNotFoundError:
-            warnings.append("rviz2 is not installed: going on without it")
-        else:
-            nodes.append(_viewer(share, cameras[0], clock))
+        compressed = coding.get("image_transport") == "compressed"
+        rviz = _rviz(share, cameras, side == "both", compressed)
+        nodes.append(dataclasses.replace(rviz, parameters=clock, side="rx"))
+        if len(cameras) > RVIZ_CAMERAS:
+            warnings.append(f"RViz shows the first {RVIZ_CAMERAS} of {len(cameras)} cameras")
     return Pipeline(tuple(nodes), _environment(share), tuple(warnings))
 
 
@@ -383,19 +394,51 @@ def _view(parameters: Mapping[str, Value], params_files: Sequence[Path]) -> Node
     )
 
 
-def _viewer(share: Path, camera: str, clock: Mapping[str, Value]) -> Node:
-    """Return RViz with the shipped layout, whose topics are those of a camera called `camera`."""
-    topics = ("image_raw", "image_raw/compressed", "semantic/color", "semantic/overlay")
-    return Node(
-        "rviz2",
-        "rviz2",
-        "rviz2",
-        clock,
-        remappings=tuple((f"/camera/{each}", f"{camera}/{each}") for each in topics),
-        arguments=("-d", str(share / "rviz" / "pipeline.rviz")),
-        lifetime="viewer",
-        side="rx",
-    )
+def _rviz(share: Path, cameras: Sequence[str], frames: bool, compressed: bool) -> Node:
+    """Return RViz with a layout for these cameras; arguments as for :func:`write_layout`."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError as error:
+        raise PipelineError(
+            "rviz needs RViz, which is not installed: sudo apt install ros-jazzy-rviz2 "
+            "ros-jazzy-image-transport-plugins; view:=true shows the same in a browser"
+        ) from error
+    layout = write_layout(share / "rviz", cameras, frames, compressed)
+    return Node("rviz2", "rviz2", "rviz2", arguments=("-d", str(layout)), lifetime="viewer")
+
+
+def write_layout(folder: Path, cameras: Sequence[str], frames: bool, compressed: bool) -> Path:
+    """Write RViz's layout for these cameras, from one that ships, to a temporary file.
+
+    Remapping would not do: RViz tells from a topic's name whether it is compressed, and enables
+    every display that the layout has a window for.
+
+    Args:
+        folder: of the layouts that ship.
+        cameras: base names of their topics; the first four are shown.
+        frames: whether to show the cameras' own frames, and overlays.
+        compressed: whether frames come compressed.
+
+    Returns:
+        The file's path.
+    """
+    name = "one_camera" if len(cameras) == 1 else "four_cameras"
+    layout = yaml.safe_load((folder / f"{name}.rviz").read_text())
+    manager = layout["Visualization Manager"]
+    displays = []
+    for display in manager["Displays"]:
+        place, _, topic = display["Topic"]["Value"].lstrip("/").partition("/")
+        number = int(place.partition("_")[2] or 1) - 1
+        if number >= len(cameras) or (not frames and topic in CAMERAS_OWN):
+            continue
+        if compressed and topic == "image_raw":
+            topic += "/compressed"
+        display["Topic"]["Value"] = f"/{cameras[number].strip('/')}/{topic}"
+        displays.append(display)
+    manager["Displays"] = displays
+    with tempfile.NamedTemporaryFile("w", prefix="gosvae-", suffix=".rviz", delete=False) as file:
+        yaml.safe_dump(layout, file)
+    return Path(file.name)
 
 
 def _environment(share: Path) -> dict[str, str]:

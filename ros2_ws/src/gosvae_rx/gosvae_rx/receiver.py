@@ -13,7 +13,8 @@ import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import (
     DecodedFrame,
@@ -25,6 +26,7 @@ from gosvae_codec import (
     Reassembler,
 )
 from gosvae_codec.images import to_rgb
+from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 from gosvae_node.messages import (
@@ -40,6 +42,7 @@ from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
 
 _KEPT = 16
+_LEGEND_WIDTH = 480
 
 Item = TypeVar("Item")
 
@@ -59,11 +62,13 @@ class _Camera:
         self.image_topic, self.image_type = node.image_topic(name)
         self.packets: Subscription | None = None
         self.images: Subscription | None = None
+        self.calibrations: Subscription | None = None
+        self.calibration: CameraInfo | None = None
         self.begin(node)
 
-        def publisher(topic: str, **events: Any) -> LifecyclePublisher:
+        def publisher(topic: str, kind: type = Image, **events: Any) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(
-                Image,
+                kind,
                 f"{name}/semantic/{topic}",
                 node.qos("mask_qos"),
                 event_callbacks=PublisherEventCallbacks(**events),
@@ -73,6 +78,9 @@ class _Camera:
         self.mask = publisher("mask")
         self.color = publisher("color")
         self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
+        self.camera_info = publisher(
+            "camera_info", CameraInfo, matched=lambda _: node.follow_demand(name)
+        )
         self.feedback = node.create_lifecycle_publisher(
             Feedback,
             f"{name}/image_raw/gosvae/feedback",
@@ -82,7 +90,13 @@ class _Camera:
         self.label_info = node.create_publisher(
             LabelInfo, f"{name}/semantic/label_info", qos_profile("latched")
         )
-        self.label_info.publish(to_label_info(node.bundle, node.get_clock().now().to_msg()))
+        self.legend = node.create_publisher(
+            Image, f"{name}/semantic/legend", qos_profile("latched")
+        )
+        now = node.get_clock().now().to_msg()
+        self.label_info.publish(to_label_info(node.bundle, now))
+        picture = legend(node.bundle.labels, _LEGEND_WIDTH)
+        self.legend.publish(to_image(picture, "rgb8", HeaderMessage(stamp=now)))
 
     def begin(self, node: Receiver) -> None:
         """Begin to listen, with all figures at their start."""
@@ -177,22 +191,26 @@ class Receiver(PipelineNode):
                 self.destroy_subscription(camera.packets)
                 camera.packets = None
             self._forget_images(camera)
+            self._forget_calibration(camera)
         if worker is not None:
             worker.stop()
 
     def teardown(self) -> None:
         """Withdraw the publishers."""
         for camera in self._streams.values():
-            for each in (camera.mask, camera.color, camera.overlay, camera.feedback):
+            pictures = (camera.mask, camera.color, camera.overlay)
+            for each in (*pictures, camera.camera_info, camera.feedback):
                 self.destroy_lifecycle_publisher(each)
             self.destroy_publisher(camera.label_info)
+            self.destroy_publisher(camera.legend)
         self._streams = {}
 
     def follow_demand(self, name: str) -> None:
-        """Subscribe to the camera's own frames while its overlay is wanted, and only then."""
+        """Subscribe to what of the camera itself is wanted, its frames and info, and only then."""
         camera = self._streams.get(name)
         if camera is None or self._worker is None:
             return
+        self._follow_calibration(camera)
         wanted = camera.overlay.get_subscription_count() > 0
         if wanted and camera.images is None:
 
@@ -206,6 +224,25 @@ class Receiver(PipelineNode):
             )
         elif not wanted:
             self._forget_images(camera)
+
+    def _follow_calibration(self, camera: _Camera) -> None:
+        """Take in the camera's info once, as all of them would be most of what crosses the link."""
+        if camera.camera_info.get_subscription_count() == 0:
+            self._forget_calibration(camera)
+        elif camera.calibration is None and camera.calibrations is None:
+
+            def keep(message: CameraInfo) -> None:
+                self._forget_calibration(camera)
+                camera.calibration = message
+
+            camera.calibrations = self.create_subscription(
+                CameraInfo, f"{camera.name}/camera_info", keep, self.qos("image_qos")
+            )
+
+    def _forget_calibration(self, camera: _Camera) -> None:
+        if camera.calibrations is not None:
+            self.destroy_subscription(camera.calibrations)
+        camera.calibrations = camera.calibration = None
 
     def _forget_images(self, camera: _Camera) -> None:
         if camera.images is not None:
@@ -253,7 +290,12 @@ class Receiver(PipelineNode):
             return
         camera.decode_ms.add((time.perf_counter() - begin) * 1e3)
         now = self.get_clock().now().nanoseconds
-        camera.mask.publish(to_image(decoded.mask, "mono8", to_header_message(decoded.header)))
+        header = to_header_message(decoded.header)
+        calibration = camera.calibration
+        if calibration is not None:
+            calibration.header = header
+            camera.camera_info.publish(calibration)
+        camera.mask.publish(to_image(decoded.mask, "mono8", header))
         camera.frames += 1
         camera.masks.add(1)
         camera.frame_bytes.add(sum(packet.serialized_size() for packet in frame.packets))
