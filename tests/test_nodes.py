@@ -62,11 +62,12 @@ def test_either_node_may_start_first(pipeline: Pipeline, first: str) -> None:
     pipeline.send(random_frame(0), masks)
 
 
-def test_two_cameras_do_not_mix(pipeline: Pipeline, bundle: ModelBundle) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_two_cameras_do_not_mix(pipeline: Pipeline, bundle: ModelBundle, batch: int) -> None:
     cameras = ["front", "rear/left"]
     masks = {camera: pipeline.masks(camera) for camera in cameras}
     pipeline.transmitter(cameras=str(cameras))
-    pipeline.receiver(cameras=str(cameras))
+    pipeline.receiver(cameras=str(cameras), batch=batch)
     for seed, camera in enumerate(cameras * 2):
         frame = random_frame(seed)
         mask = pipeline.send(frame, masks[camera], camera)

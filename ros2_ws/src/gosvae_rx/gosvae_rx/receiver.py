@@ -23,7 +23,9 @@ from gosvae_codec import (
     FingerprintError,
     Header,
     MissingReferenceError,
+    PacketError,
     Reassembler,
+    decode_together,
 )
 from gosvae_codec.images import to_rgb
 from gosvae_codec.legend import legend
@@ -142,6 +144,13 @@ class Receiver(PipelineNode):
             "Feedback messages a second, while packets arrive but no frame is decoded.",
             (0.1, 100.0),
         )
+        self.declare(
+            "batch",
+            1,
+            "Cameras' frames that one inference takes at most, of those that wait; more than 1 is "
+            "for GPUs.",
+            (1, 64),
+        )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
         self.declare_qos("mask_qos", "sensor_data", "masks, colours and overlays")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
@@ -152,7 +161,7 @@ class Receiver(PipelineNode):
     def make_decoder(self) -> Decoder:
         """Return a decoder that has seen nothing yet."""
         assert self.bundle is not None
-        return Decoder(self.bundle, self.value("providers"), self.value("threads"))
+        return Decoder(self.bundle, self.providers, self.value("threads"), self.value("batch"))
 
     def setup(self) -> None:
         """Load the mask network, make publishers for each camera and latch the label info."""
@@ -163,7 +172,7 @@ class Receiver(PipelineNode):
     def start(self) -> None:
         """Listen to packets."""
         self._worker = FrameWorker(
-            self.cameras, self.value("queue_depth"), self._decode, self._fail
+            self.cameras, self.value("queue_depth"), self._decode, self._fail, self.value("batch")
         )
         for name, camera in self._streams.items():
             camera.begin(self)
@@ -278,17 +287,28 @@ class Receiver(PipelineNode):
         for camera in self._streams.values():
             self._queue(camera, camera.reassembler.expire(before))
 
-    def _decode(self, name: str, frame: EncodedFrame) -> None:
-        camera = self._streams[name]
+    def _decode(self, frames: Mapping[str, EncodedFrame]) -> None:
+        cameras = [self._streams[name] for name in frames]
         begin = time.perf_counter()
-        try:
-            decoded = camera.decoder.decode(frame.packets)
-        except MissingReferenceError:
-            camera.undecodable += 1
-            camera.request_intra = True
-            self._send_feedback(camera)
-            return
-        camera.decode_ms.add((time.perf_counter() - begin) * 1e3)
+        results = decode_together(
+            [
+                (camera.decoder, frame.packets)
+                for camera, frame in zip(cameras, frames.values(), strict=True)
+            ]
+        )
+        milliseconds = (time.perf_counter() - begin) * 1e3
+        for camera, frame, result in zip(cameras, frames.values(), results, strict=True):
+            if isinstance(result, MissingReferenceError):
+                camera.undecodable += 1
+                camera.request_intra = True
+                self._send_feedback(camera)
+            elif isinstance(result, PacketError):
+                self._fail(camera.name, result)
+            else:
+                camera.decode_ms.add(milliseconds)
+                self._publish(camera, frame, result)
+
+    def _publish(self, camera: _Camera, frame: EncodedFrame, decoded: DecodedFrame) -> None:
         now = self.get_clock().now().nanoseconds
         header = to_header_message(decoded.header)
         calibration = camera.calibration
