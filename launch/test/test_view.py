@@ -16,6 +16,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rerun", reason="needs rerun-sdk: requirements-view.txt")
 
 import rclpy
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -27,6 +28,7 @@ from gosvae_msgs.msg import Feedback, LabelInfo
 from gosvae_node.messages import to_image
 from gosvae_node.qos import qos_profile
 
+ROOT = Path(__file__).resolve().parents[1]
 RERUN = shutil.which("rerun")
 Make = Callable[..., View]
 
@@ -115,6 +117,13 @@ def publish(
         for _ in range(10):
             publisher.publish(message)
             executor.spin_once(timeout_sec=0.05)
+
+
+def test_the_shipped_parameters_exist(make: Make) -> None:
+    view = make()
+    shipped = yaml.safe_load((ROOT / "config" / "pipeline.yaml").read_text())
+    for name, value in shipped["/**/gosvae_view"]["ros__parameters"].items():
+        assert type(view.get_parameter(name).value) is type(value), name
 
 
 def test_a_taken_port_is_named(make: Make, port: int) -> None:
