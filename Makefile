@@ -10,7 +10,7 @@ BUNDLE ?= models/camvid-f16
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo test test-training test-streets lint train evaluate sweep streets shell clean
+.PHONY: help demo view test test-training test-streets lint train evaluate sweep streets shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "  TOPIC=NAME              the bag's image topic, if it has several"
 	@echo "  JSON=FILE               write the figures there as well"
 	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
+	@echo "make view                 the same drive in a loop, in the browser, until Ctrl-C; INPUT and TOPIC as above"
 	@echo "make test                 all tests but those of training"
 	@echo "make lint                 ruff and mypy"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
@@ -38,6 +39,9 @@ help:
 demo:
 	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} \
 		$${LINK:+--link "$$LINK"}
+
+view:
+	@$(RUN) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} --loop --view
 
 test:
 	@$(RUN) $(PYTEST)

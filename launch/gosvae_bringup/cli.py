@@ -1,4 +1,4 @@
-"""The command `gosvae`: the pipeline where only rclpy is installed, and the demo."""
+"""The command `gosvae`: the pipeline where only rclpy is installed, its view, and the demo."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import NoReturn
 from gosvae_codec.errors import GosvaeError
 
 from .link import LinkError
-from .pipeline import ARGUMENTS, PipelineError, describe
-from .supervisor import DRAIN_SECONDS, Ended, Processes, stop_signals
+from .pipeline import ARGUMENTS, Pipeline, PipelineError, describe, describe_view
+from .supervisor import DRAIN_SECONDS, Processes, stop_signals
 
 RUN = """\
 Starts the nodes that `ros2 launch gosvae_bringup pipeline.launch.py` starts, with the same
@@ -27,6 +27,14 @@ figures, a video, a contact sheet and the recorded bag.
 Every frame whose mask came is scored. A frame without one is not, but makes the run fail: its exit
 status is 1. mIoU is over the bundle's classes: pixels whose true class the bundle lacks are left
 out. Agreement, mIoU with the expert's own masks as the truth, needs no labels and is always given.
+"""
+
+
+VIEW = """\
+Shows a pipeline that runs in the browser: frames, masks with the names of their classes, overlays,
+bytes, rates, age, loss and coverage. `gosvae run --view` starts both together. The data are served
+to this machine alone; from another one, forward the page's port and the next, as in
+`ssh -L 9090:localhost:9090 -L 9091:localhost:9091 EDGE`.
 """
 
 
@@ -47,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(_as_options(sys.argv[1:] if argv is None else argv))
     try:
-        return run(options) if options.command == "run" else _demo(options)
+        return {"run": run, "view": view, "demo": _demo}[options.command](options)
     except (PipelineError, LinkError) as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 2
@@ -88,6 +96,25 @@ def make_parser() -> argparse.ArgumentParser:
             default=None,
             help=argument.description.replace("%", "%%") + default,
         )
+
+    view = commands.add_parser(
+        "view",
+        help="show a running pipeline in the browser",
+        description=VIEW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    view.add_argument("--cameras", default="camera", help="as for `run` (default: camera)")
+    view.add_argument("--save", default="", metavar="FILE", help="write FILE.rrd for Rerun, too")
+    view.add_argument("--port", default="9090", help="of the page (default: 9090), and the next")
+    view.add_argument(
+        "--no-frames",
+        dest="frames",
+        action="store_false",
+        help="without the cameras' own frames, which cross the link to the far side",
+    )
+    view.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="only say where the page is"
+    )
 
     demo = commands.add_parser(
         "demo",
@@ -133,9 +160,22 @@ def run(options: argparse.Namespace) -> int:
     """
     names = [argument.name for argument in ARGUMENTS]
     values = {name: value for name in names if (value := getattr(options, name)) is not None}
-    pipeline = describe(values, options.side)
+    return _run(describe(values, options.side), "run")
+
+
+def view(options: argparse.Namespace) -> int:
+    """Show a pipeline that runs, until a signal, and return the exit status.
+
+    Raises:
+        GosvaeError: the arguments make no sense, or something is not installed.
+    """
+    names = ("cameras", "save", "port", "frames", "browser")
+    return _run(describe_view(**{name: getattr(options, name) for name in names}), "view")
+
+
+def _run(pipeline: Pipeline, command: str) -> int:
     for warning in pipeline.warnings:
-        print(f"gosvae run: {warning}", file=sys.stderr)
+        print(f"gosvae {command}: {warning}", file=sys.stderr)
     with stop_signals() as stop, Processes(pipeline.environment) as processes:
         for node in pipeline.nodes:
             processes.start(node)
@@ -143,15 +183,11 @@ def run(options: argparse.Namespace) -> int:
         while not stop.wait(0.05) and time.monotonic() < stop_at:
             for ended in processes.ended():
                 if ended.means == "failure":
-                    return _failure(ended)
+                    print(f"gosvae {command}: {ended}", file=sys.stderr)
+                    return ended.status or 1
                 if ended.means == "end of drive":
                     stop_at = time.monotonic() + DRAIN_SECONDS
     return 0
-
-
-def _failure(ended: Ended) -> int:
-    print(f"gosvae run: {ended}", file=sys.stderr)
-    return ended.status or 1
 
 
 def _demo(options: argparse.Namespace) -> int:

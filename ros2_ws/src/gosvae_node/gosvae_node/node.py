@@ -30,7 +30,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.sessions import PROVIDERS
+from gosvae_codec.sessions import PROVIDERS, Provider, configure
 
 from .qos import QOS_NAMES, qos_profile
 
@@ -70,6 +70,13 @@ class PipelineNode(LifecycleNode):
             f"ONNX Runtime execution providers of {', '.join(PROVIDERS)}, most wanted first; "
             "a later one is fallen back to with a warning, others are never used.",
         )
+        self.declare(
+            "engine_cache",
+            "~/.cache/gosvae",
+            "Folder for the engines that TensorRT builds, which takes minutes, so that only the "
+            "first start has to; empty: none.",
+        )
+        self.declare("fp16", False, "Whether TensorRT may compute in half precision.")
         self.declare(
             "threads", 1, "Threads of one inference on the CPU; 0: as many as cores.", (0, 256)
         )
@@ -124,6 +131,11 @@ class PipelineNode(LifecycleNode):
     def value(self, name: str) -> Any:
         """Return a parameter's value."""
         return self.get_parameter(name).value
+
+    @property
+    def providers(self) -> list[Provider]:
+        """Where networks run, as the parameters have it."""
+        return configure(*map(self.value, ("providers", "engine_cache", "fp16")))
 
     def qos(self, parameter: str) -> QoSProfile:
         """Return the QoS profile that a parameter names; raises ConfigurationError for none."""

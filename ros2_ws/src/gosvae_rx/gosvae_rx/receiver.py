@@ -13,7 +13,8 @@ import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import (
     DecodedFrame,
@@ -22,9 +23,12 @@ from gosvae_codec import (
     FingerprintError,
     Header,
     MissingReferenceError,
+    PacketError,
     Reassembler,
+    decode_together,
 )
 from gosvae_codec.images import to_rgb
+from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 from gosvae_node.messages import (
@@ -40,6 +44,7 @@ from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
 
 _KEPT = 16
+_LEGEND_WIDTH = 480
 
 Item = TypeVar("Item")
 
@@ -59,11 +64,13 @@ class _Camera:
         self.image_topic, self.image_type = node.image_topic(name)
         self.packets: Subscription | None = None
         self.images: Subscription | None = None
+        self.calibrations: Subscription | None = None
+        self.calibration: CameraInfo | None = None
         self.begin(node)
 
-        def publisher(topic: str, **events: Any) -> LifecyclePublisher:
+        def publisher(topic: str, kind: type = Image, **events: Any) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(
-                Image,
+                kind,
                 f"{name}/semantic/{topic}",
                 node.qos("mask_qos"),
                 event_callbacks=PublisherEventCallbacks(**events),
@@ -73,6 +80,9 @@ class _Camera:
         self.mask = publisher("mask")
         self.color = publisher("color")
         self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
+        self.camera_info = publisher(
+            "camera_info", CameraInfo, matched=lambda _: node.follow_demand(name)
+        )
         self.feedback = node.create_lifecycle_publisher(
             Feedback,
             f"{name}/image_raw/gosvae/feedback",
@@ -82,7 +92,13 @@ class _Camera:
         self.label_info = node.create_publisher(
             LabelInfo, f"{name}/semantic/label_info", qos_profile("latched")
         )
-        self.label_info.publish(to_label_info(node.bundle, node.get_clock().now().to_msg()))
+        self.legend = node.create_publisher(
+            Image, f"{name}/semantic/legend", qos_profile("latched")
+        )
+        now = node.get_clock().now().to_msg()
+        self.label_info.publish(to_label_info(node.bundle, now))
+        picture = legend(node.bundle.labels, _LEGEND_WIDTH)
+        self.legend.publish(to_image(picture, "rgb8", HeaderMessage(stamp=now)))
 
     def begin(self, node: Receiver) -> None:
         """Begin to listen, with all figures at their start."""
@@ -128,6 +144,13 @@ class Receiver(PipelineNode):
             "Feedback messages a second, while packets arrive but no frame is decoded.",
             (0.1, 100.0),
         )
+        self.declare(
+            "batch",
+            1,
+            "Cameras' frames that one inference takes at most, of those that wait; more than 1 is "
+            "for GPUs.",
+            (1, 64),
+        )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
         self.declare_qos("mask_qos", "sensor_data", "masks, colours and overlays")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
@@ -138,7 +161,7 @@ class Receiver(PipelineNode):
     def make_decoder(self) -> Decoder:
         """Return a decoder that has seen nothing yet."""
         assert self.bundle is not None
-        return Decoder(self.bundle, self.value("providers"), self.value("threads"))
+        return Decoder(self.bundle, self.providers, self.value("threads"), self.value("batch"))
 
     def setup(self) -> None:
         """Load the mask network, make publishers for each camera and latch the label info."""
@@ -149,7 +172,7 @@ class Receiver(PipelineNode):
     def start(self) -> None:
         """Listen to packets."""
         self._worker = FrameWorker(
-            self.cameras, self.value("queue_depth"), self._decode, self._fail
+            self.cameras, self.value("queue_depth"), self._decode, self._fail, self.value("batch")
         )
         for name, camera in self._streams.items():
             camera.begin(self)
@@ -177,22 +200,26 @@ class Receiver(PipelineNode):
                 self.destroy_subscription(camera.packets)
                 camera.packets = None
             self._forget_images(camera)
+            self._forget_calibration(camera)
         if worker is not None:
             worker.stop()
 
     def teardown(self) -> None:
         """Withdraw the publishers."""
         for camera in self._streams.values():
-            for each in (camera.mask, camera.color, camera.overlay, camera.feedback):
+            pictures = (camera.mask, camera.color, camera.overlay)
+            for each in (*pictures, camera.camera_info, camera.feedback):
                 self.destroy_lifecycle_publisher(each)
             self.destroy_publisher(camera.label_info)
+            self.destroy_publisher(camera.legend)
         self._streams = {}
 
     def follow_demand(self, name: str) -> None:
-        """Subscribe to the camera's own frames while its overlay is wanted, and only then."""
+        """Subscribe to what of the camera itself is wanted, its frames and info, and only then."""
         camera = self._streams.get(name)
         if camera is None or self._worker is None:
             return
+        self._follow_calibration(camera)
         wanted = camera.overlay.get_subscription_count() > 0
         if wanted and camera.images is None:
 
@@ -206,6 +233,25 @@ class Receiver(PipelineNode):
             )
         elif not wanted:
             self._forget_images(camera)
+
+    def _follow_calibration(self, camera: _Camera) -> None:
+        """Take in the camera's info once, as all of them would be most of what crosses the link."""
+        if camera.camera_info.get_subscription_count() == 0:
+            self._forget_calibration(camera)
+        elif camera.calibration is None and camera.calibrations is None:
+
+            def keep(message: CameraInfo) -> None:
+                self._forget_calibration(camera)
+                camera.calibration = message
+
+            camera.calibrations = self.create_subscription(
+                CameraInfo, f"{camera.name}/camera_info", keep, self.qos("image_qos")
+            )
+
+    def _forget_calibration(self, camera: _Camera) -> None:
+        if camera.calibrations is not None:
+            self.destroy_subscription(camera.calibrations)
+        camera.calibrations = camera.calibration = None
 
     def _forget_images(self, camera: _Camera) -> None:
         if camera.images is not None:
@@ -241,19 +287,35 @@ class Receiver(PipelineNode):
         for camera in self._streams.values():
             self._queue(camera, camera.reassembler.expire(before))
 
-    def _decode(self, name: str, frame: EncodedFrame) -> None:
-        camera = self._streams[name]
+    def _decode(self, frames: Mapping[str, EncodedFrame]) -> None:
+        cameras = [self._streams[name] for name in frames]
         begin = time.perf_counter()
-        try:
-            decoded = camera.decoder.decode(frame.packets)
-        except MissingReferenceError:
-            camera.undecodable += 1
-            camera.request_intra = True
-            self._send_feedback(camera)
-            return
-        camera.decode_ms.add((time.perf_counter() - begin) * 1e3)
+        results = decode_together(
+            [
+                (camera.decoder, frame.packets)
+                for camera, frame in zip(cameras, frames.values(), strict=True)
+            ]
+        )
+        milliseconds = (time.perf_counter() - begin) * 1e3
+        for camera, frame, result in zip(cameras, frames.values(), results, strict=True):
+            if isinstance(result, MissingReferenceError):
+                camera.undecodable += 1
+                camera.request_intra = True
+                self._send_feedback(camera)
+            elif isinstance(result, PacketError):
+                self._fail(camera.name, result)
+            else:
+                camera.decode_ms.add(milliseconds)
+                self._publish(camera, frame, result)
+
+    def _publish(self, camera: _Camera, frame: EncodedFrame, decoded: DecodedFrame) -> None:
         now = self.get_clock().now().nanoseconds
-        camera.mask.publish(to_image(decoded.mask, "mono8", to_header_message(decoded.header)))
+        header = to_header_message(decoded.header)
+        calibration = camera.calibration
+        if calibration is not None:
+            calibration.header = header
+            camera.camera_info.publish(calibration)
+        camera.mask.publish(to_image(decoded.mask, "mono8", header))
         camera.frames += 1
         camera.masks.add(1)
         camera.frame_bytes.add(sum(packet.serialized_size() for packet in frame.packets))

@@ -140,7 +140,7 @@ class Transmitter(PipelineNode):
     def make_encoder(self) -> Encoder:
         """Return an encoder with a new stream number."""
         assert self.bundle is not None
-        return Encoder(self.bundle, self.value("providers"), self.value("threads"))
+        return Encoder(self.bundle, self.providers, self.value("threads"))
 
     def setup(self) -> None:
         """Load the encoder and make a packet publisher for each camera."""
@@ -207,7 +207,8 @@ class Transmitter(PipelineNode):
             self.destroy_subscription(camera.images)
             camera.images = None
 
-    def _encode(self, name: str, message: Image | CompressedImage) -> None:
+    def _encode(self, frames: Mapping[str, Image | CompressedImage]) -> None:
+        ((name, message),) = frames.items()
         camera = self._streams[name]
         begin = time.perf_counter()
         settings = Settings(
