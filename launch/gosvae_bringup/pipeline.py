@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,8 @@ DRIVE = "street.mcap"
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
 
+
+SHARED_MEMORY = Path("/dev/shm")
 
 RATE_LIMITS = (0.01, 100.0)
 """Slowest and fastest replay."""
@@ -233,12 +237,44 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
             warnings.append("rviz2 is not installed: going on without it")
         else:
             nodes.append(_viewer(share, cameras[0], clock))
-    profile = (
-        {}
-        if PROFILE_VARIABLE in os.environ
-        else {PROFILE_VARIABLE: str(share / "config" / "fastdds.xml")}
+    own = os.environ.get(PROFILE_VARIABLE)
+    environment = {} if own is not None else {PROFILE_VARIABLE: str(find_profile())}
+    if problem := shared_memory_problem(Path(own or find_profile()), len(nodes)):
+        warnings.append(problem)
+    return Pipeline(tuple(nodes), environment, tuple(warnings))
+
+
+def find_profile() -> Path:
+    """Return the absolute path of the Fast DDS profile that ships.
+
+    Raises:
+        PipelineError: this package is not installed.
+    """
+    return _share() / "config" / "fastdds.xml"
+
+
+def shared_memory_problem(profile: Path, processes: int) -> str:
+    """Return what to do where shared memory has no room for the nodes; empty where it has.
+
+    Args:
+        profile: of Fast DDS, which says how much each process takes; one that cannot be read or
+            does not say it needs none.
+        processes: how many there will be.
+    """
+    try:
+        sizes = ElementTree.parse(profile).iterfind(".//{*}segment_size")
+        needed = processes * sum(int(size.text or 0) for size in sizes)
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except (OSError, ValueError, ElementTree.ParseError):
+        return ""
+    if free >= needed:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, {processes} processes take "
+        f"{needed / 1e6:.0f} MB; without them images go by UDP, where many are lost: start "
+        f"containers with --shm-size={-(-2 * needed >> 20)}m, and clear what killed processes left "
+        "with `fastdds shm clean`"
     )
-    return Pipeline(tuple(nodes), profile, tuple(warnings))
 
 
 def find_bundle(path: str = "") -> Path:
@@ -377,8 +413,17 @@ def _absolute(path: str) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
+_REMEDIES = {
+    "bag": "give a rosbag2 folder or file, a video or a folder of images, or leave it empty for "
+    "cameras that are there",
+    "bundle": "give a folder like models/camvid-f16, or leave it empty for the one that ships",
+    BUNDLE_VARIABLE: "name a folder like models/camvid-f16, or unset it",
+    "params_file": "copy config/pipeline.yaml of this package, and name the copy",
+}
+
+
 def _existing(name: str, path: str) -> Path:
     absolute = _absolute(path)
     if not absolute.exists():
-        raise PipelineError(f"{name}: {absolute} does not exist")
+        raise PipelineError(f"{name}: {absolute} does not exist; {_REMEDIES[name]}")
     return absolute

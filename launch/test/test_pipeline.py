@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from gosvae_bringup.pipeline import (
     describe,
     find_bundle,
     find_drive,
+    find_profile,
+    shared_memory_problem,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +140,23 @@ def test_the_transport_profile_is_the_users_if_there_is_one(
     assert PROFILE_VARIABLE not in describe({}).environment
 
 
+def test_shared_memory_without_room_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(size: int) -> None:
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+
+    profile = find_profile()
+    free(3 * 64 << 20)
+    assert shared_memory_problem(profile, 3) == ""
+    problem = shared_memory_problem(profile, 4)
+    assert "/dev/shm has 201 MB free, 4 processes take 268 MB" in problem
+    assert "--shm-size=512m" in problem and "fastdds shm clean" in problem
+    free(0)
+    assert any("/dev/shm has 0 MB free" in each for each in describe({}).warnings)
+    assert shared_memory_problem(tmp_path / "nowhere.xml", 4) == ""
+
+
 def test_rviz_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def installed(package: str) -> str:
         return f"/opt/{package}"
@@ -152,7 +172,7 @@ def test_rviz_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "get_package_prefix", missing)
     pipeline = describe({"rviz": "true"})
     assert "rviz2" not in named(pipeline)
-    assert pipeline.warnings == ("rviz2 is not installed: going on without it",)
+    assert "rviz2 is not installed: going on without it" in pipeline.warnings
 
 
 def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
