@@ -24,7 +24,7 @@ setup(
         *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
     ],
     python_requires=">=3.10",
-    install_requires=["av", "numpy", "rich", "rosbags"],
+    install_requires=["argcomplete", "av", "numpy", "rich", "rosbags"],
     entry_points={
         "console_scripts": [
             "replay = gosvae_bringup.replay:main",
