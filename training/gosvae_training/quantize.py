@@ -37,6 +37,8 @@ def write_int8(
 ) -> None:
     """Write `model` with 8-bit weights and activations (Jacob et al. 2018), per output channel.
 
+    The last convolution and what follows it stay in float: 8 bits have the search find other codes.
+
     Args:
         model: float network.
         examples: its inputs, from whose activations the ranges are taken; training data.
@@ -44,7 +46,9 @@ def write_int8(
             number, close to the pixels, they lose the most.
         path: file to write.
     """
-    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    nodes = model.graph.node
+    places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    in_float = [nodes[place] for place in places[:float_convolutions]] + [*nodes[places[-1] :]]
     quantize_static(
         model,
         path,
@@ -57,5 +61,5 @@ def write_int8(
         reduce_range=True,
         # With their activations, so that ranges are those after clipping.
         op_types_to_quantize=["Conv", "Gemm", "Add", "Relu", "Clip"],
-        nodes_to_exclude=convolutions[:float_convolutions],
+        nodes_to_exclude=[node.name for node in in_float],
     )

@@ -109,6 +109,8 @@ def test_the_8_bit_networks_are_close_to_the_float_ones(trained: Path) -> None:
         quantized = Session(bundle.path / f"{name}.int8.onnx", ["cpu"], 1)
         kinds = [node.op_type for node in onnx.load(bundle.path / f"{name}.int8.onnx").graph.node]
         assert kinds.count("DequantizeLinear") > kinds.count("Conv") > 0
+        last = len(kinds) - 1 - kinds[::-1].index("Conv")
+        assert "QuantizeLinear" not in kinds[last:]
         if name == "encoder":
             nothing = np.full((1, 2, 4, 6), 16, np.int32)
             tokens = stored.run(frame, nothing)
