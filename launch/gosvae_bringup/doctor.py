@@ -6,10 +6,12 @@ Each check is a function that returns a :class:`Check`; none raises.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -242,7 +244,8 @@ def check_network() -> Check:
     if not domain.isdigit() or int(domain) > LAST_DOMAIN:
         remedy = f"set ROS_DOMAIN_ID to 0 to {LAST_DOMAIN}, the same on all machines"
         return Check("network", "fail", found, remedy)
-    if reach == "LOCALHOST" or os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+    local = os.environ.get("ROS_LOCALHOST_ONLY") == "1"
+    if local or (reach == "LOCALHOST" and not peers):
         remedy = (
             "fine on one machine; for two, unset ROS_AUTOMATIC_DISCOVERY_RANGE and "
             "ROS_LOCALHOST_ONLY"
@@ -258,9 +261,15 @@ def check_network() -> Check:
     return Check("network", "ok", f"{found}, over {', '.join(interfaces) or 'unicast'}")
 
 
+_SIOCGIFFLAGS = 0x8913
+
+
 def _multicasts(interface: str) -> bool:
     up, loopback, multicast = 0x1, 0x8, 0x1000
-    flags = int(Path("/sys/class/net", interface, "flags").read_text(), 16)
+    request = struct.pack("16sh14x", interface.encode(), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
+    (flags,) = struct.unpack_from("H", answer, 16)
     return bool(flags & up and flags & multicast and not flags & loopback)
 
 

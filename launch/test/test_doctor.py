@@ -124,6 +124,10 @@ def test_shared_memory_and_buffers_are_compared(
         ({"ROS_LOCALHOST_ONLY": "1"}, "warn", "ROS_LOCALHOST_ONLY"),
         ({}, "warn", "ROS_STATIC_PEERS"),
         ({"ROS_STATIC_PEERS": "10.0.0.2"}, "ok", ""),
+        (
+            {"ROS_STATIC_PEERS": "10.0.0.2", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+            *("ok", ""),
+        ),
     ],
 )
 def test_network(

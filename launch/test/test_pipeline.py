@@ -270,3 +270,23 @@ def test_the_rviz_layout_shows_what_the_pipeline_publishes() -> None:
     state = bytes.fromhex(layout["Window Geometry"]["QMainWindow State"])
     for each in displays:
         assert each["Name"].encode("utf-16-be") in state
+
+
+def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from gosvae_bringup.demo import _network
+
+    def leaves(root: ElementTree.Element, above: str = "") -> set[tuple[str, str]]:
+        path = f"{above}/{root.tag}"
+        if not len(root):
+            return {(path, (root.text or "").strip())}
+        return set().union(*(leaves(each, path) for each in root))
+
+    link = SimpleNamespace(address=lambda side: "10.0.0.1")
+    _, far = _network(dict(describe({}).environment), tmp_path, link)
+    template = (ROOT / "config" / "fastdds-link.xml").read_text()
+    ours = ElementTree.fromstring(template.replace("@ADDRESS@", "10.0.0.1"))
+    made = ElementTree.parse(far["tx"][PROFILE_VARIABLE]).getroot()
+    assert leaves(ours) == leaves(made)

@@ -13,6 +13,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.subscription import Subscription
 
+from .meters import Growth
+
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 LEVELS = {"ok": OK, "warn": WARN, "error": ERROR}
 """Levels as parameters name them."""
@@ -20,6 +22,8 @@ LEVELS = {"ok": OK, "warn": WARN, "error": ERROR}
 JUMP_SECONDS = 0.5
 """By how much a clock must leave the steady one between two looks to have jumped."""
 SHOWN_TOPICS = 8
+LEAST_PACKETS = 20
+"""Of fewer packets one lost says little."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,23 @@ def where(node: Node) -> str:
 def share(part: float, rest: float) -> float:
     """Return the share that `part` has of the whole, 0 to 1; nan of nothing."""
     return part / (part + rest) if part + rest else math.nan
+
+
+class LossMeter:
+    """Share of packets lost over the last seconds, from counts that grow."""
+
+    def __init__(self) -> None:
+        self._lost, self._received = Growth(), Growth()
+
+    def update(self, lost: int, received: int) -> None:
+        """Take in what the counts are now."""
+        self._lost.update(lost)
+        self._received.update(received)
+
+    def value(self) -> float:
+        """Return the share, 0 to 1; nan of too few packets to tell."""
+        lost, received = self._lost.total(), self._received.total()
+        return share(lost, received) if lost + received >= LEAST_PACKETS else math.nan
 
 
 def fallback_text(provider: str, wanted: Sequence[str]) -> str:

@@ -42,6 +42,12 @@ class Meter:
             seconds = self._forget()
             return len(self._values) / seconds
 
+    def total(self) -> float:
+        """Return the sum of the values."""
+        with self._lock:
+            self._forget()
+            return sum(value for _, value in self._values)
+
     def sum_rate(self) -> float:
         """Return the sum of values per second."""
         with self._lock:

@@ -14,6 +14,7 @@ from gosvae_node.health import (
     WARN,
     ClockWatch,
     Findings,
+    LossMeter,
     Threshold,
     age_problem,
     share,
@@ -117,9 +118,16 @@ def test_shares() -> None:
     assert math.isnan(share(0.0, 0.0))
 
 
+def test_loss_needs_some_packets() -> None:
+    loss = LossMeter()
+    loss.update(lost=1, received=18)
+    assert math.isnan(loss.value())
+    loss.update(lost=2, received=18)
+    assert loss.value() == 0.1
+
+
 def test_a_count_that_falls_has_begun_anew() -> None:
     growth = Growth()
     for count in (5, 9, 2, 4):
         growth.update(count)
-    assert growth.sum_rate() > 0
-    assert growth.mean() * 4 == 5 + 4 + 0 + 2
+    assert growth.total() == 5 + 4 + 0 + 2

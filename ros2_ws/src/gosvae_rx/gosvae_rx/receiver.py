@@ -31,6 +31,7 @@ from gosvae_node.health import (
     OK,
     WARN,
     Findings,
+    LossMeter,
     Threshold,
     age_problem,
     explain_silence,
@@ -45,7 +46,7 @@ from gosvae_node.messages import (
     to_image,
     to_label_info,
 )
-from gosvae_node.meters import Complaints, Growth, Meter
+from gosvae_node.meters import Complaints, Meter
 from gosvae_node.node import PipelineNode, run
 from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
@@ -115,7 +116,7 @@ class _Camera:
         self.said_at = -math.inf
         self.bytes, self.frame_bytes = Meter(), Meter()
         self.masks, self.decode_ms, self.age_ms = Meter(), Meter(), Meter()
-        self.received, self.lost = Growth(), Growth()
+        self.loss = LossMeter()
         # Frames and masks of an overlay come in either order.
         self.overlay_images: OrderedDict[Header, Image | CompressedImage] = OrderedDict()
         self.overlay_masks: OrderedDict[Header, Mask] = OrderedDict()
@@ -355,11 +356,7 @@ class Receiver(PipelineNode):
         """See :class:`PipelineNode`."""
         stream = self._streams[camera]
         session, rejections = stream.decoder.session, stream.rejections
-        stream.received.update(stream.reassembler.received)
-        stream.lost.update(stream.reassembler.lost)
-        lost, dropped = stream.lost.sum_rate(), 0.0
-        if self._worker is not None:
-            dropped = self._worker.drop_rate(camera)
+        stream.loss.update(stream.reassembler.lost, stream.reassembler.received)
         masks = stream.masks.rate()
         values: dict[str, Any] = {
             "provider": session.provider,
@@ -373,7 +370,7 @@ class Receiver(PipelineNode):
             "mask age ms p50": stream.age_ms.percentile(0.5),
             "mask age ms p95": stream.age_ms.percentile(0.95),
             "coverage": stream.coverage,
-            "loss": share(lost, stream.received.sum_rate()),
+            "loss": stream.loss.value(),
             "lost packets": stream.reassembler.lost,
             "stale packets": stream.reassembler.stale,
             "dropped": self._worker.dropped(camera) if self._worker else 0,
@@ -404,14 +401,18 @@ class Receiver(PipelineNode):
         if problem := age_problem(values["mask age ms p50"]):
             findings.add(WARN, problem)
         else:
-            text = f"masks are {age:.0f} ms old: see queue, loss and decode time"
-            findings.add(self.judge("mask_age_ms", age), text)
+            findings.add(
+                self.judge("mask_age_ms", age),
+                f"masks are {age:.0f} ms old: decoding takes "
+                f"{values['decode ms p95']:.0f} ms of it; if not there, it is the transmitter's "
+                "encode ms or queue on the way ms, or clocks that differ",
+            )
         findings.add(
             self.judge("loss", values["loss"]),
             f"{values['loss']:.0%} of the packets are lost: lower max_kbit_per_s or raise parity "
             "at the transmitter, or better the link",
         )
-        drops = share(dropped, masks)
+        drops = share(self._worker.drop_rate(camera), masks)
         findings.add(
             self.judge("drops", drops),
             f"{drops:.0%} of the frames are dropped: they come faster than the network runs; "

@@ -23,6 +23,7 @@ from gosvae_node.health import (
     OK,
     WARN,
     Findings,
+    LossMeter,
     Threshold,
     explain_silence,
     fallback_text,
@@ -71,6 +72,7 @@ class _Camera:
         self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
         self.link_bytes, self.levels, self.parity = Meter(), Meter(), Meter()
         self.distance, self.intra, self.skips = Meter(), Meter(), Meter()
+        self.loss = LossMeter()
         self.failures = Complaints(
             lambda reason: node.get_logger().error(f"{self.topic}: {reason}")
         )
@@ -309,9 +311,11 @@ class Transmitter(PipelineNode):
             if feedback.fingerprint != encoder.bundle.fingerprint:
                 text = mismatch_text("receiver", feedback.fingerprint)
                 findings.add(self.level("bundle_mismatch"), text)
+            stream.loss.update(feedback.packets_lost, feedback.packets_received)
+            loss = stream.loss.value()
             findings.add(
-                self.judge("loss", control.loss),
-                f"{control.loss:.0%} of the packets are lost: lower max_kbit_per_s or raise "
+                self.judge("loss", loss),
+                f"{loss:.0%} of the packets are lost: lower max_kbit_per_s or raise "
                 "parity, or better the link",
             )
         if stream.images is None:
