@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
-from gosvae_codec.errors import GosvaeError
 from gosvae_msgs.msg import Feedback, TokenPacket
 
 from .record import message_types
 from .report import FEEDBACK, PACKETS
 from .sources import SourceError
+
+Result = TypeVar("Result")
 
 _KINDS = {"gosvae_msgs/msg/TokenPacket": TokenPacket, "gosvae_msgs/msg/Feedback": Feedback}
 
@@ -93,36 +94,56 @@ def reading(path: Path) -> Iterator[Reader]:
     """Open a bag, folder or storage file.
 
     Raises:
-        SourceError: it is not there or cannot be read, also where that shows in the block.
+        SourceError: it is not there or cannot be read.
     """
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file")
+    reader = _parsed(path, lambda: Reader(path))
+    _parsed(path, reader.open)
     try:
-        with Reader(path) as reader:
-            yield reader
-    except (GosvaeError, OSError):
-        raise
-    except Exception as error:  # damaged files make the parsers raise nearly anything
+        yield reader
+    finally:
+        reader.close()
+
+
+def _parsed(path: Path, parse: Callable[[], Result]) -> Result:
+    """Return what `parse` does; damaged files make the parsers raise nearly anything."""
+    try:
+        return parse()
+    except Exception as error:
         raise SourceError(
-            f"bag {path} cannot be read: {error}; if its recording was cut off, "
-            "try `ros2 bag reindex` or `mcap recover`"
+            f"bag {path} cannot be read: {error}; give a rosbag2 folder, an .mcap or .db3 file, and "
+            "if its recording was cut off, try `ros2 bag reindex` or `mcap recover`"
         ) from error
 
 
 def packets(reader: Reader) -> Iterator[Recorded]:
-    """Yield all packets in the order of recording; `message` is a ``TokenPacket``."""
+    """Yield all packets in the order of recording; `message` is a ``TokenPacket``.
+
+    Raises:
+        SourceError: the bag is damaged.
+    """
     return _messages(reader, PACKETS, "gosvae_msgs/msg/TokenPacket")
 
 
 def feedbacks(reader: Reader) -> Iterator[Recorded]:
-    """Yield all feedback in the order of recording; `message` is a ``Feedback``."""
+    """Yield all feedback in the order of recording; `message` is a ``Feedback``.
+
+    Raises:
+        SourceError: as :func:`packets`.
+    """
     return _messages(reader, FEEDBACK, "gosvae_msgs/msg/Feedback")
 
 
 def _messages(reader: Reader, ending: str, msgtype: str) -> Iterator[Recorded]:
     chosen = [each for each in reader.connections if each.msgtype == msgtype]
     # Of no connections there would be all messages.
-    for connection, time, data in reader.messages(chosen) if chosen else ():
+    found = iter(reader.messages(chosen) if chosen else ())
+    while (each := _parsed(reader.path, lambda: next(found, None))) is not None:
+        connection, time, data = each
         camera = connection.topic.removesuffix(f"/{ending}").strip("/")
-        message = deserialize_message(bytes(data), _KINDS[msgtype])
+        message = _parsed(
+            reader.path,
+            lambda: deserialize_message(bytes(data), _KINDS[msgtype]),  # noqa: B023
+        )
         yield Recorded(camera, time, message, len(data))

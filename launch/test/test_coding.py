@@ -185,6 +185,8 @@ def test_a_budget_is_kept(
         ),
         (["decode", "nowhere.mcap", "-o", "x"], 1, "nowhere.mcap does not exist"),
         (["inspect", "nowhere"], 1, "nowhere does not exist"),
+        (["inspect", "{folder}"], 1, "cannot be read: "),
+        (["decode", "{cut}", "-o", "x"], 1, "cannot be read: "),
     ],
 )
 def test_mistakes_take_one_line_and_leave_nothing(
@@ -200,7 +202,10 @@ def test_mistakes_take_one_line_and_leave_nothing(
 ) -> None:
     monkeypatch.setenv("GOSVAE_BUNDLE", str(bundle.path))
     monkeypatch.chdir(tmp_path)
-    filled = [each.format(drive=drive, encoded=encoded) for each in arguments]
+    cut = encoded.with_name("cut.mcap")
+    cut.write_bytes(encoded.read_bytes()[:-1000])
+    places = {"drive": drive, "encoded": encoded, "cut": cut, "folder": bundle.path.parent}
+    filled = [each.format(**places) for each in arguments]
     assert gosvae(*filled) == status
     err = capsys.readouterr().err
     assert reason in err and err.count("\n") == 1
