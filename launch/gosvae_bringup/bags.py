@@ -112,8 +112,8 @@ def _parsed(path: Path, parse: Callable[[], Result]) -> Result:
         return parse()
     except Exception as error:
         raise SourceError(
-            f"bag {path} cannot be read: {error}; give a rosbag2 folder, an .mcap or .db3 file, and "
-            "if its recording was cut off, try `ros2 bag reindex` or `mcap recover`"
+            f"bag {path} cannot be read: {error}; give a rosbag2 folder, an .mcap or .db3 file, "
+            "and if its recording was cut off, try `ros2 bag reindex` or `mcap recover`"
         ) from error
 
 
