@@ -10,7 +10,7 @@ BUNDLE ?= models/camvid-f16
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo view test test-training test-streets lint train evaluate sweep streets shell clean
+.PHONY: help demo view test test-training test-streets lint reference train evaluate sweep streets shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make view                 the same drive in a loop, in the browser, until Ctrl-C; INPUT and TOPIC as above"
 	@echo "make test                 all tests but those of training"
 	@echo "make lint                 ruff and mypy"
+	@echo "make reference            write docs/reference.md from the code"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
 	@echo "  DATA='NAME=PATH ...'    where that names several datasets"
@@ -59,6 +60,9 @@ lint:
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
+
+reference:
+	@$(RUN) python tools/reference.py
 
 train:
 	@test -n "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid"; exit 1; }
