@@ -620,9 +620,7 @@ def make_environment(wanted: str) -> Environment:
         SetupError: This machine lacks something.
     """
     venv, workspace = VirtualEnvironment(".venv"), Workspace()
-    content = digest(
-        [WHEELS, REQUIREMENTS, DEV_REQUIREMENTS, BENCH_REQUIREMENTS, Path(__file__)]
-    )
+    content = digest([WHEELS, REQUIREMENTS, DEV_REQUIREMENTS, BENCH_REQUIREMENTS, Path(__file__)])
     identity = venv.identify(wanted, use_ros=True)
     ros = identity["ros"]
     ready = {"identity": identity, "content": content}

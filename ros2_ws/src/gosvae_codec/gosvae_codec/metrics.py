@@ -29,7 +29,8 @@ class ConfusionMatrix:
         # In float32, as calcHist counts, which is twenty times as fast as numpy.
         rows = max(_EXACT // max(truth.shape[1], 1), 1)
         for begin in range(0, truth.shape[0], rows):
-            pair = [np.ascontiguousarray(each[begin : begin + rows]) for each in (truth, prediction)]
+            part = slice(begin, begin + rows)
+            pair = [np.ascontiguousarray(each[part]) for each in (truth, prediction)]
             counts = cv2.calcHist(pair, [0, 1], None, [256, 256], [0, 256, 0, 256])
             counts[UNLABELLED] = 0
             self.counts += counts.astype(np.int64)
