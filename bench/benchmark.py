@@ -72,7 +72,7 @@ class Task:
         """Return all contenders by their keys."""
         camera = Drive(self.frames).frame(0).shape[:2]
         bundles = find_bundles(self.models)
-        found = contenders(self.bundle(), bundles, camera, self.quick, self.experts)
+        found = contenders(self.bundle(), bundles, camera, self.experts)
         return {each.key: each for each in found}
 
 
@@ -402,7 +402,7 @@ class Results:
         self._rows[contender.key] = row | figures
 
     def write(self, order: Sequence[str]) -> None:
-        """Write the file, whole or not at all, with the rows of these contenders."""
+        """Write the file, whole or not at all; rows of what is no contender any more are dropped."""
         rows = [self._rows[key] for key in order if key in self._rows]
         text = json.dumps({**self._about, "rows": rows}, indent=1) + "\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -440,15 +440,19 @@ def run(task: Task, results: Results, passes: Sequence[str]) -> None:
     """Measure what is missing, writing the results after each contender."""
     everything = task.contenders()
     order = list(everything)
+    # Those that tell most come first.
+    wanted = sorted(order, key=lambda key: not everything[key].quick)
+    if task.quick:
+        wanted = [key for key in wanted if everything[key].quick]
     drive = Drive(task.frames)
     if "quality" in passes:
-        todo = [key for key in order if results.lacks(everything[key], QUALITY)]
+        todo = [key for key in wanted if results.lacks(everything[key], QUALITY)]
         for key, figures in _parallel(task, todo, len(drive)):
             results.add(everything[key], figures)
             results.write(order)
     if "timing" not in passes:
         return
-    late = [key for key in order if results.lacks(everything[key], TIMING)]
+    late = [key for key in wanted if results.lacks(everything[key], TIMING)]
     groups = [
         list(keys)
         for _, keys in groupby(late, lambda k: (everything[k].codec, everything[k].expert))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -217,6 +217,7 @@ class Contender:
         model: fingerprint of what is learned in it; empty for codecs that are not.
         expert: network that segments its pictures at the receiver, if any.
         vehicle_macs, receiver_macs: of the networks, a frame; None where nobody counted.
+        quick: whether it is among the few that tell most.
     """
 
     codec: str
@@ -227,6 +228,7 @@ class Contender:
     expert: Path | None = None
     vehicle_macs: int | None = 0
     receiver_macs: int | None = 0
+    quick: bool = True
 
     @property
     def key(self) -> str:
@@ -346,7 +348,6 @@ def contenders(
     reference: ModelBundle,
     bundles: Sequence[ModelBundle],
     camera: Size,
-    quick: bool = False,
     experts: Sequence[Path] = (),
 ) -> list[Contender]:
     """Return all that is compared.
@@ -355,7 +356,6 @@ def contenders(
         reference: the bundle whose expert segments pictures at the receiver.
         bundles: whose tokens are sent.
         camera: size of the frames.
-        quick: every other quality, at full size, and no intra-only video.
         experts: more networks for the receiver, as ONNX with the expert's interface.
     """
     compute = reference.manifest.get("compute", {})
@@ -365,7 +365,7 @@ def contenders(
         pixels = partial(
             Contender, sends="pixels", model="", expert=path, vehicle_macs=0, receiver_macs=macs
         )
-        found += _pictures(pixels, reference.input_size, camera, quick)
+        found += _pictures(pixels, reference.input_size, camera)
     found += [
         Contender(
             codec="expert's labels",
@@ -396,17 +396,16 @@ def contenders(
     return found
 
 
-def _pictures(
-    pixels: Callable[..., Contender], size: Size, camera: Size, quick: bool
-) -> list[Contender]:
+def _pictures(pixels: Callable[..., Contender], size: Size, camera: Size) -> list[Contender]:
     half = (size[0] // 2, size[1] // 2)
     larger = camera[0] * camera[1] > size[0] * size[1]
 
-    def ladder(codec: str, steps: _Ladder) -> list[tuple[int, Size]]:
-        if quick:
-            return [(value, size) for value in steps[0][::2]]
-        own = [(value, camera) for value in CAMERA.get(codec, ()) if larger]
-        return [*own, *((v, size) for v in steps[0]), *((v, half) for v in steps[1])]
+    def ladder(codec: str, steps: _Ladder) -> Iterator[tuple[int, Size, bool]]:
+        """Yield quality, size, and whether it is among the few; every other is, at full size."""
+        if larger:
+            yield from ((value, camera, False) for value in CAMERA.get(codec, ()))
+        yield from ((value, size, place % 2 == 0) for place, value in enumerate(steps[0]))
+        yield from ((value, half, False) for value in steps[1])
 
     def png(frame: Image) -> bytes:
         return bytes(imagecodecs.png_encode(frame))
@@ -424,19 +423,19 @@ def _pictures(
                 codec=codec,
                 setting=f"{what} {value}, {sent[1]}x{sent[0]}",
                 make=partial(Still, sent, size, partial(pack, value=value), unpack),
+                quick=quick,
             )
-            for value, sent in ladder(codec, steps)
+            for value, sent, quick in ladder(codec, steps)
         ]
     for codec, (steps, encoder, decoder, options) in VIDEOS.items():
-        for gop in (GOP, 1):
-            if gop == 1 and (quick or codec == "AV1"):
-                continue
+        for gop in (GOP,) if codec == "AV1" else (GOP, 1):
             found += [
                 pixels(
                     codec=f"{codec}{' intra' if gop == 1 else ''}",
                     setting=f"CRF {crf}, {sent[1]}x{sent[0]}",
                     make=partial(Video, sent, size, encoder, decoder, gop, options(crf, gop)),
+                    quick=quick and gop == GOP,
                 )
-                for crf, sent in ladder(codec, steps)
+                for crf, sent, quick in ladder(codec, steps)
             ]
     return found
