@@ -330,6 +330,7 @@ STREAMS: dict[str, Maker] = {
     "tokens": lambda *given: Tokens(*given, Settings()),
     "tokens, automatic parity": lambda *given: Tokens(*given, Settings(parity=AUTOMATIC)),
     "tokens, 1 level": lambda *given: Tokens(*given, Settings(levels=1)),
+    "tokens, 4 slices": lambda *given: Tokens(*given, Settings(slices=4)),
     "JPEG, quality 80": lambda *given: Jpeg(*given, quality=80),
     "JPEG, quality 10": lambda *given: Jpeg(*given, quality=10),
     "H.264, 256 kbit/s": lambda *given: H264(*given, bit_rate=256_000),

@@ -21,6 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from gosvae_msgs.msg import TokenPacket
 from gosvae_node.messages import to_image
 from gosvae_node.qos import qos_profile
 
@@ -138,6 +139,12 @@ class Pipeline:
         if topic not in self._publishers:
             self._publishers[topic] = self.node.create_publisher(kind, topic, qos_profile(qos))
         return self._publishers[topic]
+
+    def packet_publisher(self) -> Any:
+        """Return what stands in for a transmitter, once the receiver listens to it."""
+        publisher = self.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
+        self.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+        return publisher
 
     def send(self, frame: np.ndarray, masks: list[Image], camera: str = "camera") -> Image:
         """Publish a frame until its mask comes back; best effort may lose the first ones.

@@ -164,8 +164,7 @@ def test_hostile_packets_are_counted_and_the_next_good_one_decodes(
 ) -> None:
     masks = pipeline.masks()
     receiver = pipeline.receiver()
-    publisher = pipeline.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
-    pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+    publisher = pipeline.packet_publisher()
     frame = random_frame(1)
     encoder = Encoder(bundle)
 
@@ -423,8 +422,7 @@ def test_a_frame_in_slices_waits_for_them_and_conceals_what_is_lost(
     masks = pipeline.masks()
     feedback = pipeline.collect(Feedback, "camera/image_raw/gosvae/feedback", "packets")
     pipeline.receiver()
-    publisher = pipeline.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
-    pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+    publisher = pipeline.packet_publisher()
     encoder = Encoder(bundle)
     frame = random_frame(1)
     stamps = itertools.count()
@@ -530,8 +528,7 @@ def test_a_receiver_that_lacks_the_reference_says_so_and_gets_an_intra_frame(
     masks = pipeline.masks()
     feedback = pipeline.collect(Feedback, "camera/image_raw/gosvae/feedback", "packets")
     pipeline.receiver()
-    publisher = pipeline.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
-    pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+    publisher = pipeline.packet_publisher()
     encoder = Encoder(bundle)
     encoder.encode(random_frame(0))
     encoder.acknowledge(0)
@@ -564,8 +561,7 @@ def test_recorded_packets_can_be_replayed_in_a_loop(
 ) -> None:
     masks = pipeline.masks()
     pipeline.receiver()
-    publisher = pipeline.publisher(TokenPacket, "camera/image_raw/gosvae", "packets")
-    pipeline.wait("the receiver", lambda: publisher.get_subscription_count() > 0)
+    publisher = pipeline.packet_publisher()
     encoder = Encoder(bundle)
     recorded = [
         to_packet_message(encoder.encode(random_frame(seed), Header(5, seed, "probe"), 1)[0])

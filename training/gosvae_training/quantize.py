@@ -37,7 +37,7 @@ def write_int8(
 ) -> None:
     """Write `model` with 8-bit weights and activations (Jacob et al. 2018), per output channel.
 
-    What follows the last convolution stays in float: a code search in 8 bits finds other codes.
+    The last convolution and what follows it stay in float: 8 bits have the search find other codes.
 
     Args:
         model: float network.
@@ -48,7 +48,7 @@ def write_int8(
     """
     nodes = model.graph.node
     places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
-    in_float = [nodes[place] for place in places[:float_convolutions]] + [*nodes[places[-1] + 1 :]]
+    in_float = [nodes[place] for place in places[:float_convolutions]] + [*nodes[places[-1] :]]
     quantize_static(
         model,
         path,
