@@ -402,7 +402,7 @@ class Results:
         self._rows[contender.key] = row | figures
 
     def write(self, order: Sequence[str]) -> None:
-        """Write the file, whole or not at all; rows of what is no contender any more are dropped."""
+        """Write the file, whole or not at all, without rows of what is no contender any more."""
         rows = [self._rows[key] for key in order if key in self._rows]
         text = json.dumps({**self._about, "rows": rows}, indent=1) + "\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)

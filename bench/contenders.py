@@ -354,7 +354,7 @@ def contenders(
 
     Args:
         reference: the bundle whose expert segments pictures at the receiver.
-        bundles: whose tokens are sent.
+        bundles: whose tokens are sent, which may be labels.
         camera: size of the frames.
         experts: more networks for the receiver, as ONNX with the expert's interface.
     """
@@ -384,7 +384,7 @@ def contenders(
                 codec=bundle.name,
                 setting=f"{levels} level{'s' if levels > 1 else ''}, "
                 f"{'predicted' if predicted else 'intra'}",
-                sends="tokens",
+                sends=bundle.manifest.get("kind", "tokens"),
                 make=partial(Tokens, bundle, levels, predicted),
                 model=f"{bundle.fingerprint:016x}",
                 vehicle_macs=compute.get("vehicle_macs"),
