@@ -207,3 +207,12 @@ def test_a_clock_that_jumps(pipeline: Pipeline) -> None:
     pipeline.wait("the word", lambda: tell(500) and told in pipeline.status["gosvae_rx"].message)
     assert pipeline.status["gosvae_rx"].level == WARN
     assert "loop:=true" in receiver.output()
+
+
+def test_simulated_time_without_a_clock(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    pipeline.receiver(use_sim_time=True)
+    pipeline.send(random_frame(0), masks)
+    told = "use_sim_time is set, but nobody publishes /clock"
+    wait_for(pipeline, "gosvae_rx: camera", WARN, told)
