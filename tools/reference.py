@@ -10,8 +10,10 @@ The nodes are made, configured and activated here, and asked.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -41,6 +43,7 @@ from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_bringup.pipeline import ARGUMENTS  # noqa: E402
 from gosvae_bringup.record import Record  # noqa: E402
 from gosvae_bringup.replay import Replay  # noqa: E402
+from gosvae_bringup.view import View  # noqa: E402
 from gosvae_node.node import PipelineNode  # noqa: E402
 from gosvae_node.qos import qos_profile  # noqa: E402
 from gosvae_rx.receiver import Receiver  # noqa: E402
@@ -68,6 +71,8 @@ TOPICS = {
     "/camera/image_raw/gosvae/feedback": "What arrived and may be referred to; back over the link.",
     "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
     "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
+    "/camera/semantic/camera_info": "The camera's calibration beside each mask, with its stamp.",
+    "/camera/semantic/legend": "A picture of labels and colours, latched.",
     "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
     "/camera/semantic/label_info": "Names and colours of the label ids, latched.",
     "/clock": "Simulated time.",
@@ -87,10 +92,11 @@ class Nodes:
         self._folder = tempfile.TemporaryDirectory()
         rclpy.init()
         self.transmitter, self.receiver = Transmitter(), Receiver()
-        drive = Parameter("input", value=str(ROOT / "drives" / "street.mcap"))
-        bag = Parameter("output", value=str(Path(self._folder.name, "bag")))
-        self.replay = Replay(parameter_overrides=[drive])
-        self.record = Record(parameter_overrides=[bag])
+        drive = str(ROOT / "drives" / "street.mcap")
+        self.replay = Replay(parameter_overrides=overrides(input=drive))
+        bag = str(Path(self._folder.name, "bag"))
+        self.record = Record(parameter_overrides=overrides(output=bag))
+        self.view = View(parameter_overrides=overrides(port=two_free_ports(), open_browser=False))
         self.parameters = {node.get_name(): list(rows(node)) for node in self.all}
         self._probe = rclpy.create_node("probe")
         self._work()
@@ -99,7 +105,7 @@ class Nodes:
     @property
     def all(self) -> Sequence[Node]:
         """All of them."""
-        return self.transmitter, self.receiver, self.replay, self.record
+        return self.transmitter, self.receiver, self.replay, self.record, self.view
 
     def _work(self) -> None:
         """Let the nodes do all that they do on demand."""
@@ -122,6 +128,7 @@ class Nodes:
 
     def __exit__(self, *_: object) -> None:
         self.record.close()
+        self.view.close()
         for node in (self.transmitter, self.receiver):
             node.close()
         for node in (*self.all, self._probe):
@@ -130,9 +137,36 @@ class Nodes:
         self._folder.cleanup()
 
 
+def overrides(**values: Any) -> list[Parameter]:
+    """Return parameters by name."""
+    return [Parameter(name, value=value) for name, value in values.items()]
+
+
+def two_free_ports() -> int:
+    """Return a port that is free, as is the next."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def declare_parameter(node: Node, name: str, *arguments: Any, **options: Any) -> Parameter:
+    """Declare a parameter, and remember its default: nodes here are given other values."""
+    DEFAULTS[node, name] = arguments[0] if arguments else options.get("value")
+    return DECLARE(node, name, *arguments, **options)
+
+
+DEFAULTS: dict[tuple[Node, str], Any] = {}
+DECLARE = Node.declare_parameter
+Node.declare_parameter = declare_parameter  # type: ignore[method-assign]
+
+
 def rows(node: Node) -> Iterator[tuple[str, ...]]:
     """Yield name, default, range, when it can change, and meaning of a node's parameters."""
-    for name, parameter in sorted(node.get_parameters_by_prefix("").items()):
+    for name in sorted(node.get_parameters_by_prefix("")):
         descriptor = node.describe_parameter(name)
         if name.startswith("qos_overrides.") or not descriptor.description:
             continue
@@ -140,7 +174,7 @@ def rows(node: Node) -> Iterator[tuple[str, ...]]:
             continue
         yield (
             f"`{name}`",
-            "required" if name in REQUIRED else f"`{literal(parameter.value)}`",
+            "required" if name in REQUIRED else f"`{literal(DEFAULTS[node, name])}`",
             limits(descriptor),
             changes(node, name, descriptor),
             descriptor.description,

@@ -95,7 +95,7 @@ def table(checks: Sequence[Check]) -> Table:
 
 def _remedy(error: Exception) -> str:
     # Errors of ours bring their own.
-    return "" if isinstance(error, GosvaeError) else "see the README, section The ROS way"
+    return "" if isinstance(error, GosvaeError) else "see the README"
 
 
 def check_python() -> Check:

@@ -157,6 +157,7 @@ def test_rviz_shows_the_cameras_there_are(
     cameras: str, side: Side, transport: str, topics: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "get_package_prefix", lambda package: f"/opt/{package}")
+    monkeypatch.setattr(module, "shared_memory_problem", lambda *_: "")
     values = {"rviz": "true", "cameras": cameras, "image_transport": transport}
     pipeline = describe(values, side)
     rviz = named(pipeline)["rviz2"]
