@@ -10,10 +10,8 @@ The nodes are made, configured and activated here, and asked.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
-import socket
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 
 import rclpy  # noqa: E402
+import rerun as rr  # noqa: E402
 from rcl_interfaces.msg import ParameterDescriptor  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -71,9 +70,9 @@ TOPICS = {
     "/camera/image_raw/gosvae/feedback": "What arrived and may be referred to; back over the link.",
     "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
     "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
-    "/camera/semantic/camera_info": "The camera's calibration beside each mask, with its stamp.",
-    "/camera/semantic/legend": "A picture of labels and colours, latched.",
     "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
+    "/camera/semantic/camera_info": "The camera's calibration with each mask's stamp.",
+    "/camera/semantic/legend": "A picture of the labels' names and colours.",
     "/camera/semantic/label_info": "Names and colours of the label ids, latched.",
     "/clock": "Simulated time.",
     "/diagnostics": "Level, a sentence and figures of each camera; see "
@@ -85,6 +84,13 @@ REQUIRED = ("input", "output")
 HIDDEN = ("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static")
 
 
+class Unserved(View):
+    """The view without its page, whose port may be taken."""
+
+    def _serve(self) -> rr.RecordingStream:
+        return rr.RecordingStream("reference")
+
+
 class Nodes:
     """The pipeline's nodes, configured and at work on the drive that ships."""
 
@@ -92,11 +98,11 @@ class Nodes:
         self._folder = tempfile.TemporaryDirectory()
         rclpy.init()
         self.transmitter, self.receiver = Transmitter(), Receiver()
-        drive = str(ROOT / "drives" / "street.mcap")
-        self.replay = Replay(parameter_overrides=overrides(input=drive))
-        bag = str(Path(self._folder.name, "bag"))
-        self.record = Record(parameter_overrides=overrides(output=bag))
-        self.view = View(parameter_overrides=overrides(port=two_free_ports(), open_browser=False))
+        drive = Parameter("input", value=str(ROOT / "drives" / "street.mcap"))
+        bag = Parameter("output", value=str(Path(self._folder.name, "bag")))
+        self.replay = Replay(parameter_overrides=[drive])
+        self.record = Record(parameter_overrides=[bag])
+        self.view = Unserved()
         self.parameters = {node.get_name(): list(rows(node)) for node in self.all}
         self._probe = rclpy.create_node("probe")
         self._work()
@@ -128,7 +134,6 @@ class Nodes:
 
     def __exit__(self, *_: object) -> None:
         self.record.close()
-        self.view.close()
         for node in (self.transmitter, self.receiver):
             node.close()
         for node in (*self.all, self._probe):
@@ -137,36 +142,9 @@ class Nodes:
         self._folder.cleanup()
 
 
-def overrides(**values: Any) -> list[Parameter]:
-    """Return parameters by name."""
-    return [Parameter(name, value=value) for name, value in values.items()]
-
-
-def two_free_ports() -> int:
-    """Return a port that is free, as is the next."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
-
-
-def declare_parameter(node: Node, name: str, *arguments: Any, **options: Any) -> Parameter:
-    """Declare a parameter, and remember its default: nodes here are given other values."""
-    DEFAULTS[node, name] = arguments[0] if arguments else options.get("value")
-    return DECLARE(node, name, *arguments, **options)
-
-
-DEFAULTS: dict[tuple[Node, str], Any] = {}
-DECLARE = Node.declare_parameter
-Node.declare_parameter = declare_parameter  # type: ignore[method-assign]
-
-
 def rows(node: Node) -> Iterator[tuple[str, ...]]:
     """Yield name, default, range, when it can change, and meaning of a node's parameters."""
-    for name in sorted(node.get_parameters_by_prefix("")):
+    for name, parameter in sorted(node.get_parameters_by_prefix("").items()):
         descriptor = node.describe_parameter(name)
         if name.startswith("qos_overrides.") or not descriptor.description:
             continue
@@ -174,7 +152,7 @@ def rows(node: Node) -> Iterator[tuple[str, ...]]:
             continue
         yield (
             f"`{name}`",
-            "required" if name in REQUIRED else f"`{literal(DEFAULTS[node, name])}`",
+            "required" if name in REQUIRED else f"`{literal(parameter.value)}`",
             limits(descriptor),
             changes(node, name, descriptor),
             descriptor.description,
