@@ -24,7 +24,7 @@ setup(
         *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
     ],
     python_requires=">=3.10",
-    install_requires=["av", "numpy", "pyyaml", "rich", "rosbags"],
+    install_requires=["argcomplete", "av", "numpy", "pyyaml", "rich", "rosbags"],
     extras_require={"view": ["rerun-sdk>=0.39,<0.42"]},
     entry_points={
         "console_scripts": [

@@ -37,6 +37,7 @@ WHEELS = ROOT / "tools" / "ros2-jazzy-wheels.txt"
 REQUIREMENTS = ROOT / "requirements.txt"
 VIEW_REQUIREMENTS = ROOT / "requirements-view.txt"
 DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
+BENCH_REQUIREMENTS = ROOT / "bench" / "requirements.txt"
 DISTRO = "jazzy"
 OLDEST, NEWEST = (3, 10), (3, 13)
 BLENDER_PYTHON = (3, 11)
@@ -620,7 +621,7 @@ def make_environment(wanted: str) -> Environment:
         SetupError: This machine lacks something.
     """
     venv, workspace = VirtualEnvironment(".venv"), Workspace()
-    sources = [REQUIREMENTS, VIEW_REQUIREMENTS, DEV_REQUIREMENTS]
+    sources = [REQUIREMENTS, VIEW_REQUIREMENTS, DEV_REQUIREMENTS, BENCH_REQUIREMENTS]
     content = digest([WHEELS, *sources, Path(__file__)])
     identity = venv.identify(wanted, use_ros=True)
     ros = identity["ros"]
@@ -641,7 +642,8 @@ def make_environment(wanted: str) -> Environment:
 
 def _install_packages(venv: VirtualEnvironment, identity: dict) -> None:
     env = clean_environment(identity["ros"])
-    requirements = read_requirements(REQUIREMENTS) + read_requirements(DEV_REQUIREMENTS)
+    requirements = read_requirements(REQUIREMENTS)
+    requirements += read_requirements(DEV_REQUIREMENTS) + read_requirements(BENCH_REQUIREMENTS)
     requirements = choose_onnxruntime(requirements, identity["gpu"])
     if identity["ros"]:
         requirements = complement_installation(requirements, venv, env)

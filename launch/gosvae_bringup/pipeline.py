@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -38,6 +40,8 @@ DRIVE = "street.mcap"
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
 
+
+SHARED_MEMORY = Path("/dev/shm")
 
 RATE_LIMITS = (0.01, 100.0)
 """Slowest and fastest replay."""
@@ -253,7 +257,11 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
         nodes.append(dataclasses.replace(rviz, parameters=clock, side="rx"))
         if len(cameras) > RVIZ_CAMERAS:
             warnings.append(f"RViz shows the first {RVIZ_CAMERAS} of {len(cameras)} cameras")
-    return Pipeline(tuple(nodes), _environment(share), tuple(warnings))
+    if problem := shared_memory_problem(
+        Path(os.environ.get(PROFILE_VARIABLE) or find_profile()), len(nodes)
+    ):
+        warnings.append(problem)
+    return Pipeline(tuple(nodes), _environment(), tuple(warnings))
 
 
 def describe_view(
@@ -281,7 +289,40 @@ def describe_view(
     if save:
         parameters["save"] = str(_absolute(save))
     node = _view(parameters, [share / "config" / "pipeline.yaml"])
-    return Pipeline((dataclasses.replace(node, lifetime="run"),), _environment(share))
+    return Pipeline((dataclasses.replace(node, lifetime="run"),), _environment())
+
+
+def find_profile() -> Path:
+    """Return the absolute path of the Fast DDS profile that ships.
+
+    Raises:
+        PipelineError: this package is not installed.
+    """
+    return _share() / "config" / "fastdds.xml"
+
+
+def shared_memory_problem(profile: Path, processes: int) -> str:
+    """Return what to do where shared memory has no room for the nodes; empty where it has.
+
+    Args:
+        profile: of Fast DDS, which says how much each process takes; one that cannot be read or
+            does not say it needs none.
+        processes: how many there will be.
+    """
+    try:
+        sizes = ElementTree.parse(profile).iterfind(".//{*}segment_size")
+        needed = processes * sum(int(size.text or 0) for size in sizes)
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except (OSError, ValueError, ElementTree.ParseError):
+        return ""
+    if free >= needed:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, {processes} processes take "
+        f"{needed / 1e6:.0f} MB; without them images go by UDP, where many are lost: start "
+        f"containers with --shm-size={-(-2 * needed >> 20)}m, and clear what killed processes left "
+        "with `fastdds shm clean`"
+    )
 
 
 def find_bundle(path: str = "") -> Path:
@@ -441,11 +482,11 @@ def write_layout(folder: Path, cameras: Sequence[str], frames: bool, compressed:
     return Path(file.name)
 
 
-def _environment(share: Path) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Return our transport profile, unless the user has one."""
     if PROFILE_VARIABLE in os.environ:
         return {}
-    return {PROFILE_VARIABLE: str(share / "config" / "fastdds.xml")}
+    return {PROFILE_VARIABLE: str(find_profile())}
 
 
 def _share() -> Path:
@@ -491,8 +532,17 @@ def _absolute(path: str) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
+_REMEDIES = {
+    "bag": "give a rosbag2 folder or file, a video or a folder of images, or leave it empty for "
+    "cameras that are there",
+    "bundle": "give a folder like models/camvid-f16, or leave it empty for the one that ships",
+    BUNDLE_VARIABLE: "name a folder like models/camvid-f16, or unset it",
+    "params_file": "copy config/pipeline.yaml of this package, and name the copy",
+}
+
+
 def _existing(name: str, path: str) -> Path:
     absolute = _absolute(path)
     if not absolute.exists():
-        raise PipelineError(f"{name}: {absolute} does not exist")
+        raise PipelineError(f"{name}: {absolute} does not exist; {_REMEDIES[name]}")
     return absolute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from gosvae_bringup.pipeline import (
     describe_view,
     find_bundle,
     find_drive,
+    find_profile,
+    shared_memory_problem,
 )
 
 FRAMES = "image_raw/compressed"
@@ -167,6 +170,23 @@ def test_rviz_shows_the_cameras_there_are(
     assert found == [*wanted, f"/{names[0]}/semantic/legend"]
     beyond = () if len(names) < 5 else ("RViz shows the first 4 of 5 cameras",)
     assert pipeline.warnings == beyond
+
+
+def test_shared_memory_without_room_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(size: int) -> None:
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+
+    profile = find_profile()
+    free(3 * 64 << 20)
+    assert shared_memory_problem(profile, 3) == ""
+    problem = shared_memory_problem(profile, 4)
+    assert "/dev/shm has 201 MB free, 4 processes take 268 MB" in problem
+    assert "--shm-size=512m" in problem and "fastdds shm clean" in problem
+    free(0)
+    assert any("/dev/shm has 0 MB free" in each for each in describe({}).warnings)
+    assert shared_memory_problem(tmp_path / "nowhere.xml", 4) == ""
 
 
 def test_rviz_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,3 +347,23 @@ def test_rviz_knows_all_that_the_layouts_say(name: str) -> None:
     for each in (*layout["Panels"], *manager["Displays"]):
         assert each["Name"].encode("utf-16-be") in state
         assert each["Name"] in window
+
+
+def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from gosvae_bringup.demo import _network
+
+    def leaves(root: ElementTree.Element, above: str = "") -> set[tuple[str, str]]:
+        path = f"{above}/{root.tag}"
+        if not len(root):
+            return {(path, (root.text or "").strip())}
+        return set().union(*(leaves(each, path) for each in root))
+
+    link = SimpleNamespace(address=lambda side: "10.0.0.1")
+    _, far = _network(dict(describe({}).environment), tmp_path, link)
+    template = (ROOT / "config" / "fastdds-link.xml").read_text()
+    ours = ElementTree.fromstring(template.replace("@ADDRESS@", "10.0.0.1"))
+    made = ElementTree.parse(far["tx"][PROFILE_VARIABLE]).getroot()
+    assert leaves(ours) == leaves(made)

@@ -31,6 +31,18 @@ from gosvae_codec.images import to_rgb
 from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
+from gosvae_node.health import (
+    OK,
+    WARN,
+    Findings,
+    LossMeter,
+    Threshold,
+    age_problem,
+    explain_silence,
+    fallback_text,
+    mismatch_text,
+    share,
+)
 from gosvae_node.messages import (
     from_header_message,
     from_packet_message,
@@ -39,7 +51,7 @@ from gosvae_node.messages import (
     to_label_info,
 )
 from gosvae_node.meters import Complaints, Meter
-from gosvae_node.node import ERROR, OK, WARN, PipelineNode, run
+from gosvae_node.node import PipelineNode, run
 from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
 
@@ -120,6 +132,7 @@ class _Camera:
         self.said_at = -math.inf
         self.bytes, self.frame_bytes = Meter(), Meter()
         self.masks, self.decode_ms, self.age_ms = Meter(), Meter(), Meter()
+        self.loss = LossMeter()
         # Frames and masks of an overlay come in either order.
         self.overlay_images: OrderedDict[Header, Image | CompressedImage] = OrderedDict()
         self.overlay_masks: OrderedDict[Header, Mask] = OrderedDict()
@@ -127,6 +140,14 @@ class _Camera:
 
 class Receiver(PipelineNode):
     """Decodes packets and publishes masks, each with its frame's own stamp and frame_id."""
+
+    thresholds = (
+        Threshold("silence_s", "Seconds without a packet", 1.0, 5.0, 3600.0),
+        Threshold("mask_age_ms", "Age of 95% of the masks in ms", 500.0, 2000.0, 1e7),
+        Threshold("loss", "Share of packets lost", 0.15, 0.5, 1.0),
+        Threshold("drops", "Share of frames dropped before the network", 0.05, 0.5, 1.0),
+        Threshold("frames_per_s", "Masks a second", 0.0, 0.0, 1000.0, below=True),
+    )
 
     def __init__(self) -> None:
         super().__init__("gosvae_rx")
@@ -397,11 +418,13 @@ class Receiver(PipelineNode):
         """See :class:`PipelineNode`."""
         stream = self._streams[camera]
         session, rejections = stream.decoder.session, stream.rejections
+        stream.loss.update(stream.reassembler.lost, stream.reassembler.received)
+        masks = stream.masks.rate()
         values: dict[str, Any] = {
             "provider": session.provider,
             "masks": stream.frames,
             "packets": stream.packet_count,
-            "frames/s": stream.masks.rate(),
+            "frames/s": masks,
             "bytes/frame": stream.frame_bytes.mean(),
             "kbit/s": stream.bytes.sum_rate() * 8 / 1000,
             "decode ms p50": stream.decode_ms.percentile(0.5),
@@ -409,6 +432,7 @@ class Receiver(PipelineNode):
             "mask age ms p50": stream.age_ms.percentile(0.5),
             "mask age ms p95": stream.age_ms.percentile(0.95),
             "coverage": stream.coverage,
+            "loss": stream.loss.value(),
             "lost packets": stream.reassembler.lost,
             "stale packets": stream.reassembler.stale,
             "dropped": self._worker.dropped(camera) if self._worker else 0,
@@ -418,26 +442,56 @@ class Receiver(PipelineNode):
         }
         if self._worker is None or stream.packets is None:
             return WARN, "inactive", values
-        if rejections.meter.rate() > 0:
-            if stream.foreign is None:
-                return WARN, f"packets rejected: {rejections.last}", values
+        findings = Findings()
+        rejected = rejections.meter.rate() > 0
+        silence = min(stream.bytes.silence(), rejections.meter.silence())
+        if rejected and stream.foreign is not None:
             values["sender fingerprint"] = f"{stream.foreign:016x}"
-            text = (
-                f"the transmitter has another bundle, {stream.foreign:016x}: "
-                "give both nodes the same folder"
+            text = mismatch_text("transmitter", stream.foreign)
+            findings.add(self.level("bundle_mismatch"), text)
+        elif rejected:
+            findings.add(WARN, f"packets rejected: {rejections.last}")
+        if (level := self.judge("silence_s", silence)) != OK:
+            remedy = "start the transmitter with the same cameras, domain and discovery range"
+            why = explain_silence(self, stream.packets, [TokenPacket], remedy)
+            findings.add(level, f"no packets for {silence:.0f} s: {why}")
+        elif masks == 0 and not rejected:
+            findings.add(WARN, "packets arrive, but are older than what was decoded")
+        elif masks > 0 and self.get_clock().now().nanoseconds == 0:
+            findings.add(WARN, "use_sim_time is set, but nobody publishes /clock")
+        age = values["mask age ms p95"]
+        if problem := age_problem(values["mask age ms p50"]):
+            findings.add(WARN, problem)
+        else:
+            findings.add(
+                self.judge("mask_age_ms", age),
+                f"masks are {age:.0f} ms old: decoding takes "
+                f"{values['decode ms p95']:.0f} ms of it; if not there, it is the transmitter's "
+                "encode ms or queue on the way ms, or clocks that differ",
             )
-            return ERROR, text, values
-        if stream.bytes.rate() == 0:
-            return WARN, f"no packets on {stream.packets.topic_name}", values
-        if stream.masks.rate() == 0:
-            return WARN, "packets arrive, but are older than what was decoded", values
-        if stream.age_ms.rate() == 0:
-            return WARN, "use_sim_time is set, but nobody publishes /clock", values
-        if self._worker.drop_rate(camera) > 0:
-            return WARN, "frames dropped: they come faster than the network runs", values
+        findings.add(
+            self.judge("loss", values["loss"]),
+            f"{values['loss']:.0%} of the packets are lost: lower max_kbit_per_s or raise parity "
+            "at the transmitter, or better the link",
+        )
+        drops = share(self._worker.drop_rate(camera), masks)
+        findings.add(
+            self.judge("drops", drops),
+            f"{drops:.0%} of the frames are dropped: they come faster than the network runs; "
+            "lower the camera's rate, or raise threads",
+        )
+        if stream.frames:
+            text = f"{masks:.1f} masks a second, fewer than asked for"
+            findings.add(self.judge("frames_per_s", masks), text)
         if session.fell_back:
-            return WARN, f"running on {session.provider}, not as asked", values
-        return OK, "receiving", values
+            text = fallback_text(session.provider, self.value("providers"))
+            findings.add(self.level("provider_fallback"), text)
+        return *findings.summary("receiving"), values
+
+    def clock_jumped(self) -> None:
+        """See :class:`PipelineNode`."""
+        for camera in self._streams.values():
+            camera.age_ms = Meter()
 
 
 def main() -> None:
