@@ -66,7 +66,7 @@ LOSS_SECONDS = 5.0
 """Window that the share of lost packets is taken over."""
 LEGEND_WIDTH = 640
 JPEG_QUALITY = 85
-MEMORY = "1GiB"
+MEMORY = "512MiB"
 """What is kept for browsers that come later, the oldest forgotten first."""
 
 _LEVELS = {
