@@ -36,7 +36,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
 from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_bringup.pipeline import ARGUMENTS  # noqa: E402
@@ -64,6 +64,8 @@ TOPICS = {
     "/camera/image_raw": "The camera's frames, where `image_transport` is `raw`.",
     "/camera/image_raw/compressed": "The same, where it is `compressed`.",
     "/camera/camera_info": "The camera's calibration, as the bag has it.",
+    "/camera/semantic/camera_info": "Calibration with each mask's stamp, while someone listens.",
+    "/camera/semantic/legend": "Names and colours of the label ids as a picture, latched.",
     "/camera/label": "True labels as train ids, where the drive has any.",
     "/camera/label/compressed": "The same as PNG.",
     "/camera/image_raw/gosvae": "Packets: what crosses the link.",
@@ -71,8 +73,6 @@ TOPICS = {
     "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
     "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
     "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
-    "/camera/semantic/camera_info": "The camera's calibration with each mask's stamp.",
-    "/camera/semantic/legend": "A picture of the labels' names and colours.",
     "/camera/semantic/label_info": "Names and colours of the label ids, latched.",
     "/clock": "Simulated time.",
     "/diagnostics": "Level, a sentence and figures of each camera; see "
@@ -84,7 +84,7 @@ REQUIRED = ("input", "output")
 HIDDEN = ("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static")
 
 
-class Unserved(View):
+class PagelessView(View):
     """The view without its page, whose port may be taken."""
 
     def _serve(self) -> rr.RecordingStream:
@@ -102,7 +102,7 @@ class Nodes:
         bag = Parameter("output", value=str(Path(self._folder.name, "bag")))
         self.replay = Replay(parameter_overrides=[drive])
         self.record = Record(parameter_overrides=[bag])
-        self.view = Unserved()
+        self.view = PagelessView()
         self.parameters = {node.get_name(): list(rows(node)) for node in self.all}
         self._probe = rclpy.create_node("probe")
         self._work()
@@ -121,14 +121,19 @@ class Nodes:
         for node in (self.transmitter, self.receiver):
             node.trigger_configure()
             node.trigger_activate()
-        overlay = f"{CAMERA}/semantic/overlay"
-        self._probe.create_subscription(Image, overlay, print, qos_profile("sensor_data"))
+        for kind, topic in ((Image, "overlay"), (CameraInfo, "camera_info")):
+            wanted = f"{CAMERA}/semantic/{topic}"
+            self._probe.create_subscription(kind, wanted, print, qos_profile("sensor_data"))
         executor = SingleThreadedExecutor()
         executor.add_node(self.receiver)
+        executor.add_node(self.view)
         end = time.monotonic() + SECONDS
-        while not any(each.msg_type is Image for each in self.receiver.subscriptions):
+        takes = (self.receiver, Image), (self.receiver, CameraInfo), (self.view, CompressedImage)
+        while not all(
+            any(each.msg_type is kind for each in node.subscriptions) for node, kind in takes
+        ):
             if time.monotonic() > end:
-                raise SystemExit(f"reference: the receiver made no overlay within {SECONDS:g} s")
+                raise SystemExit(f"reference: nodes did not find each other within {SECONDS:g} s")
             executor.spin_once(timeout_sec=0.1)
         executor.shutdown()
 

@@ -10,6 +10,7 @@ The data are served to this machine alone; who looks from another one forwards b
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 import webbrowser
@@ -65,7 +66,7 @@ LOSS_SECONDS = 5.0
 """Window that the share of lost packets is taken over."""
 LEGEND_WIDTH = 640
 JPEG_QUALITY = 85
-MEMORY = "1GiB"
+MEMORY = "512MiB"
 """What is kept for browsers that come later, the oldest forgotten first."""
 
 _LEVELS = {
@@ -98,7 +99,7 @@ class View(Node):
         self._declare(
             "port", 9090, "Port of the page; the next one is that of its data.", PORT_LIMITS
         )
-        self._declare("open_browser", True, "Open the page in the browser.")
+        self._declare("open_browser", True, "Open the page in a browser, where there is a display.")
         self._declare("save", "", "File.rrd to write for the Rerun viewer; empty: none.")
         self._declare(
             "max_width", 960, "Width in pixels that larger pictures are scaled to.", (16, 16384)
@@ -171,7 +172,8 @@ class View(Node):
             raise ViewError(str(error)) from error
         page = f"http://{ADDRESS}:{port}/?url={quote(sinks[0].uri, safe=':/')}"
         self.get_logger().info(f"open {page}")
-        if self._value("open_browser"):
+        # Without a display it would be a browser in the terminal, before which nobody sits.
+        if self._value("open_browser") and {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
             webbrowser.open(page)
         return recording
 

@@ -35,6 +35,10 @@ Make = Callable[..., View]
 
 @pytest.fixture
 def port() -> int:
+    return free_port()
+
+
+def free_port() -> int:
     """A port that is free, as is the next one."""
     while True:
         with socket.socket() as probe, socket.socket() as beside:
@@ -124,6 +128,20 @@ def test_the_shipped_parameters_exist(make: Make) -> None:
     shipped = yaml.safe_load((ROOT / "config" / "pipeline.yaml").read_text())
     for name, value in shipped["/**/gosvae_view"]["ros__parameters"].items():
         assert type(view.get_parameter(name).value) is type(value), name
+
+
+def test_the_page_is_opened_where_there_is_a_display(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("gosvae_bringup.view.webbrowser.open", opened.append)
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    make(open_browser=True).close()
+    assert opened == []
+    monkeypatch.setenv("DISPLAY", ":0")
+    make(open_browser=True, port=free_port())
+    assert len(opened) == 1 and opened[0].startswith("http://127.0.0.1:")
 
 
 def test_a_taken_port_is_named(make: Make, port: int) -> None:
