@@ -10,7 +10,7 @@ BUNDLE ?= models/camvid-f16
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo test test-training test-streets lint train evaluate sweep bench streets shell clean
+.PHONY: help demo view test test-training test-streets lint reference train evaluate sweep bench streets shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,8 +19,10 @@ help:
 	@echo "  TOPIC=NAME              the bag's image topic, if it has several"
 	@echo "  JSON=FILE               write the figures there as well"
 	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
+	@echo "make view                 the same drive in a loop, in the browser, until Ctrl-C; INPUT and TOPIC as above"
 	@echo "make test                 all tests but those of training"
 	@echo "make lint                 ruff and mypy"
+	@echo "make reference            write docs/reference.md from the code"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
 	@echo "  DATA='NAME=PATH ...'    where that names several datasets"
@@ -41,6 +43,9 @@ demo:
 	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} \
 		$${LINK:+--link "$$LINK"}
 
+view:
+	@$(RUN) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} --loop --view
+
 test:
 	@$(RUN) $(PYTEST)
 
@@ -57,6 +62,9 @@ lint:
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
+
+reference:
+	@$(RUN) python tools/reference.py
 
 train:
 	@test -n "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid"; exit 1; }

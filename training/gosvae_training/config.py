@@ -68,6 +68,12 @@ class Schedule(Strict):
     backbone_learning_rate: float = Field(ge=0)
     frozen_blocks: NonNegativeInt
     """EfficientNet blocks, counted from the stem, that keep their ImageNet or expert weights."""
+    teacher: Literal["crop", "frame"] = "crop"
+    """What the expert looks at: every crop anew, or each frame once. With ``frame`` everything is
+    kept in memory (2.6 bytes a pixel and class beside the frame, a sixteenth of it logits), steps
+    take less time, and losses are computed at half and a quarter of the crop's sides."""
+    validate_every: PositiveInt = 500
+    """Steps from one validation to the next."""
     warmup: float = Field(0.06, ge=0, le=1)
     """Share of the steps with rising learning rate; tokens are not quantised during it."""
     weight_decay: float = Field(1e-2, ge=0)
@@ -169,6 +175,20 @@ class Convolutional(Strict):
     blocks: NonNegativeInt = 1
 
 
+class Light(Strict):
+    """Encoder of a light vehicle: the expert's first blocks on a smaller frame."""
+
+    kind: Literal["light"]
+    shrink: Literal[1, 2, 4] = 2
+    """Pixels of a side that are averaged before the network."""
+    blocks: PositiveInt
+    """Of the expert's backbone that are kept."""
+    stride: Literal[4, 8, 16, 32]
+    """Pixels from one vector to the next; at least twice `shrink`."""
+    width: PositiveInt
+    """Channels of what joins the blocks' features."""
+
+
 class Masks(Strict):
     """Decoder straight to logits."""
 
@@ -186,6 +206,13 @@ class Pixels(Strict):
     blocks: NonNegativeInt = 1
 
 
+class Upper(Strict):
+    """Decoder to the expert's features of strides 4 and 8, from which the expert goes on."""
+
+    kind: Literal["upper"]
+    width: PositiveInt = 96
+
+
 class Tokens(Strict):
     """Token stream: residual levels of `codes` vectors with `dim` numbers each."""
 
@@ -195,12 +222,24 @@ class Tokens(Strict):
     """0 sends the numbers themselves, 8 bits each: an autoencoder."""
     dim: PositiveInt
     encoder: Annotated[
-        Annotated[Backbone, Tag("backbone")] | Annotated[Convolutional, Tag("convolutional")],
+        Annotated[Backbone, Tag("backbone")]
+        | Annotated[Convolutional, Tag("convolutional")]
+        | Annotated[Light, Tag("light")],
         _kind("backbone"),
     ] = Backbone()
     decoder: Annotated[
-        Annotated[Masks, Tag("masks")] | Annotated[Pixels, Tag("pixels")], _kind("masks")
+        Annotated[Masks, Tag("masks")]
+        | Annotated[Pixels, Tag("pixels")]
+        | Annotated[Upper, Tag("upper")],
+        _kind("masks"),
     ] = Masks()
+
+
+class Segmenter(Strict):
+    """A light segmenter whose labels are the tokens: what tokens have to beat."""
+
+    kind: Literal["segmenter"]
+    encoder: Light
 
 
 class Labels(Strict):
@@ -255,7 +294,10 @@ class Config(Strict):
     guides: dict[str, Network] = {}
     """Further experts to imitate, each with weights."""
     tokens: Annotated[
-        Annotated[Tokens, Tag("tokens")] | Annotated[Labels, Tag("labels")], _kind("tokens")
+        Annotated[Tokens, Tag("tokens")]
+        | Annotated[Segmenter, Tag("segmenter")]
+        | Annotated[Labels, Tag("labels")],
+        _kind("tokens"),
     ]
     losses: Losses = Losses()
     segmenter: Schedule
@@ -270,17 +312,26 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _losses_fit_the_decoder(self) -> Config:
-        if isinstance(self.tokens, Tokens) and isinstance(self.tokens.decoder, Masks):
+        draws = isinstance(self.tokens, Labels) or (
+            isinstance(self.tokens, Tokens) and isinstance(self.tokens.decoder, Pixels)
+        )
+        if not draws:
             for name in ("pixels", "perceptual", "adversarial", "features", "policy"):
                 if getattr(self.losses, name):
                     raise ValueError(f"losses.{name} needs tokens.decoder.kind: pixels")
-            if not self.tokens.codes:
+            if isinstance(self.tokens, Tokens) and not self.tokens.codes:
                 raise ValueError("tokens.codes: 0 needs tokens.decoder.kind: pixels")
+        if self.segmenter.teacher == "frame" and (draws or self.guides):
+            raise ValueError("segmenter.teacher: frame needs masks, and no guide but the expert")
+        if self.expert.teacher == "frame":
+            raise ValueError("expert.teacher: experts have none")
         return self
 
     @model_validator(mode="after")
     def _inertia_fits_the_levels(self) -> Config:
-        levels = self.tokens.levels if isinstance(self.tokens, Tokens) else 0
+        levels = {"tokens": 1, "segmenter": 1, "labels": 0}[self.tokens.kind]
+        if isinstance(self.tokens, Tokens):
+            levels = self.tokens.levels
         if self.inertia and len(self.inertia) != levels:
             raise ValueError(f"inertia: {len(self.inertia)} numbers for {levels} levels")
         return self

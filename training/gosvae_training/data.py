@@ -17,7 +17,7 @@ The splits are ``train`` and ``val`` everywhere, and ``test`` and ``extra`` wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from tqdm import tqdm
 
 from gosvae_codec.labels import (
     ADE20K,
@@ -77,6 +78,8 @@ class Sample(NamedTuple):
 
     frame: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float16] | None = None
+    """An expert's, float16 (H/4, W/4, classes), where it was asked before."""
 
 
 class Dataset(Protocol):
@@ -389,7 +392,8 @@ def _jitter(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> Sample:
     """Return a random crop of `size` (height, width): scaled, flipped, turned, recoloured.
 
-    What falls outside the frame repeats its edge and is unlabelled in the mask.
+    What falls outside the frame repeats its edge and is unlabelled in the mask. Where there are
+    logits, they come along at a quarter of the sides, and the mask is at half of them.
     """
     height, width = sample.mask.shape
     scale = np.exp(rng.uniform(np.log(0.6), np.log(1.8)))
@@ -405,17 +409,49 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
     frame = cv2.warpAffine(
         sample.frame, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
+    if sample.logits is None:
+        mask = cv2.warpAffine(
+            sample.mask, matrix, size[::-1], flags=cv2.INTER_NEAREST, borderValue=UNLABELLED
+        )
+        return Sample(_jitter(frame, rng), mask)
+    half, quarter = ((size[1] // part, size[0] // part) for part in (2, 4))
     mask = cv2.warpAffine(
-        sample.mask, matrix, size[::-1], flags=cv2.INTER_NEAREST, borderValue=UNLABELLED
+        sample.mask,
+        _at_parts(matrix, 1, 2),
+        half,
+        flags=cv2.INTER_NEAREST,
+        borderValue=UNLABELLED,
     )
-    return Sample(_jitter(frame, rng), mask)
+    smaller = _at_parts(matrix, 4, 4)
+    planes = [
+        cv2.warpAffine(
+            np.ascontiguousarray(sample.logits[..., first : first + 4], np.float32),
+            smaller,
+            quarter,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        ).reshape(*quarter[::-1], -1)
+        for first in range(0, sample.logits.shape[2], 4)
+    ]
+    return Sample(_jitter(frame, rng), mask, np.concatenate(planes, 2))
+
+
+def _at_parts(matrix: npt.NDArray[np.float64], source: int, target: int) -> np.ndarray:
+    """Return an affine map of pixels as one of pixels `source` and `target` times as large.
+
+    Pixels are counted from their centres.
+    """
+    linear, offset = matrix[:, :2], matrix[:, 2]
+    centred = linear @ np.full(2, (source - 1) / 2) + offset - (target - 1) / 2
+    return np.concatenate([linear * source, centred[:, None]], axis=1) / target
 
 
 class RandomCrops(torch.utils.data.Dataset):
     """Endless-looking dataset of augmented crops; item `i` of seed `s` is always the same.
 
     Items are (uint8 (h, w, 3) RGB, int64 (h, w) channel index or 255). Frames are first brought
-    to the height `rows`, at which the network will see them.
+    to the height `rows`, at which the network will see them. Where the samples have an expert's
+    logits, items are (uint8 (h, w, 3), int64 (h/2, w/2), float32 (classes, h/4, w/4)).
     """
 
     def __init__(
@@ -438,13 +474,16 @@ class RandomCrops(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         epoch, place = divmod(index, len(self._samples))
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._samples))
         rng = np.random.default_rng((self._seed, epoch, place))
         sample = fit_rows(self._samples[int(order[place])], self._rows)
         crop = augment(sample, self._size, rng)
-        return torch.from_numpy(crop.frame), torch.from_numpy(self._channel[crop.mask])
+        item = torch.from_numpy(crop.frame), torch.from_numpy(self._channel[crop.mask])
+        if crop.logits is None:
+            return item
+        return *item, torch.from_numpy(crop.logits.transpose(2, 0, 1))
 
 
 def fit_rows(sample: Sample, rows: int) -> Sample:
@@ -458,6 +497,43 @@ def fit_rows(sample: Sample, rows: int) -> Sample:
         cv2.resize(sample.frame, size, interpolation=smooth),
         cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST),
     )
+
+
+class Taught:
+    """Samples at the height that networks see them at, in memory, with an expert's logits."""
+
+    def __init__(
+        self, samples: Dataset, rows: int, teach: Callable[[np.ndarray], np.ndarray], file: Path
+    ) -> None:
+        """Ask the expert once for each frame, or read what it said.
+
+        Args:
+            samples: what to keep.
+            rows: height that frames are brought to.
+            teach: uint8 (H, W, 3) -> logits (H/4, W/4, classes).
+            file: NPZ file with an array for each frame, written if there is none; its name has to
+                tell apart experts and samples.
+        """
+        self.title, self.terms = samples.title, samples.terms
+        fitted = [fit_rows(sample, rows) for sample in iterate(samples)]
+        if not file.exists():
+            progress = tqdm(fitted, desc="expert's logits", unit="frame")
+            made = [teach(sample.frame).astype(np.float16) for sample in progress]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part.npz")
+            np.savez(part, *made)
+            part.replace(file)
+        with np.load(file) as logits:
+            self._samples = [
+                sample._replace(logits=logits[f"arr_{index}"])
+                for index, sample in enumerate(fitted)
+            ]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
 
 
 class Mixture(torch.utils.data.Dataset):
@@ -482,7 +558,7 @@ class Mixture(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._parts[0])
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         period, place = divmod(index, self._PERIOD)
         part = self._owners[place]
         return self._parts[part][int(period * self._counts[part] + self._ranks[place])]

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from gosvae_codec import UNLABELLED, GosvaeError, LabelSpace, ModelBundle
 from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MASK, PRIOR
 from gosvae_codec.images import resize_frame
 
-from .config import Config, ConfigError, Fpn, Tokens, load_config
+from .config import Config, ConfigError, Fpn, Labels, Tokens, load_config
 from .data import DataError, Dataset, iterate, parse_folders
 from .evaluate import INTRA_FRAMES, evaluate, table
 from .experts import OnnxExpert, build_expert
+from .light import LabelDecoder
 from .networks import TokenNetwork, resize_logits
 from .objectives import build_tokens
 from .pixels import PixelDecoder, to_frames
@@ -128,6 +129,11 @@ class PictureGraph(VectorGraph):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return to_frames(super().forward(tokens)).round().to(torch.uint8)
+
+
+def sends_labels(segmenter: TokenNetwork) -> bool:
+    """Return whether the tokens are labels."""
+    return isinstance(segmenter.decoder, LabelDecoder)
 
 
 def draws(segmenter: TokenNetwork) -> bool:
@@ -308,9 +314,27 @@ def some_frames(samples: Dataset, at_most: int, size: tuple[int, int]) -> list[T
     ]
 
 
+def first_level_logits(
+    segmenter: TokenNetwork, size: tuple[int, int]
+) -> Callable[[Tensor], Tensor]:
+    """Return what gives frames' logits as the receiver has them of the first level of tokens.
+
+    Of labels, which have no more than one, those that the labels are chosen by.
+    """
+    if sends_labels(segmenter):
+        return segmenter.encoder
+    encoder, mask = EncoderGraph(segmenter), MaskGraph(segmenter, size, nn.Identity())
+
+    def logits(frames: Tensor) -> Tensor:
+        tokens = encoder(frames, encoder.no_reference(frames))
+        tokens[:, 1:] = mask.codes
+        return mask(tokens)
+
+    return logits
+
+
 def fit_offsets(
-    encoder: EncoderGraph,
-    mask: MaskGraph,
+    network: Callable[[Tensor], Tensor],
     samples: Dataset,
     labels: LabelSpace,
     size: tuple[int, int],
@@ -319,18 +343,21 @@ def fit_offsets(
 
     Imitation spreads a thin object's probability over the places it may be at, and argmax then
     never picks it; offsets trade that off for the metric (logit adjustment, Menon et al. 2021, but
-    fitted by coordinate ascent). Only the first level is looked at, on some forty frames at half
-    size.
+    fitted by coordinate ascent). Looked at are some forty frames at half size.
+
+    Args:
+        network: frames -> logits.
+        samples: frames that were trained on.
+        labels: what the logits' channels mean.
+        size: of the frames that `network` takes.
     """
     channel = np.full(256, UNLABELLED, np.int64)
     channel[labels.ids] = np.arange(len(labels))
     logits, truth = [], []
     for sample in iterate(samples, 41):
         frame = torch.from_numpy(resize_frame(sample.frame, size))[None]
-        tokens = encoder(frame, encoder.no_reference(frame))
-        tokens[:, 1:] = mask.codes
         label = channel[sample.mask[::2, ::2]]
-        logits.append(resize_logits(mask(tokens), label.shape)[0].flatten(1).numpy())
+        logits.append(resize_logits(network(frame), label.shape)[0].flatten(1).numpy())
         truth.append(label.ravel())
     scores, target = np.concatenate(logits, 1), np.concatenate(truth)
     known = np.flatnonzero(target != UNLABELLED)
@@ -391,7 +418,9 @@ def export(material: Material, runs: Path, models: Path) -> Path:
         DataError: a dataset cannot be read.
     """
     config, labels = material.config, material.labels
-    if not isinstance(config.tokens, Tokens) or not config.tokens.codes:
+    if isinstance(config.tokens, Labels) or (
+        isinstance(config.tokens, Tokens) and not config.tokens.codes
+    ):
         raise ExportError(
             f"{config.name}: a bundle needs tokens with a codebook; for a table of what has none "
             "see gosvae_training.studies"
@@ -405,10 +434,10 @@ def export(material: Material, runs: Path, models: Path) -> Path:
     for network in (expert, segmenter):
         network.eval().requires_grad_(False)
     if not draws(segmenter):
-        encoder = EncoderGraph(segmenter, config.inertia)
-        graphs = encoder, MaskGraph(segmenter, config.input_size, expert)
-        offsets = fit_offsets(*graphs, material.familiar(), labels, config.input_size)
-        segmenter.decoder.classifier.bias.add_(offsets)
+        logits = first_level_logits(segmenter, config.input_size)
+        offsets = fit_offsets(logits, material.familiar(), labels, config.input_size)
+        part = segmenter.encoder if sends_labels(segmenter) else segmenter.decoder
+        part.classifier.bias.add_(offsets)
 
     made = models / f".{config.name}.new"
     shutil.rmtree(made, ignore_errors=True)
@@ -435,7 +464,6 @@ def write_bundle(
     The ranges of the 8-bit networks are taken from some fifty frames trained on.
     """
     config, val = material.config, material.val
-    tokens = config.tokens
     encoder = EncoderGraph(segmenter, config.inertia)
     mask = MaskGraph(segmenter, config.input_size, expert)
     frames = [(frame,) for frame in some_frames(val, 5, config.input_size)]
@@ -471,9 +499,8 @@ def write_bundle(
         "input_size": list(config.input_size),
         "grid": list(indices[0].shape[2:]),
         "inertia": list(encoder.inertia),
-        "levels": tokens.levels,
-        "codes": tokens.codes,
-        "dim": tokens.dim,
+        "kind": "labels" if sends_labels(segmenter) else "tokens",
+        **dict(zip(("levels", "codes", "dim"), codebooks.shape, strict=True)),
         "labels": [
             {"id": label.id, "name": label.name, "color": list(label.color)}
             for label in material.labels.labels
@@ -508,8 +535,12 @@ def write_bundle(
         pairs = [(frame, encoder.no_reference(frame)) for frame in some]
         codes = [(encoder(*each),) for each in pairs]
         write_int8(float_encoder, pairs, FLOAT_CONVOLUTIONS, folder / INT8[ENCODER])
-        write_int8(float_mask, codes, 0, folder / INT8[MASK])
-        manifest["files"] |= {name: record(folder / name) for name in INT8.values()}
+        quantized = [INT8[ENCODER]]
+        # Labels are their own mask.
+        if not sends_labels(segmenter):
+            write_int8(float_mask, codes, 0, folder / INT8[MASK])
+            quantized.append(INT8[MASK])
+        manifest["files"] |= {name: record(folder / name) for name in quantized}
     figures = {
         "tokens_kept_by_float16": round(kept, 4),
         "float16_miou": [row["miou"] for row in unquantized["levels"]],
@@ -552,7 +583,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     def sizes(macs: str, parameters: str) -> str:
         return f"{compute[macs] / 1e9:.2f} GMACs, {compute[parameters] / 1e6:.1f} M parameters"
 
-    way = "decoded straight to logits"
+    sends = manifest.get("kind", "tokens")
+    way = "decoded straight to logits" if sends == "tokens" else "which are the mask's labels"
     if RECONSTRUCT in manifest["files"]:
         way = "decoded to a picture that the expert segments"
     ids = "ids of ADE20K, from 0"
@@ -562,23 +594,23 @@ def model_card(manifest: dict[str, Any]) -> str:
 tokens and gives mIoU {", ".join(f"{miou:.3f}" for miou in figures["float16_miou"])} from one level
 to all."""
     precision = f"Both ends compute in float from {half}"
-    if INT8[ENCODER] in manifest["files"]:
-        precision = f"""The CPU computes in 8-bit integers ({INT8[ENCODER]}, {INT8[MASK]}); the GPU
+    if quantized := [name for name in INT8.values() if name in manifest["files"]]:
+        precision = f"""The CPU computes in 8-bit integers ({", ".join(quantized)}); the GPU
 in float from {half}"""
     share = compute["vehicle_macs"] / compute["expert_macs"]
     fitted = """
-After training, an offset for each class was fitted to the decoder's logits on `train`, for mIoU;
-the expert has none.
+After training, an offset for each class was fitted to the logits on `train`, for mIoU; the expert
+has none.
 """
     return f"""# {manifest["name"]}
 
-Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} tokens, {way}. Labels ({ids}):
+Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} {sends}, {way}. Labels ({ids}):
 {", ".join(label["name"] for label in manifest["labels"])}.
 
 | | |
 |---|---|
 | input | {width}x{height} RGB |
-| tokens | {manifest["levels"]} levels of {manifest["codes"]} codes, {manifest["dim"]} numbers |
+| {sends} | {manifest["levels"]} levels of {manifest["codes"]} codes, {manifest["dim"]} numbers |
 | vehicle | {sizes("vehicle_macs", "encoder_parameters")} |
 | receiver | {sizes("receiver_macs", "decoder_parameters")} |
 | expert | {manifest["expert"]["name"]}, {compute["expert_macs"] / 1e9:.2f} GMACs |

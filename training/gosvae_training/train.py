@@ -19,13 +19,14 @@ from gosvae_codec.images import resize_frame
 from gosvae_codec.labels import LABEL_SPACES, LabelSpace
 from gosvae_codec.metrics import ConfusionMatrix
 
-from .config import Config, ConfigError, Schedule, identify, load_config
+from .config import Config, ConfigError, Schedule, Tokens, identify, load_config
 from .data import (
     Concatenation,
     DataError,
     Dataset,
     Mixture,
     RandomCrops,
+    Taught,
     describe,
     iterate,
     load_sources,
@@ -78,9 +79,11 @@ class Material:
         same = [dataset for name, dataset in self.train.items() if name in self.config.data.val]
         return Concatenation(same or list(self.train.values()))
 
-    def crops(self, schedule: Schedule, seed: int) -> torch.utils.data.Dataset:
-        """Return all crops of a run in their order."""
-        sources = self.config.data.train
+    def crops(
+        self, schedule: Schedule, seed: int, train: Mapping[str, Dataset] | None = None
+    ) -> torch.utils.data.Dataset:
+        """Return all crops of a run in their order, of `train` or the configuration's own."""
+        sources, train = self.config.data.train, train or self.train
         parts = [
             RandomCrops(
                 dataset,
@@ -90,9 +93,9 @@ class Material:
                 schedule.steps * schedule.batch,
                 seed + 1_000_003 * index,
             )
-            for index, dataset in enumerate(self.train.values())
+            for index, dataset in enumerate(train.values())
         ]
-        shares = [sources[name].share for name in self.train]
+        shares = [sources[name].share for name in train]
         return parts[0] if len(parts) == 1 else Mixture(parts, shares)
 
     def frequencies(self) -> np.ndarray:
@@ -192,11 +195,14 @@ def train_segmenter(
     def score(network: nn.Module) -> float:
         return material.score(lambda frames: objective.segment(network, frames), fabric.device)
 
+    train = None
+    if config.segmenter.teacher == "frame":
+        train = taught(fabric, material, expert, folder.parents[1] / "logits")
     averaged = fit(
         fabric,
         objective,
         config.segmenter,
-        material.crops(config.segmenter, seed),
+        material.crops(config.segmenter, seed, train),
         seed,
         identify(
             config,
@@ -210,9 +216,31 @@ def train_segmenter(
     )
     if fabric.is_global_zero:
         print(f"segmenter: val mIoU {score(averaged):.4f}")
-        if isinstance(averaged, TokenNetwork) and config.tokens.codes:
+        if isinstance(config.tokens, Tokens) and config.tokens.codes:
             report_codebook(averaged, material, fabric.device)
     return averaged
+
+
+def taught(
+    fabric: Fabric, material: Material, expert: nn.Module, folder: Path
+) -> dict[str, Dataset]:
+    """Return the datasets trained on with the logits of `expert`, which are kept in `folder`."""
+    rows = material.config.input_size[0]
+
+    @torch.inference_mode()
+    def teach(frame: np.ndarray) -> np.ndarray:
+        with fabric.autocast():
+            logits = expert(torch.from_numpy(frame)[None].to(fabric.device))
+        return logits[0].float().permute(1, 2, 0).cpu().numpy()
+
+    def name(dataset: Dataset) -> str:
+        text = f"{fingerprint(expert)} {describe(dataset)} {rows}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    return {
+        key: Taught(dataset, rows, teach, folder / f"{name(dataset)}.npz")
+        for key, dataset in material.train.items()
+    }
 
 
 @torch.inference_mode()

@@ -31,13 +31,16 @@ from gosvae_training.export import (
     write_onnx,
 )
 from gosvae_training.flow import LabelFlow
-from gosvae_training.networks import EfficientNetLite, Expert, TokenNetwork
+from gosvae_training.light import UpperDecoder
+from gosvae_training.networks import EfficientNetLite, Expert, Rounding, TokenNetwork
 from gosvae_training.objectives import Objective, TokenObjective, build_objective, build_tokens
 from gosvae_training.pixels import Critic, PixelDecoder, to_frames
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "experts"
 OLD, NEW = (48, 64), (45, 61)
 """Height and width that all strides divide but 32, and that none does."""
+SQUARE = (64, 64)
+"""Height and width that all strides divide."""
 
 
 def frames(size: tuple[int, int], count: int = 2) -> Tensor:
@@ -161,12 +164,20 @@ class TestForeignTorch(ExpertContract):
 
 
 class TokensContract(Contract):
-    described: cfg.Tokens
+    described: cfg.Tokens | cfg.Segmenter
+
+    @property
+    def codes(self) -> int:
+        return getattr(self.described, "codes", 0)
+
+    @property
+    def draws(self) -> bool:
+        return isinstance(getattr(self.described, "decoder", None), cfg.Pixels)
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
-        network = build_tokens(self.described, len(CAMVID))
-        if self.described.codes:
+        network = build_tokens(self.described, len(CAMVID), Expert(len(CAMVID), width=16))
+        if self.codes:
             # Codes of their own, in place of those that k-means finds in the first batch.
             for layer in network.quantizer.layers:
                 book = layer._codebook
@@ -181,26 +192,26 @@ class TokensContract(Contract):
         return made + commitment
 
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
-        if isinstance(self.described.decoder, cfg.Pixels):
+        if self.draws:
             assert result.shape == (2, 3, *size)
         else:
             assert result.shape == (2, len(CAMVID), *(-(-side // 4) for side in size))
 
     def graphs(self, network: TokenNetwork) -> list[tuple[nn.Module, Inputs]]:
-        if not self.described.codes:
+        if isinstance(network.quantizer, Rounding):
             return []
         encoder = EncoderGraph(network)
         taken = frames(OLD, 1), encoder.no_reference(frames(OLD, 1))
         tokens = encoder(*taken)
         decode = MaskGraph(network, OLD, TinyFrames())
-        if isinstance(self.described.decoder, cfg.Pixels):
+        if self.draws:
             decode = PictureGraph(network, OLD)
         return [(encoder, taken), (decode, (tokens,))]
 
     def test_the_exported_encoder_gives_the_tokens_of_training(self) -> None:
-        if not self.described.codes:
-            return
         network = self.build().eval()
+        if isinstance(network.quantizer, Rounding):
+            return
         with torch.inference_mode():
             _, _, indices = network(frames(NEW), True)
             encoder = EncoderGraph(network)
@@ -251,6 +262,29 @@ class TestPixelsAtStride32(TokensContract):
 
 class TestAutoencoder(TokensContract):
     described = tokens(codes=0, encoder=convolutional(16), decoder=PIXEL_DECODER)
+
+
+def light(stride: int, shrink: int = 2, blocks: int = 6) -> cfg.Light:
+    return cfg.Light(kind="light", shrink=shrink, blocks=blocks, stride=stride, width=8)
+
+
+class TestLightTokens(TokensContract):
+    described = tokens(encoder=light(8), decoder=cfg.Upper(kind="upper", width=8))
+
+
+class TestLightTokensCoarserThanAnyBlock(TokensContract):
+    described = tokens(encoder=light(16, blocks=1), decoder=cfg.Upper(kind="upper", width=8))
+
+
+class TestLightLabels(TokensContract):
+    described = cfg.Segmenter(kind="segmenter", encoder=light(4))
+
+
+class TestLightLabelsOfAQuarterFrame(TokensContract):
+    described = cfg.Segmenter(kind="segmenter", encoder=light(8, shrink=4, blocks=4))
+
+    def check(self, result: Tensor, size: tuple[int, int]) -> None:
+        assert result.shape == (2, len(CAMVID), *(-(-side // 8) for side in size))
 
 
 class TestLabelFlow(Contract):
@@ -304,6 +338,35 @@ def test_what_lies_beyond_the_frame_does_not_shift_what_is_in_it(size: tuple[int
         vectors = encoder(frame)
         torch.testing.assert_close(vectors, encoder(whole)[:, :, :h, :w])
     assert vectors.shape[2:] == (h, w)
+
+
+def test_labels_are_the_greatest_logit_and_their_mask_is_theirs() -> None:
+    torch.manual_seed(0)
+    network = build_tokens(cfg.Segmenter(kind="segmenter", encoder=light(4)), 11).eval()
+    with torch.inference_mode():
+        logits = network(frames(NEW), quantize=False)[0]
+        encoder = EncoderGraph(network)
+        labels = encoder(frames(NEW), encoder.no_reference(frames(NEW)))
+        mask = MaskGraph(network, NEW, TinyFrames())(labels)
+    assert torch.equal(labels[:, 0], logits.argmax(1).int())
+    assert torch.equal(mask.argmax(1), logits.argmax(1))
+
+
+def test_a_decoder_given_the_experts_features_makes_the_experts_logits() -> None:
+    torch.manual_seed(0)
+    expert = Expert(len(CAMVID), width=16).eval()
+    decoder = UpperDecoder(8, expert, 8, 8).eval()
+    with torch.inference_mode():
+        stride4, stride8, *_ = expert.backbone(frames(SQUARE))
+        coarser = decoder.expert.backbone.resume(stride8, 8)
+        made = decoder.expert.decode([stride4, stride8, *coarser])
+        torch.testing.assert_close(made, expert(frames(SQUARE)))
+
+
+def test_an_encoder_finer_than_its_blocks_is_refused() -> None:
+    described = cfg.Segmenter(kind="segmenter", encoder=light(4, shrink=4))
+    with pytest.raises(ConfigError, match="stride 4 is finer than the finest, 8"):
+        build_tokens(described, 11)
 
 
 def test_the_papers_size_is_the_papers_10_kilobytes() -> None:

@@ -1,0 +1,226 @@
+"""Tokens against labels of equal vehicle compute: ``python -m gosvae_training.compare``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle
+from gosvae_codec.bundle import ENCODER
+from gosvae_codec.images import resize_frame
+from gosvae_codec.metrics import ConfusionMatrix
+
+from .data import DataError, Dataset, describe, iterate, load_dataset
+from .evaluate import INTRA_FRAMES
+
+BLOCK = 10
+"""Consecutive frames that are drawn together: neighbours show the same street."""
+DRAWS = 2000
+RIVAL = "-labels"
+"""What the name of a label sender has behind that of its rival."""
+
+Counts = npt.NDArray[np.int64]
+"""Confusion matrices of frames, (frames, classes, classes)."""
+
+
+def miou(counts: Counts) -> npt.NDArray[np.float64]:
+    """Return the mIoU of confusion matrices (..., classes, classes), over classes that occur."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    truths, guesses = counts.sum(-1), counts.sum(-2)
+    with np.errstate(invalid="ignore"):
+        iou = np.where(truths > 0, hits / (truths + guesses - hits), np.nan)
+    return np.nanmean(iou, -1)
+
+
+def draws(frames: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return the frames of each resample, (DRAWS, frames), drawn in blocks (Kuensch 1989)."""
+    rng = np.random.default_rng(seed)
+    block = min(BLOCK, frames)
+    starts = rng.integers(0, frames - block + 1, (DRAWS, -(-frames // block)))
+    drawn = starts[..., None] + np.arange(block)
+    return drawn.reshape(DRAWS, -1)[:, :frames]
+
+
+def resampled(counts: Counts) -> npt.NDArray[np.float64]:
+    """Return the mIoU of every resample, (DRAWS,): the same frames for equal numbers of frames."""
+    return np.array([miou(counts[frames].sum(0)) for frames in draws(len(counts))])
+
+
+def interval(values: npt.NDArray[np.float64]) -> list[float]:
+    """Return the bounds that 95% of `values` lie between."""
+    return [round(float(each), 4) for each in np.percentile(values, (2.5, 97.5))]
+
+
+def measure(bundle: ModelBundle, samples: Dataset, levels: int) -> tuple[dict[str, Any], Counts]:
+    """Return bytes and milliseconds a frame of a bundle, and its confusion matrices.
+
+    Frames are sent as :func:`~gosvae_training.evaluate.evaluate` sends them: predicted, but for
+    one in INTRA_FRAMES. Milliseconds are the median of the encoder network alone, 8-bit where
+    there is such, in ONNX Runtime on one thread.
+    """
+    single, stream, decoder = Encoder(bundle), Encoder(bundle), Decoder(bundle)
+    session = bundle.session(ENCODER, ("cpu",), 1)
+    nothing = np.full((1, bundle.levels, *bundle.grid), bundle.codes, np.int32)
+    matrices, intra, sent, seconds = [], [], [], []
+    for index, sample in enumerate(
+        tqdm(iterate(samples), desc=f"{bundle.name}, {levels}", total=len(samples), unit="frame")
+    ):
+        frame = resize_frame(sample.frame, bundle.input_size)[None]
+        start = time.perf_counter()
+        session.run(frame, nothing)
+        seconds.append(time.perf_counter() - start)
+        intra.append(sum(p.serialized_size() for p in single.encode(sample.frame, levels=levels)))
+        packets = stream.encode(sample.frame, levels=levels, intra=index % INTRA_FRAMES == 0)
+        sent.append(sum(packet.serialized_size() for packet in packets))
+        decoded = decoder.decode(packets)
+        stream.acknowledge(decoded.sequence)
+        matrices.append(_counts(bundle, sample.mask, decoded.mask))
+    row = {
+        "name": bundle.name,
+        "kind": bundle.manifest.get("kind", "tokens"),
+        "levels": levels,
+        "vehicle_macs": bundle.manifest["compute"]["vehicle_macs"],
+        "receiver_macs": bundle.manifest["compute"]["receiver_macs"],
+        "vehicle_ms": round(1e3 * float(np.median(seconds)), 1),
+        "intra_bytes": round(float(np.mean(intra)), 1),
+        "bytes_per_frame": round(float(np.mean(sent)), 1),
+    }
+    return row, np.stack(matrices)
+
+
+def _counts(bundle: ModelBundle, truth: np.ndarray, guess: np.ndarray) -> Counts:
+    matrix = ConfusionMatrix()
+    matrix.add(truth, guess)
+    return matrix.counts[np.ix_(bundle.labels.ids, bundle.labels.ids)]
+
+
+def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
+    """Return the rows of all bundles and levels, and how rivals differ, frame by frame.
+
+    All are to have the labels and the expert of the first.
+    """
+    expert = Expert(bundles[0])
+    alone = np.stack(
+        [
+            _counts(bundles[0], sample.mask, expert.segment(sample.frame))
+            for sample in tqdm(iterate(samples), desc="expert", total=len(samples), unit="frame")
+        ]
+    )
+    best = float(miou(alone.sum(0)))
+    rows, values = [], {}
+    for bundle in bundles:
+        for levels in range(1, bundle.levels + 1):
+            row, counts = measure(bundle, samples, levels)
+            values[bundle.name, levels] = resampled(counts)
+            reached = float(miou(counts.sum(0)))
+            row["miou"] = round(reached, 4)
+            row["interval"] = interval(values[bundle.name, levels])
+            row["share_of_expert"] = round(reached / best, 4)
+            rows.append(row)
+    by_name = {(row["name"], row["levels"]): row for row in rows}
+    differences = [
+        {
+            "name": name,
+            "levels": levels,
+            "miou": round(by_name[name, levels]["miou"] - by_name[name + RIVAL, 1]["miou"], 4),
+            "interval": interval(values[name, levels] - values[name + RIVAL, 1]),
+        }
+        for name, levels in by_name
+        if (name + RIVAL, 1) in by_name
+    ]
+    return {
+        "data": describe(samples),
+        "date": str(date.today()),
+        "expert_miou": round(best, 4),
+        "rows": rows,
+        "differences": differences,
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures as Markdown tables."""
+    lines = [
+        "| vehicle sends | levels | vehicle GMACs | ms | receiver GMACs | bytes intra | "
+        "bytes predicted | mIoU (95%) | of the expert's |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in figures["rows"]:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['kind']}, {row['name']} | {row['levels']} | {row['vehicle_macs'] / 1e9:.3f} | "
+            f"{row['vehicle_ms']:.1f} | {row['receiver_macs'] / 1e9:.2f} | "
+            f"{row['intra_bytes']:.0f} | {row['bytes_per_frame']:.0f} | "
+            f"{row['miou']:.3f} ({low:.3f} to {high:.3f}) | {row['share_of_expert']:.3f} |"
+        )
+    if figures["differences"]:
+        lines += ["", "| tokens less labels | levels | mIoU (95%) |", "|---|---|---|"]
+    for each in figures["differences"]:
+        low, high = each["interval"]
+        lines.append(
+            f"| {each['name']} | {each['levels']} | "
+            f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f}) |"
+        )
+    return "\n".join(lines)
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    """Draw mIoU against bytes, a line for each bundle."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name in dict.fromkeys(row["name"] for row in figures["rows"]):
+        rows = [row for row in figures["rows"] if row["name"] == name]
+        reached = np.array([row["miou"] for row in rows])
+        bounds = np.array([row["interval"] for row in rows]).T
+        axes.errorbar(
+            [row["bytes_per_frame"] for row in rows],
+            reached,
+            np.abs(bounds - reached),
+            label=f"{name}, {rows[0]['vehicle_macs'] / 1e9:.2f} GMACs",
+            marker="s" if rows[0]["kind"] == "labels" else "o",
+            capsize=3,
+        )
+    axes.axhline(figures["expert_miou"], color="black", linestyle=":", label="expert")
+    axes.set(xlabel="bytes a frame, predicted at 15 Hz", ylabel="mIoU")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare bundles on one split of a dataset."""
+    parser = argparse.ArgumentParser(prog="gosvae_training.compare", description=__doc__)
+    parser.add_argument("bundles", nargs="+", type=Path, help="folders; X and X-labels are rivals")
+    parser.add_argument("--data", type=Path, required=True, help="a labelled dataset")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="draw them to this file")
+    options = parser.parse_args(arguments)
+    try:
+        bundles = [ModelBundle.load(path) for path in options.bundles]
+        samples = load_dataset(options.data, options.split, bundles[0].labels)
+        figures = compare(bundles, samples)
+    except (GosvaeError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{figures['data']}, {figures['date']}\n\n{table(figures)}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.plot:
+        plot(figures, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Light vehicles: labels as tokens, an expert asked once a frame, and the comparison of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import SIZE, SMALL
+from trees import write_camvid
+
+from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, ModelBundle
+from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_training import compare, export, train
+from gosvae_training.config import ConfigError, load_config
+from gosvae_training.data import RandomCrops, Sample, Taught, _at_parts, load_dataset
+
+LIGHT = {"kind": "light", "shrink": 2, "blocks": 3, "stride": 4, "width": 8}
+LABELS: dict[str, Any] = {
+    **SMALL,
+    "name": "tiny-labels",
+    "tokens": {"kind": "segmenter", "encoder": LIGHT},
+    "segmenter": {**SMALL["segmenter"], "frozen_blocks": 0, "teacher": "frame"},
+}
+TOKENS: dict[str, Any] = {
+    **LABELS,
+    "name": "tiny",
+    "tokens": {**SMALL["tokens"], "encoder": {**LIGHT, "stride": 8}},
+}
+
+
+@pytest.fixture(scope="module")
+def rivals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens and labels of a light vehicle, trained and exported."""
+    root = tmp_path_factory.mktemp("rivals")
+    write_camvid(root / "camvid")
+    for values in (TOKENS, LABELS):
+        config = root / f"{values['name']}.yaml"
+        config.write_text(yaml.safe_dump(values))
+        paths = [str(config), "--data", str(root / "camvid"), "--runs", str(root / "runs")]
+        assert train.main(paths) == 0
+        assert export.main([*paths, "--models", str(root / "models")]) == 0
+    return root
+
+
+def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
+    bundle = ModelBundle.load(rivals / "models" / "tiny-labels")
+    assert (bundle.levels, bundle.codes, bundle.grid) == (1, 11, (16, 24))
+    assert bundle.manifest["kind"] == "labels" and "mask.int8.onnx" not in bundle.manifest["files"]
+    assert "24x16 labels" in (bundle.path / "README.md").read_text()
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    for sample in (load_dataset(rivals / "camvid", "val")[index] for index in range(2)):
+        decoded = decoder.decode(encoder.encode(sample.frame))
+        encoder.acknowledge(decoded.sequence)
+        assert decoded.mask.shape == SIZE and set(np.unique(decoded.mask)) <= set(CAMVID.ids)
+
+
+def test_rivals_are_compared_frame_by_frame(
+    rivals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [str(rivals / "models" / name) for name in ("tiny", "tiny-labels")]
+    file, picture = tmp_path / "light.json", tmp_path / "light.png"
+    more = ["--data", str(rivals / "camvid"), "--json", str(file), "--plot", str(picture)]
+    assert compare.main([*models, *more]) == 0
+    figures = json.loads(file.read_text())
+    first, second, labels = figures["rows"]
+    assert [each["levels"] for each in figures["differences"]] == [1, 2]
+    assert figures["differences"][1]["miou"] == pytest.approx(second["miou"] - labels["miou"])
+    assert first["interval"][0] <= first["interval"][1]
+    assert picture.stat().st_size > 0
+    assert compare.table(figures) in capsys.readouterr().out
+
+
+def test_miou_of_many_frames_is_that_of_the_confusion_matrix() -> None:
+    rng, whole, counts = np.random.default_rng(0), ConfusionMatrix(), []
+    for _ in range(3):
+        truth, guess = rng.integers(0, 4, (2, 8, 8), np.uint8)
+        truth[0] = UNLABELLED
+        whole.add(truth, guess)
+        each = ConfusionMatrix()
+        each.add(truth, guess)
+        counts.append(each.counts[:5, :5])
+    assert compare.miou(np.sum(counts, 0)) == pytest.approx(whole.miou())
+
+
+def test_resamples_are_of_neighbours() -> None:
+    drawn = compare.draws(101)
+    assert drawn.shape == (compare.DRAWS, 101)
+    assert drawn.min() == 0 and drawn.max() == 100
+    assert (np.diff(drawn[:, : compare.BLOCK]) == 1).all()
+
+
+@given(
+    x=st.floats(-50, 50),
+    y=st.floats(-50, 50),
+    shift=st.floats(-20, 20),
+    source=st.integers(1, 4),
+    target=st.integers(1, 4),
+)
+def test_maps_of_coarser_pixels_meet_at_their_centres(
+    x: float, y: float, shift: float, source: int, target: int
+) -> None:
+    matrix = np.array([[1.2, 0.3, shift], [-0.2, 0.9, 5.0]])
+    place = np.array([x, y])
+    fine = matrix[:, :2] @ (source * place + (source - 1) / 2) + matrix[:, 2]
+    coarse = _at_parts(matrix, source, target)
+    np.testing.assert_allclose(
+        coarse[:, :2] @ place + coarse[:, 2], (fine - (target - 1) / 2) / target, atol=1e-9
+    )
+
+
+def test_what_the_expert_said_of_a_frame_is_asked_for_once_and_moves_with_it(
+    tmp_path: Path,
+) -> None:
+    samples = load_dataset(write_camvid(tmp_path / "camvid"), "train")
+    asked = []
+
+    def teach(frame: np.ndarray) -> np.ndarray:
+        asked.append(frame)
+        # As sure of a class as its colour says; void is none.
+        label = frame[2::4, 2::4, 2] // 20
+        return (np.arange(11) == label[..., None]) * 9.0
+
+    file = tmp_path / "logits" / "some.npz"
+    first, second = (Taught(samples, SIZE[0], teach, file) for _ in range(2))
+    assert len(asked) == len(samples)
+    np.testing.assert_array_equal(first[0].logits, second[0].logits)
+    crops = RandomCrops(first, CAMVID, SIZE[0], (32, 48), 8, seed=0)
+    for frame, target, logits in (crops[index] for index in range(8)):
+        assert (frame.shape, target.shape, logits.shape) == ((32, 48, 3), (16, 24), (11, 8, 12))
+        # In the middle of 16 pixels of one class both are sure.
+        near = target[1::2, 1::2]
+        sure = (logits.amax(0) > 8.9) & (near != UNLABELLED)
+        assert sure.any() and (logits.argmax(0)[sure] == near[sure]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("expert.teacher=frame", "experts have none"),
+        ('guides={"more": {"kind": "espnet", "weights": "x"}}', "no guide but the expert"),
+        ("losses.pixels=1.0", "needs tokens.decoder.kind: pixels"),
+        ("inertia=[0.1, 0.2]", "2 numbers for 1 levels"),
+        ("tokens.encoder.stride=5", "Input should be 4, 8, 16 or 32"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: str, message: str) -> None:
+    (tmp_path / "light.yaml").write_text(yaml.safe_dump(LABELS))
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "light.yaml", [change])
+
+
+def test_logits_are_no_part_of_samples_that_nobody_taught() -> None:
+    assert Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)).logits is None
