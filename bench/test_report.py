@@ -11,7 +11,6 @@ import pytest
 from report import (
     BUNDLE,
     PAGES,
-    PIPELINE,
     RESULTS,
     bytes_for,
     dominated,
@@ -109,12 +108,11 @@ def test_what_is_never_reached_is_said_to_be() -> None:
 
 def test_pages_are_filled_between_their_marks(tmp_path: Path) -> None:
     text = "a\n<!-- benchmark: setup -->\nold\n<!-- end -->\nb\n"
-    filled = render(text, some_results(), None)
+    filled = render(text, some_results())
     assert "3 frames of 4x3" in filled and "old" not in filled
-    assert render(filled, some_results(), None) == filled
-    for name in ("nonsense", "stages"):
-        with pytest.raises(KeyError, match=name):
-            render(text.replace("setup", name), some_results(), None)
+    assert render(filled, some_results()) == filled
+    with pytest.raises(KeyError, match="nonsense"):
+        render(text.replace("setup", "nonsense"), some_results())
     plot_quality(some_results(), tmp_path / "quality.png")
     plot_frontier(some_results(), tmp_path / "frontier.png")
     assert min(path.stat().st_size for path in tmp_path.iterdir()) > 10_000
@@ -125,8 +123,7 @@ def test_pages_say_what_the_committed_results_say(page: Path) -> None:
     text = page.read_text()
     assert re.search(r"<!-- benchmark: \w+ -->", text)
     results = json.loads(RESULTS.read_text())
-    pipeline = json.loads(PIPELINE.read_text()) if PIPELINE.exists() else None
-    assert render(text, results, pipeline) == text, "run python bench/report.py"
+    assert render(text, results) == text, "run python bench/report.py"
 
 
 def test_committed_results_are_whole() -> None:
