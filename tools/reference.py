@@ -30,6 +30,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 
 import rclpy  # noqa: E402
+import rerun as rr  # noqa: E402
 from rcl_interfaces.msg import ParameterDescriptor  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -41,6 +42,7 @@ from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_bringup.pipeline import ARGUMENTS  # noqa: E402
 from gosvae_bringup.record import Record  # noqa: E402
 from gosvae_bringup.replay import Replay  # noqa: E402
+from gosvae_bringup.view import View  # noqa: E402
 from gosvae_node.node import PipelineNode  # noqa: E402
 from gosvae_node.qos import qos_profile  # noqa: E402
 from gosvae_rx.receiver import Receiver  # noqa: E402
@@ -69,6 +71,8 @@ TOPICS = {
     "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
     "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
     "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
+    "/camera/semantic/camera_info": "The camera's calibration with each mask's stamp.",
+    "/camera/semantic/legend": "A picture of the labels' names and colours.",
     "/camera/semantic/label_info": "Names and colours of the label ids, latched.",
     "/clock": "Simulated time.",
     "/diagnostics": "Level, a sentence and figures of each camera; see "
@@ -78,6 +82,13 @@ TOPICS = {
 
 REQUIRED = ("input", "output")
 HIDDEN = ("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static")
+
+
+class Unserved(View):
+    """The view without its page, whose port may be taken."""
+
+    def _serve(self) -> rr.RecordingStream:
+        return rr.RecordingStream("reference")
 
 
 class Nodes:
@@ -91,6 +102,7 @@ class Nodes:
         bag = Parameter("output", value=str(Path(self._folder.name, "bag")))
         self.replay = Replay(parameter_overrides=[drive])
         self.record = Record(parameter_overrides=[bag])
+        self.view = Unserved()
         self.parameters = {node.get_name(): list(rows(node)) for node in self.all}
         self._probe = rclpy.create_node("probe")
         self._work()
@@ -99,7 +111,7 @@ class Nodes:
     @property
     def all(self) -> Sequence[Node]:
         """All of them."""
-        return self.transmitter, self.receiver, self.replay, self.record
+        return self.transmitter, self.receiver, self.replay, self.record, self.view
 
     def _work(self) -> None:
         """Let the nodes do all that they do on demand."""

@@ -13,6 +13,7 @@ TOOLS = Path(__file__).resolve().parent
 
 def test_the_reference_is_current() -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
+    pytest.importorskip("rerun", reason="needs rerun-sdk")
     command = [sys.executable, str(TOOLS / "reference.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
