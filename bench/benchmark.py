@@ -5,8 +5,7 @@
 Takes a folder in CamVid or Cityscapes layout, never seen before, and writes a row for each codec
 and setting: bytes, what the receiver's masks are worth, what it costs on both sides. It goes on
 where an earlier run with the same FILE stopped. Two passes: *quality*, in as many processes as
-there are cores, and *timing*, in fresh processes of one thread on one core, sender and receiver
-apart, which should have the machine for itself.
+there are cores, and *timing*, in fresh processes of one thread, sender and receiver apart.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ from gosvae_codec.metrics import ConfusionMatrix
 
 WARM_UP = 3
 TIMED = 20
-QUICK_TIMED = 8
 """Frames at the beginning of the timing pass that do not count, and after them."""
 RESAMPLES = 1000
 """Of the frames, for confidence intervals."""
@@ -96,6 +94,10 @@ class Drive:
     def expert(self, index: int) -> Mask:
         """Return the expert's mask of a frame as it was taken, uint8 (H, W)."""
         return np.asarray(self._load("expert", index))
+
+    def has(self, kind: str, index: int) -> bool:
+        """Return whether one of them is kept."""
+        return (self._folder / f"{kind}{index:06}.npy").exists()
 
     def save(self, kind: str, index: int, array: npt.NDArray[np.uint8]) -> None:
         """Keep one of them."""
@@ -261,7 +263,7 @@ def _run(job: tuple[Callable[..., Any], Task, Any]) -> tuple[Any, Any]:
 
 
 class Timing(NamedTuple):
-    """Milliseconds of each frame by contender, and the peak of memory in MB above the imports."""
+    """Milliseconds of CPU of each frame by contender; peak of memory in MB above the imports."""
 
     milliseconds: dict[str, list[float]]
     memory: float
@@ -303,29 +305,27 @@ def time_receiver(task: Task, sent: dict[str, list[Any]]) -> Timing:
 
 
 def _span(task: Task, drive: Drive) -> range:
-    return range(min(len(drive), WARM_UP + (QUICK_TIMED if task.quick else TIMED)))
+    return range(min(len(drive), WARM_UP + TIMED))
 
 
 def _timed(call: Callable[[Any], Any], items: Any) -> tuple[list[float], list[Any]]:
+    """Return the milliseconds of CPU that calls take, the first left out, and what they return.
+
+    Of the CPU, all threads of a codec included, so that a busy machine hardly counts.
+    """
     taken, made = [], []
     for item in items:
-        begin = time.perf_counter()
+        begin = time.process_time()
         made.append(call(item))
-        taken.append((time.perf_counter() - begin) * 1e3)
+        taken.append((time.process_time() - begin) * 1e3)
     return taken[min(WARM_UP, len(taken) - 1) :], made
 
 
 def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a fresh process of one thread on one core."""
+    """Return what a function returns in a fresh process of one thread."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1, _settle) as pool:
+    with context.Pool(1, _one_thread) as pool:
         return pool.apply(function, arguments)
-
-
-def _settle() -> None:
-    _one_thread()
-    # The last core: others tend to the first.
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def _percentiles(name: str, taken: Sequence[float]) -> dict[str, float]:
@@ -439,27 +439,45 @@ def versions() -> dict[str, str]:
 def run(task: Task, results: Results, passes: Sequence[str]) -> None:
     """Measure what is missing, writing the results after each contender."""
     everything = task.contenders()
-    order = list(everything)
-    # Those that tell most come first.
-    wanted = sorted(order, key=lambda key: not everything[key].quick)
-    if task.quick:
-        wanted = [key for key in wanted if everything[key].quick]
-    drive = Drive(task.frames)
-    if "quality" in passes:
-        todo = [key for key in wanted if results.lacks(everything[key], QUALITY)]
-        for key, figures in _parallel(task, todo, len(drive)):
-            results.add(everything[key], figures)
-            results.write(order)
-    if "timing" not in passes:
+    # Those that tell most come first, in both passes, so that an early end leaves them whole.
+    for quick in (True,) if task.quick else (True, False):
+        some = {key: each for key, each in everything.items() if each.quick == quick}
+        if "quality" in passes:
+            todo = [key for key, each in some.items() if results.lacks(each, QUALITY)]
+            for key, figures in _parallel(task, todo):
+                results.add(everything[key], figures)
+                results.write(list(everything))
+        if "timing" in passes:
+            todo = [key for key, each in some.items() if results.lacks(each, TIMING)]
+            for key, figures in _in_turn(task, todo):
+                results.add(everything[key], figures)
+                results.write(list(everything))
+
+
+def _parallel(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the quality of contenders, as each is done."""
+    if not todo:
         return
-    late = [key for key in wanted if results.lacks(everything[key], TIMING)]
-    groups = [
-        list(keys)
-        for _, keys in groupby(late, lambda k: (everything[k].codec, everything[k].expert))
-    ]
-    with Progress() as progress:
-        bar = progress.add_task("timing", total=len(late))
-        for keys in groups:
+    drive = Drive(task.frames)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(os.cpu_count(), _one_thread) as pool, Progress() as progress:
+        frames = [index for index in range(len(drive)) if not drive.has("expert", index)]
+        bar = progress.add_task("expert", total=len(frames))
+        for _ in pool.imap(_run, [(segment, task, index) for index in frames], 8):
+            progress.advance(bar)
+        bar = progress.add_task("quality", total=len(todo))
+        for key, figures in pool.imap_unordered(_run, [(quality, task, key) for key in todo]):
+            yield key, figures
+            progress.advance(bar)
+
+
+def _in_turn(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the timing of contenders, settings of a codec in one process for each side."""
+    everything = task.contenders()
+    with Progress(disable=not todo) as progress:
+        bar = progress.add_task("timing", total=len(todo))
+        for _, group in groupby(todo, lambda key: (everything[key].codec, everything[key].expert)):
+            keys = list(group)
             sender, sent = _alone(time_sender, task, keys)
             receiver = _alone(time_receiver, task, sent)
             for key in keys:
@@ -467,24 +485,8 @@ def run(task: Task, results: Results, passes: Sequence[str]) -> None:
                 figures |= _percentiles("decode", receiver.milliseconds[key])
                 figures["encode_mb"] = round(sender.memory, 1)
                 figures["decode_mb"] = round(receiver.memory, 1)
-                results.add(everything[key], figures)
-            results.write(order)
-            progress.advance(bar, len(keys))
-
-
-def _parallel(task: Task, todo: Sequence[str], frames: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the quality of contenders, as each is done."""
-    if not todo:
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count(), _one_thread) as pool, Progress() as progress:
-        bar = progress.add_task("expert", total=frames)
-        for _ in pool.imap(_run, [(segment, task, index) for index in range(frames)], 8):
-            progress.advance(bar)
-        bar = progress.add_task("quality", total=len(todo))
-        for key, figures in pool.imap_unordered(_run, [(quality, task, key) for key in todo]):
-            yield key, figures
-            progress.advance(bar)
+                yield key, figures
+                progress.advance(bar)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

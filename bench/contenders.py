@@ -408,7 +408,7 @@ def _pictures(pixels: Callable[..., Contender], size: Size, camera: Size) -> lis
         yield from ((value, half, False) for value in steps[1])
 
     def png(frame: Image) -> bytes:
-        return bytes(imagecodecs.png_encode(frame))
+        return bytes(imagecodecs.png_encode(frame, level=1))
 
     found = [
         pixels(

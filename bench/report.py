@@ -1,8 +1,8 @@
 """Benchmark results to pictures, tables and words: ``python bench/report.py``.
 
-Reads docs/benchmark.json, and docs/pipeline.json where it exists; draws the plots in docs/images,
-and fills in what stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` in README.md and
-docs/benchmark.md. With ``--data`` it also draws what each codec's receiver sees.
+Reads docs/benchmark.json, draws the plots in docs/images, and fills in what stands between
+``<!-- benchmark: NAME -->`` and ``<!-- end -->`` in README.md and docs/benchmark.md. With
+``--data`` it also draws what each codec's receiver sees.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "benchmark.json"
-PIPELINE = ROOT / "docs" / "pipeline.json"
 IMAGES = ROOT / "docs" / "images"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md")
 BUNDLE = "camvid-f16"
@@ -181,28 +180,34 @@ def losses(results: Row) -> str:
         if row["sends"] != "tokens" and row["expert"] in (None, results["expert"])
     ]
     lines = []
-    for row in ours:
-        for rival in dominated(row, others):
-            levels = row["setting"].partition(",")[0]
+    for rival in others:
+        beaten = [row for row in ours if dominated(row, [rival])]
+        if beaten:
+            row = beaten[-1]
+            levels = " and ".join(each["setting"].partition(",")[0] for each in beaten)
             macs, our_macs = (number(each["vehicle_macs"], ".2f", 1e9) for each in (rival, row))
-            took, we_took = (number(each["encode_ms"], ".1f") for each in (rival, row))
+            took, we_took = (number(each["encode_ms"]) for each in (rival, row))
             lines.append(
                 f"- **{rival['codec']}, {rival['setting']}: {rival['miou']:.3f} mIoU at "
                 f"{rival['bytes_per_frame']:.0f} bytes** beats {levels} of {BUNDLE}, "
-                f"{row['miou']:.3f} at {row['bytes_per_frame']:.0f} bytes, for {macs} GMACs in the "
-                f"vehicle instead of {our_macs}, and {took} ms instead of {we_took}."
+                f"{row['miou']:.3f} at {row['bytes_per_frame']:.0f} bytes. It costs the vehicle "
+                f"{macs} GMACs and {took} ms instead of {our_macs} and {we_took}."
             )
     best = max(row["miou"] for row in ours)
+    ceilings = []
     for name, codec in by_codec(others, results["expert"]).items():
         better = [row for row in front(codec) if row["miou"] > best]
         if better and better[0]["sends"] == "pixels":
             row = better[0]
-            lines.append(
-                f"- {name} gives better masks than any of our tokens ({best:.3f}) from "
-                f"{row['bytes_per_frame']:.0f} bytes a frame on ({row['setting']}: "
-                f"{row['miou']:.3f}), encoded in {number(row['encode_ms'], '.1f')} ms without a "
-                f"network."
+            ceilings.append(
+                f"{name} {row['miou']:.3f} at {row['bytes_per_frame']:.0f} bytes in "
+                f"{number(row['encode_ms'])} ms"
             )
+    if ceilings:
+        lines.append(
+            f"- Where the link carries more, pictures bring better masks than any of our tokens "
+            f"({best:.3f}), without a network in the vehicle: {', '.join(ceilings)}."
+        )
     return "\n".join(lines) or "- Nothing measured is cheaper and better."
 
 
@@ -256,92 +261,27 @@ def differences(results: Row) -> str:
     return table(["what is sent", f"rate against {ANCHOR}", "its range of mIoU"], lines)
 
 
-def systems(pipeline: Row) -> str:
-    """Return latency, CPU and memory of the pipelines."""
-    heads = ["sent as", "camera", "cameras", "Hz", "masks", "latency ms p50", "p95", "p99"]
-    heads += ["CPU vehicle", "CPU edge"]
-    lines = [
-        [
-            run["stream"],
-            run["size"],
-            str(run["cameras"]),
-            f"{run['rate']:g}",
-            f"{run['delivered']:.0%}",
-            *(number(run["latency_ms"][name]) for name in ("p50", "p95", "p99")),
-            f"{run['cpu']['vehicle']:.0%}" if run["cpu"]["vehicle"] is not None else "-",
-            f"{run['cpu']['edge']:.0%}",
-        ]
-        for run in pipeline["runs"]
-    ]
-    return table(heads, lines)
-
-
-def sustained(pipeline: Row) -> str:
-    """Return the highest rates without drops."""
-    lines = [
-        [each["stream"], each["size"], number(each["rate"], "g")] for each in pipeline["sustained"]
-    ]
-    return table(["sent as", "camera", "Hz with under 1% drops"], lines)
-
-
-def soak(pipeline: Row) -> str:
-    """Say what memory did over the soak."""
-    run = pipeline["soak"]
-    grown = {name: each[-1] - each[0] for name, each in run["memory_mb"].items()}
-    return (
-        f"Over {run['seconds'] / 60:.0f} minutes at {run['rate']:g} Hz, {run['masks']} masks, from "
-        f"one minute on: vehicle {run['memory_mb']['vehicle'][0]:.0f} MB and "
-        f"{grown['vehicle']:+.1f}, edge {run['memory_mb']['edge'][0]:.0f} MB and "
-        f"{grown['edge']:+.1f}."
-    )
-
-
-def stages(pipeline: Row) -> str:
-    """Return the time of each stage."""
-    columns = pipeline["stages"]
-    names = list(next(iter(columns.values())))
-    lines = [[name, *(f"{each[name]:.2f}" for each in columns.values())] for name in names]
-    beside = [
-        sum(value for name, value in each.items() if not name.endswith("network"))
-        for each in columns.values()
-    ]
-    lines.append(["**all but the networks**", *(f"**{each:.2f}**" for each in beside)])
-    return table(["stage, ms", *columns], lines)
-
-
-RESULT_BLOCKS: dict[str, Callable[[Row], str]] = {
+BLOCKS: dict[str, Callable[[Row], str]] = {
     "setup": setup,
     "summary": summary,
     "losses": losses,
     "everything": everything,
     "differences": differences,
 }
-PIPELINE_BLOCKS: dict[str, Callable[[Row], str]] = {
-    "systems": systems,
-    "sustained": sustained,
-    "soak": soak,
-    "stages": stages,
-}
 
 
-def render(text: str, results: Row, pipeline: Row | None) -> str:
+def render(text: str, results: Row) -> str:
     """Return a page with what stands between its marks made from results.
 
     Raises:
-        KeyError: a mark names nothing that is known, or of which there are no results.
+        KeyError: a mark names nothing that is known.
     """
-
-    def fill(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name in RESULT_BLOCKS:
-            block = RESULT_BLOCKS[name](results)
-        else:
-            if pipeline is None:
-                raise KeyError(name)
-            block = PIPELINE_BLOCKS[name](pipeline)
-        return f"<!-- benchmark: {name} -->\n{block}\n<!-- end -->"
-
-    return re.sub(r"<!-- benchmark: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- benchmark: (\w+) -->\n.*?<!-- end -->",
+        lambda match: f"<!-- benchmark: {match[1]} -->\n{BLOCKS[match[1]](results)}\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 # --- pictures
@@ -452,23 +392,6 @@ def plot_frontier(results: Row, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def plot_stages(pipeline: Row, path: Path) -> None:
-    """Draw the stages of a frame as one bar for each camera size."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(11, 3.6))
-    columns = pipeline["stages"]
-    left = np.zeros(len(columns))
-    colors = pyplot.get_cmap("tab20").colors
-    for color, stage in zip(colors, next(iter(columns.values())), strict=False):
-        values = np.array([each[stage] for each in columns.values()])
-        axes.barh(list(columns), values, left=left, color=color, label=stage)
-        left += values
-    axes.set_xlabel("ms of one core")
-    axes.legend(fontsize=7, ncols=3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
-
-
 def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
     """Draw what receivers have of one frame at about the bytes of all levels of our tokens."""
     from benchmark import Drive, unpack
@@ -524,16 +447,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=ROOT / "models" / BUNDLE)
     options = parser.parse_args(arguments)
     results = json.loads(RESULTS.read_text())
-    pipeline = json.loads(PIPELINE.read_text()) if PIPELINE.exists() else None
     for page in PAGES:
-        text = render(page.read_text(), results, pipeline)
+        text = render(page.read_text(), results)
         draft = page.with_name(f".{page.name}.{os.getpid()}")
         draft.write_text(text)
         draft.replace(page)
     plot_quality(results, IMAGES / "benchmark-quality.png")
     plot_frontier(results, IMAGES / "benchmark-frontier.png")
-    if pipeline is not None:
-        plot_stages(pipeline, IMAGES / "benchmark-stages.png")
     if options.data is not None:
         strip(results, options.data, options.reference, IMAGES / "benchmark-strip.jpg")
     return 0
