@@ -1,4 +1,4 @@
-# Every target sets up what it needs, once. Recipes read INPUT, TOPIC, JSON, LINK and DATA from
+# Every target sets up what it needs, once. Recipes read INPUT, TOPIC, JSON, LINK, DATA and QUICK from
 # the environment, where make puts them, so that they may hold spaces and quotes.
 
 RUN := python3 tools/setup_environment.py --exec
@@ -10,7 +10,7 @@ BUNDLE ?= models/camvid-f16
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo test test-training test-streets lint train evaluate sweep streets shell clean
+.PHONY: help demo view test test-training test-streets lint reference train evaluate sweep bench streets shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,8 +19,10 @@ help:
 	@echo "  TOPIC=NAME              the bag's image topic, if it has several"
 	@echo "  JSON=FILE               write the figures there as well"
 	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
+	@echo "make view                 the same drive in a loop, in the browser, until Ctrl-C; INPUT and TOPIC as above"
 	@echo "make test                 all tests but those of training"
 	@echo "make lint                 ruff and mypy"
+	@echo "make reference            write docs/reference.md from the code"
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
 	@echo "  DATA='NAME=PATH ...'    where that names several datasets"
@@ -28,6 +30,8 @@ help:
 	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE); figures in a file"
 	@echo "make sweep DATA=PATH      what bad links leave of the masks, beside JPEG and H.264; resumes"
 	@echo "  BUNDLE=DIR, OUTPUT=DIR  another bundle; where to, instead of out/sweep"
+	@echo "make bench DATA=PATH      all codecs and this one, on the labelled frames at PATH; resumes"
+	@echo "  JSON=FILE, QUICK=1      results there, instead of out/benchmark.json; fewer settings"
 	@echo "make test-training        tests of training"
 	@echo "make streets ARGS=...     render labelled drives; ARGS='render --help' tells more"
 	@echo "make test-streets         tests of rendering"
@@ -38,6 +42,9 @@ help:
 demo:
 	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} \
 		$${LINK:+--link "$$LINK"}
+
+view:
+	@$(RUN) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} --loop --view
 
 test:
 	@$(RUN) $(PYTEST)
@@ -56,6 +63,9 @@ lint:
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
 
+reference:
+	@$(RUN) python tools/reference.py
+
 train:
 	@test -n "$$DATA" || { echo "make train DATA=PATH: PATH is the folder of CamVid"; exit 1; }
 	@set --; if [ -d "$$DATA" ]; then set -- --data "$$DATA"; \
@@ -70,6 +80,11 @@ evaluate:
 sweep:
 	@test -d "$$DATA" || { echo "make sweep DATA=PATH: PATH is the folder of CamVid, not '$$DATA'"; exit 1; }
 	@$(RUN) python bench/sweep.py --bundle $(BUNDLE) --data "$$DATA" $${OUTPUT:+--output "$$OUTPUT"}
+
+bench:
+	@test -d "$$DATA" || { echo "make bench DATA=PATH: PATH is a folder of labelled frames, not '$$DATA'"; exit 1; }
+	@$(RUN) python bench/benchmark.py --reference $(BUNDLE) --data "$$DATA" \
+		$${JSON:+--json "$$JSON"} $${QUICK:+--quick}
 
 shell:
 	@$(RUN) "$${SHELL:-bash}"

@@ -293,19 +293,26 @@ class H264(_Whole):
         return [(int(each.pts or 0), each.to_ndarray(format="rgb24")) for each in decoded]
 
 
-def _encode_h264(frames: Sequence[Image], bit_rate: int) -> list[bytes]:
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.height, encoder.width = frames[0].shape[:2]
+def video_encoder(name: str, size: tuple[int, int], gop: int, options: dict[str, str]) -> Any:
+    """Return FFmpeg's encoder `name` of frames of `size` (height, width) at RATE, one thread."""
+    encoder = av.CodecContext.create(name, "w")
+    encoder.height, encoder.width = size
     encoder.pix_fmt, encoder.framerate = "yuv420p", Fraction(RATE)
     encoder.time_base = Fraction(1, RATE)
-    encoder.bit_rate, encoder.gop_size, encoder.thread_count = bit_rate, 10, 1
-    encoder.options = {
+    encoder.gop_size, encoder.thread_count, encoder.options = gop, 1, options
+    return encoder
+
+
+def _encode_h264(frames: Sequence[Image], bit_rate: int) -> list[bytes]:
+    options = {
         "preset": "medium",
         "tune": "zerolatency",
         # At most the mean rate over any third of a second, or bursts would fill the queue.
         "x264-params": "scenecut=0:keyint=10:min-keyint=10:"
         f"vbv-maxrate={max(bit_rate // 1000, 1)}:vbv-bufsize={max(bit_rate // 3000, 1)}",
     }
+    encoder = video_encoder("libx264", frames[0].shape[:2], 10, options)
+    encoder.bit_rate = bit_rate
     packets: dict[int, bytes] = {}
     for index, pixels in enumerate([*frames, None]):
         frame = None

@@ -8,7 +8,7 @@ MODELS = [each for each in glob("../models/*/*") if Path(each).is_file()]
 setup(
     name="gosvae_bringup",
     version="0.1.0",
-    description="Launch files, parameters, and the replay and record nodes of GOS-VAE.",
+    description="Launch files, parameters, and the replay, record and view nodes of GOS-VAE.",
     license="Apache-2.0",
     maintainer="GOS-VAE maintainers",
     maintainer_email="maintainers@gosvae.invalid",
@@ -24,11 +24,13 @@ setup(
         *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
     ],
     python_requires=">=3.10",
-    install_requires=["av", "numpy", "rich", "rosbags"],
+    install_requires=["argcomplete", "av", "numpy", "pyyaml", "rich", "rosbags"],
+    extras_require={"view": ["rerun-sdk>=0.39,<0.42"]},
     entry_points={
         "console_scripts": [
             "replay = gosvae_bringup.replay:main",
             "record = gosvae_bringup.record:main",
+            "view = gosvae_bringup.view:main",
             "gosvae = gosvae_bringup.cli:main",
         ],
     },

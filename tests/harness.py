@@ -25,7 +25,7 @@ from gosvae_msgs.msg import TokenPacket
 from gosvae_node.messages import to_image
 from gosvae_node.qos import qos_profile
 
-DEADLINE = 30.0
+DEADLINE = 90.0
 """Seconds after which what is waited for counts as never coming."""
 
 PROFILE = Path(get_package_share_directory("gosvae_bringup")) / "config" / "fastdds.xml"

@@ -18,7 +18,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle
@@ -62,11 +62,12 @@ def test_either_node_may_start_first(pipeline: Pipeline, first: str) -> None:
     pipeline.send(random_frame(0), masks)
 
 
-def test_two_cameras_do_not_mix(pipeline: Pipeline, bundle: ModelBundle) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_two_cameras_do_not_mix(pipeline: Pipeline, bundle: ModelBundle, batch: int) -> None:
     cameras = ["front", "rear/left"]
     masks = {camera: pipeline.masks(camera) for camera in cameras}
     pipeline.transmitter(cameras=str(cameras))
-    pipeline.receiver(cameras=str(cameras))
+    pipeline.receiver(cameras=str(cameras), batch=batch)
     for seed, camera in enumerate(cameras * 2):
         frame = random_frame(seed)
         mask = pipeline.send(frame, masks[camera], camera)
@@ -248,6 +249,42 @@ def test_colour_and_overlay_are_made_on_demand(pipeline: Pipeline, bundle: Model
     np.testing.assert_array_equal(pixels(colors[-1]), color)
     blend = (frame.astype(float) + color) / 2
     assert np.abs(pixels(overlays[-1]) - blend).max() <= 1
+
+
+def test_overlay_and_camera_info_are_those_of_the_mask(pipeline: Pipeline) -> None:
+    masks, overlays = pipeline.masks(), pipeline.masks(topic="overlay")
+    infos = pipeline.collect(CameraInfo, "camera/semantic/camera_info")
+    pipeline.transmitter()
+    pipeline.receiver()
+    camera = pipeline.publisher(CameraInfo, "camera/camera_info", "default")
+    sent = CameraInfo(width=160, height=120, k=[float(each) for each in range(9)])
+    sent.header.frame_id = "another_frame"
+
+    def together() -> list[HeaderMessage]:
+        camera.publish(sent)
+        pipeline.send(random_frame(1), masks)
+        stamped = [[each.header for each in kind] for kind in (infos, overlays)]
+        return [mask.header for mask in masks if all(mask.header in kind for kind in stamped)]
+
+    headers = pipeline.wait("mask, overlay and camera_info of one frame", together)
+    assert headers[0].frame_id == "camera_frame"
+    np.testing.assert_array_equal(infos[0].k, sent.k)
+    assert (infos[0].width, infos[0].height) == (160, 120)
+    # One is enough, as the link is thin.
+    pipeline.wait("no more listening", lambda: camera.get_subscription_count() == 0)
+
+
+def test_the_legend_shows_all_colours_to_who_comes_late(
+    pipeline: Pipeline, bundle: ModelBundle
+) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    pipeline.receiver()
+    pipeline.send(random_frame(0), masks)
+    legends = pipeline.collect(Image, "camera/semantic/legend", "latched")
+    pipeline.wait("the legend", lambda: legends)
+    colors = {tuple(pixel) for row in pixels(legends[0]) for pixel in row}
+    assert {label.color for label in bundle.labels.labels} <= colors
 
 
 def test_simulated_time_measures_the_masks_age(pipeline: Pipeline) -> None:

@@ -35,7 +35,9 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / "tools" / "ros2-jazzy-wheels.txt"
 REQUIREMENTS = ROOT / "requirements.txt"
+VIEW_REQUIREMENTS = ROOT / "requirements-view.txt"
 DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
+BENCH_REQUIREMENTS = ROOT / "bench" / "requirements.txt"
 DISTRO = "jazzy"
 OLDEST, NEWEST = (3, 10), (3, 13)
 BLENDER_PYTHON = (3, 11)
@@ -619,7 +621,8 @@ def make_environment(wanted: str) -> Environment:
         SetupError: This machine lacks something.
     """
     venv, workspace = VirtualEnvironment(".venv"), Workspace()
-    content = digest([WHEELS, REQUIREMENTS, DEV_REQUIREMENTS, Path(__file__)])
+    sources = [REQUIREMENTS, VIEW_REQUIREMENTS, DEV_REQUIREMENTS, BENCH_REQUIREMENTS]
+    content = digest([WHEELS, *sources, Path(__file__)])
     identity = venv.identify(wanted, use_ros=True)
     ros = identity["ros"]
     ready = {"identity": identity, "content": content}
@@ -639,7 +642,8 @@ def make_environment(wanted: str) -> Environment:
 
 def _install_packages(venv: VirtualEnvironment, identity: dict) -> None:
     env = clean_environment(identity["ros"])
-    requirements = read_requirements(REQUIREMENTS) + read_requirements(DEV_REQUIREMENTS)
+    requirements = read_requirements(REQUIREMENTS)
+    requirements += read_requirements(DEV_REQUIREMENTS) + read_requirements(BENCH_REQUIREMENTS)
     requirements = choose_onnxruntime(requirements, identity["gpu"])
     if identity["ros"]:
         requirements = complement_installation(requirements, venv, env)
@@ -649,6 +653,7 @@ def _install_packages(venv: VirtualEnvironment, identity: dict) -> None:
         code = "from sysconfig import get_path as p; print(p('include'), p('purelib'), sep='\\n')"
         paths = subprocess.check_output([str(venv.python), "-c", code], env=env)
         repair_cmake(venv.path / "share", *paths.decode().splitlines())
+    venv.install("the view", ["--no-deps", *read_requirements(VIEW_REQUIREMENTS)], env)
     if not venv.version_of("rclpy", venv.environment(identity["ros"])):
         raise SetupError(f"{venv.python} cannot import rclpy (log: {venv.log})")
 

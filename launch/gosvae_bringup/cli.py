@@ -1,19 +1,27 @@
-"""The command `gosvae`: the pipeline where only rclpy is installed, and the demo."""
+"""The command `gosvae`: the pipeline where only rclpy is installed, its view, the demo, tools.
+
+Results go to stdout, as tables on a terminal and as tab-separated lines elsewhere; progress,
+warnings and errors go to stderr, an error in one line that says what to do.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import argcomplete
 
 from gosvae_codec.errors import GosvaeError
 
 from .link import LinkError
-from .pipeline import ARGUMENTS, PipelineError, describe
-from .supervisor import DRAIN_SECONDS, Ended, Processes, stop_signals
+from .pipeline import ARGUMENTS, Pipeline, PipelineError, describe, describe_view
+from .supervisor import DRAIN_SECONDS, Processes, stop_signals
 
 RUN = """\
 Starts the nodes that `ros2 launch gosvae_bringup pipeline.launch.py` starts, with the same
@@ -27,6 +35,33 @@ figures, a video, a contact sheet and the recorded bag.
 Every frame whose mask came is scored. A frame without one is not, but makes the run fail: its exit
 status is 1. mIoU is over the bundle's classes: pixels whose true class the bundle lacks are left
 out. Agreement, mIoU with the expert's own masks as the truth, needs no labels and is always given.
+"""
+
+
+VIEW = """\
+Shows a pipeline that runs in the browser: frames, masks with the names of their classes, overlays,
+bytes, rates, age, loss and coverage. `gosvae run --view` starts both together. The data are served
+to this machine alone; from another one, forward the page's port and the next, as in
+`ssh -L 9090:localhost:9090 -L 9091:localhost:9091 EDGE`.
+"""
+ENCODE = """\
+Encodes a drive without nodes, as fast as the networks run: what the transmitter would send goes to
+a bag that `gosvae decode` reads, and that `ros2 bag play` plays to a receiver. Stamps and frame_ids
+are the drive's own. A file loses nothing, so frames are predicted between intra frames.
+"""
+DECODE = """\
+Decodes the packets of a bag, made by `gosvae encode` or recorded on a link, without nodes. What was
+lost on the link is concealed as the receiver does it, and counted.
+"""
+INSPECT = """\
+Tells what is in PATH: a model bundle (fingerprint, sizes, labels), a bag (frames, their kinds,
+bytes, rates and loss of each camera, and all topics), or a file that holds one packet as CDR. Of a
+bundle every file is checked by its SHA-256.
+"""
+DOCTOR = """\
+Looks at what the pipeline needs of this machine: Python, ROS, the nodes, GPU and ONNX Runtime, the
+bundle, shared memory, network, discovery and clock; and says what to do where something lacks. The
+exit status is 1 where something is broken; a warning alone leaves it 0.
 """
 
 
@@ -45,12 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 1 for a failure, 2 for bad arguments, 130 after Ctrl-C, or a failed node's status.
     """
     parser = make_parser()
+    argcomplete.autocomplete(parser)
     options = parser.parse_args(_as_options(sys.argv[1:] if argv is None else argv))
+    handle: Callable[[argparse.Namespace], int] = options.handle
     try:
-        return run(options) if options.command == "run" else _demo(options)
+        return handle(options)
     except (PipelineError, LinkError) as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does; Python must not flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (GosvaeError, OSError) as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 1
@@ -61,15 +102,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = Parser(prog="gosvae", description="GOS-VAE perception offloading over ROS 2.")
+    parser = Parser(
+        prog="gosvae",
+        description="GOS-VAE perception offloading over ROS 2.",
+        epilog='Completion in bash: eval "$(register-python-argcomplete gosvae)"',
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser(
-        "run",
-        help="start the pipeline",
-        description=RUN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    def add(
+        name: str, handle: Callable[[argparse.Namespace], int], help: str, description: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(handle=handle)
+        return command
+
+    _add_run_arguments(add("run", run, "start the pipeline", RUN))
+    _add_view_arguments(add("view", view, "show a running pipeline in the browser", VIEW))
+    _add_demo_arguments(add("demo", _demo, "play a drive through the pipeline and report", DEMO))
+    _add_encode_arguments(add("encode", _encode, "encode a drive to a bag of packets", ENCODE))
+    _add_decode_arguments(add("decode", _decode, "decode a bag of packets to masks", DECODE))
+    _add_inspect_arguments(add("inspect", _inspect, "tell what a bundle or bag holds", INSPECT))
+    _add_doctor_arguments(add("doctor", _doctor, "check this machine, with remedies", DOCTOR))
+    return parser
+
+
+def _add_run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--side",
         choices=("both", "tx", "rx"),
@@ -89,12 +151,23 @@ def make_parser() -> argparse.ArgumentParser:
             help=argument.description.replace("%", "%%") + default,
         )
 
-    demo = commands.add_parser(
-        "demo",
-        help="play a drive through the pipeline and report",
-        description=DEMO,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+def _add_view_arguments(view: argparse.ArgumentParser) -> None:
+    view.add_argument("--cameras", default="camera", help="as for `run` (default: camera)")
+    view.add_argument("--save", default="", metavar="FILE", help="write FILE.rrd for Rerun, too")
+    view.add_argument("--port", default="9090", help="of the page (default: 9090), and the next")
+    view.add_argument(
+        "--no-frames",
+        dest="frames",
+        action="store_false",
+        help="without the cameras' own frames, which cross the link to the far side",
     )
+    view.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="only say where the page is"
+    )
+
+
+def _add_demo_arguments(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--input",
         default="",
@@ -122,7 +195,101 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--rate", default="1.0", help="speed as a factor (default: 1.0)")
     demo.add_argument("--bundle", default="", metavar="DIR", help="model bundle, as for `run`")
     demo.add_argument("--providers", default="", help="where networks run, as for `run`")
-    return parser
+
+
+def _add_encode_arguments(encode: argparse.ArgumentParser) -> None:
+    encode.add_argument(
+        "input", type=Path, metavar="INPUT", help="rosbag2, video, or folder of images"
+    )
+    encode.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="FILE.mcap, or another name for a rosbag2 folder",
+    )
+    encode.add_argument(
+        "--cameras",
+        type=_names,
+        default=("camera",),
+        metavar="NAMES",
+        help="base names of the topics, separated by commas (default: camera)",
+    )
+    encode.add_argument(
+        "--topics",
+        type=_names,
+        default=(),
+        metavar="NAMES",
+        help="the bag's image topic of each camera, where that is not clear",
+    )
+    encode.add_argument("--levels", type=int, default=0, help="residual levels; 0: all (default)")
+    encode.add_argument(
+        "--intra-period",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="after which a frame refers to no other; 0: every frame (default: 1.0)",
+    )
+    encode.add_argument(
+        "--slices", type=int, default=1, help="least slices of a frame (default: 1)"
+    )
+    encode.add_argument("--parity", type=int, default=0, help="parity packets a frame (default: 0)")
+    encode.add_argument(
+        "--max-kbit-per-s",
+        type=float,
+        default=0.0,
+        metavar="RATE",
+        help="budget over any second, headers down to Ethernet's included; 0: none (default)",
+    )
+    _add_coding_arguments(encode)
+
+
+def _add_decode_arguments(decode: argparse.ArgumentParser) -> None:
+    decode.add_argument("input", type=Path, metavar="BAG", help="with packets")
+    decode.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="FILE.mcap, or a folder for PNG files of label ids, named by stamp",
+    )
+    decode.add_argument("--color", action="store_true", help="colours instead of label ids")
+    _add_coding_arguments(decode)
+
+
+def _add_coding_arguments(command: argparse.ArgumentParser) -> None:
+    _add_bundle_arguments(command)
+    command.add_argument(
+        "--threads", type=int, default=0, help="of one inference; 0: as many as cores (default)"
+    )
+    command.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_bundle_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--bundle", default="", metavar="DIR", help="model bundle, as for `run`")
+    command.add_argument(
+        "--providers",
+        type=_names,
+        default=("cpu",),
+        metavar="NAMES",
+        help="where networks run, most wanted first, separated by commas: tensorrt, cuda, cpu "
+        "(default: cpu)",
+    )
+
+
+def _add_inspect_arguments(inspect: argparse.ArgumentParser) -> None:
+    inspect.add_argument("path", type=Path, metavar="PATH", help="bundle, bag or packet")
+    inspect.add_argument("--packets", action="store_true", help="list a bag's packets one by one")
+    inspect.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _add_doctor_arguments(doctor: argparse.ArgumentParser) -> None:
+    _add_bundle_arguments(doctor)
+    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def run(options: argparse.Namespace) -> int:
@@ -133,9 +300,22 @@ def run(options: argparse.Namespace) -> int:
     """
     names = [argument.name for argument in ARGUMENTS]
     values = {name: value for name in names if (value := getattr(options, name)) is not None}
-    pipeline = describe(values, options.side)
+    return _run(describe(values, options.side), "run")
+
+
+def view(options: argparse.Namespace) -> int:
+    """Show a pipeline that runs, until a signal, and return the exit status.
+
+    Raises:
+        GosvaeError: the arguments make no sense, or something is not installed.
+    """
+    names = ("cameras", "save", "port", "frames", "browser")
+    return _run(describe_view(**{name: getattr(options, name) for name in names}), "view")
+
+
+def _run(pipeline: Pipeline, command: str) -> int:
     for warning in pipeline.warnings:
-        print(f"gosvae run: {warning}", file=sys.stderr)
+        print(f"gosvae {command}: {warning}", file=sys.stderr)
     with stop_signals() as stop, Processes(pipeline.environment) as processes:
         for node in pipeline.nodes:
             processes.start(node)
@@ -143,23 +323,90 @@ def run(options: argparse.Namespace) -> int:
         while not stop.wait(0.05) and time.monotonic() < stop_at:
             for ended in processes.ended():
                 if ended.means == "failure":
-                    return _failure(ended)
+                    print(f"gosvae {command}: {ended}", file=sys.stderr)
+                    return ended.status or 1
                 if ended.means == "end of drive":
                     stop_at = time.monotonic() + DRAIN_SECONDS
     return 0
 
 
-def _failure(ended: Ended) -> int:
-    print(f"gosvae run: {ended}", file=sys.stderr)
-    return ended.status or 1
+# The commands below import what they need themselves: rclpy, onnxruntime, av and rosbags take a
+# second, which `run`, --help and completion do without.
 
 
 def _demo(options: argparse.Namespace) -> int:
-    # rclpy, onnxruntime and av, which `run` and --help do without.
     from .demo import Options, demo
 
-    given = {name: value for name, value in vars(options).items() if name != "command"}
+    given = {
+        name: value for name, value in vars(options).items() if name in Options.__annotations__
+    }
     return demo(Options(**given))
+
+
+def _encode(options: argparse.Namespace) -> int:
+    from gosvae_codec.sender import Settings
+
+    from .coding import Coding, encode
+
+    for name, least in (("levels", 0), ("intra_period", 0), ("slices", 1), ("parity", 0)):
+        if getattr(options, name) < least:
+            raise PipelineError(
+                f"{name.replace('_', '-')} is {getattr(options, name)}; give {least} or more"
+            )
+    settings = Settings(
+        levels=options.levels,
+        intra_period=options.intra_period,
+        slices=options.slices,
+        parity=options.parity,
+        max_kbit_per_s=options.max_kbit_per_s,
+    )
+    coding = Coding(options.bundle, options.providers, options.threads)
+    figures = encode(
+        options.input, options.output, coding, settings, options.cameras, options.topics
+    )
+    return _report("encoded", figures, options.json)
+
+
+def _decode(options: argparse.Namespace) -> int:
+    from .coding import Coding, decode
+
+    coding = Coding(options.bundle, options.providers, options.threads)
+    figures = decode(options.input, options.output, coding, options.color)
+    return _report("decoded", figures, options.json)
+
+
+def _report(title: str, figures: Mapping[str, Any], as_json: bool) -> int:
+    from .tables import Table, show, show_json
+
+    if as_json:
+        show_json(figures)
+    else:
+        show([Table.of(title, figures)])
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from .inspection import inspect
+    from .tables import show, show_json
+
+    found = inspect(options.path, options.packets)
+    if options.json:
+        show_json(found.values)
+    else:
+        show(found.tables)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine, table
+    from .tables import show, show_json
+
+    checks = list(examine(options.bundle, options.providers))
+    if options.json:
+        show_json([check._asdict() for check in checks])
+    else:
+        show([table(checks)])
+    return int(any(check.status == "fail" for check in checks))
 
 
 def _as_options(argv: Sequence[str]) -> list[str]:

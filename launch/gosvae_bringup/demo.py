@@ -137,6 +137,8 @@ def _demo(options: Options, console: Console) -> int:
         "record": str(folder / "recording"),
     }
     pipeline = describe(values) if link is None else _two_machines(values, folder, link.spec)
+    for warning in pipeline.warnings:
+        print(f"gosvae demo: {warning}", file=sys.stderr)
     print(source.description)
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn())
     with (

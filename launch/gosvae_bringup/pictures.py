@@ -14,17 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gosvae_codec.labels import UNLABELLED, LabelSpace
+from gosvae_codec.legend import BRIGHT, DIM, GAP, LINE, blank, legend, write
 from gosvae_codec.masks import colorize
 
 Pixels = npt.NDArray[np.uint8]
 
-BACKGROUND = (18, 20, 24)
-BRIGHT = (236, 238, 240)
-DIM = (146, 152, 160)
-GAP = 6
 WIDTH = 1920
-LINE = 30
-"""Height of a line of text."""
 BLEND = 0.55
 """Weight of the mask's colours in the overlay."""
 TITLES = ("camera", "semantic mask", "overlay")
@@ -53,7 +48,7 @@ def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -
     camera = _scaled(image, size)
     if mask is None:
         missing = np.full_like(camera, 40)
-        _text(missing, "no mask came", (size[0] // 2, size[1] // 2), DIM, anchor=0.5)
+        write(missing, "no mask came", (size[0] // 2, size[1] // 2), DIM, anchor=0.5)
         return Panels(camera, missing, camera)
     color = colorize(mask, labels)
     blended = cv2.addWeighted(image, 1 - BLEND, color, BLEND, 0)
@@ -103,11 +98,11 @@ class Video:
         if self._picture_size is None:
             self._picture_size = pictures.camera.shape[1], pictures.camera.shape[0]
         row = _row((_fitted(each, self._picture_size) for each in pictures), WIDTH)
-        head, foot = _blank(LINE, WIDTH), _blank(LINE, WIDTH)
+        head, foot = blank(LINE, WIDTH), blank(LINE, WIDTH)
         for index, title in enumerate(TITLES):
-            _text(head, title, (GAP + index * (pictures[0].shape[1] + GAP) + 2, 20), DIM)
-        _text(foot, self._title, (GAP + 2, 20), DIM)
-        _text(foot, caption, (WIDTH - GAP - 2, 20), BRIGHT, anchor=1.0)
+            write(head, title, (GAP + index * (pictures[0].shape[1] + GAP) + 2, 20), DIM)
+        write(foot, self._title, (GAP + 2, 20), DIM)
+        write(foot, caption, (WIDTH - GAP - 2, 20), BRIGHT, anchor=1.0)
         canvas = np.concatenate([head, row, foot, self._legend])
         canvas = canvas[: canvas.shape[0] // 2 * 2]
         if first:
@@ -127,34 +122,18 @@ def contact_sheet(frames: Sequence[tuple[str, Panels]], labels: LabelSpace, titl
         uint8 (H, W, 3) RGB.
     """
     width = GAP + SHEET_COLUMNS * (frames[0][1].camera.shape[1] + GAP)
-    head = _blank(LINE + GAP, width)
-    _text(head, title, (GAP + 2, 24), BRIGHT)
+    head = blank(LINE + GAP, width)
+    write(head, title, (GAP + 2, 24), BRIGHT)
     parts = [head]
     for first in range(0, len(frames), SHEET_COLUMNS):
         block = frames[first : first + SHEET_COLUMNS]
-        captions = _blank(LINE, width)
+        captions = blank(LINE, width)
         for index, (caption, pictures) in enumerate(block):
-            _text(captions, caption, (GAP + index * (pictures.camera.shape[1] + GAP) + 2, 20), DIM)
+            write(captions, caption, (GAP + index * (pictures.camera.shape[1] + GAP) + 2, 20), DIM)
         parts.append(captions)
         for kind in range(len(TITLES)):
-            parts += [_row([pictures[kind] for _, pictures in block], width), _blank(GAP, width)]
+            parts += [_row([pictures[kind] for _, pictures in block], width), blank(GAP, width)]
     return np.concatenate([*parts, legend(labels, width)])
-
-
-def legend(labels: LabelSpace, width: int) -> Pixels:
-    """Return a strip with the labels' colours and names, uint8 (h, width, 3) RGB."""
-    cell = max(_text_width(label.name) for label in labels.labels) + 44
-    columns = min(max((width - 2 * GAP) // cell, 1), len(labels))
-    lines = -(-len(labels) // columns)
-    columns = -(-len(labels) // lines)
-    strip = _blank(lines * LINE + GAP, width)
-    for index, label in enumerate(labels.labels):
-        x = GAP + index % columns * ((width - 2 * GAP) // columns) + 2
-        y = index // columns * LINE + 6
-        cv2.rectangle(strip, (x, y), (x + 22, y + 15), label.color, cv2.FILLED)
-        cv2.rectangle(strip, (x, y), (x + 22, y + 15), DIM, 1)
-        _text(strip, label.name, (x + 31, y + 13), BRIGHT)
-    return strip
 
 
 def _row(pictures: Iterable[Pixels], width: int) -> Pixels:
@@ -163,14 +142,10 @@ def _row(pictures: Iterable[Pixels], width: int) -> Pixels:
     height = max(picture.shape[0] for picture in pictures)
     parts: list[Pixels] = []
     for picture in pictures:
-        below = _blank(height - picture.shape[0], picture.shape[1])
-        parts += [_blank(height, GAP), np.concatenate([picture, below])]
+        below = blank(height - picture.shape[0], picture.shape[1])
+        parts += [blank(height, GAP), np.concatenate([picture, below])]
     row = np.concatenate(parts, axis=1)
-    return np.concatenate([row, _blank(row.shape[0], width - row.shape[1])], axis=1)
-
-
-def _blank(height: int, width: int) -> Pixels:
-    return np.full((height, width, 3), BACKGROUND, np.uint8)
+    return np.concatenate([row, blank(row.shape[0], width - row.shape[1])], axis=1)
 
 
 def _scaled(picture: Pixels, size: tuple[int, int]) -> Pixels:
@@ -186,26 +161,7 @@ def _fitted(picture: Pixels, size: tuple[int, int]) -> Pixels:
         return picture
     scale = min(size[0] / width, size[1] / height)
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    canvas = _blank(size[1], size[0])
+    canvas = blank(size[1], size[0])
     top, left = (size[1] - height) // 2, (size[0] - width) // 2
     canvas[top : top + height, left : left + width] = _scaled(picture, (width, height))
     return canvas
-
-
-_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.5)
-
-
-def _text_width(text: str) -> int:
-    return int(cv2.getTextSize(text, *_FONT, 1)[0][0])
-
-
-def _text(
-    picture: Pixels,
-    text: str,
-    origin: tuple[int, int],
-    color: tuple[int, int, int],
-    anchor: float = 0.0,
-) -> None:
-    """Write on `picture`; `anchor` is the share of the text that stands left of `origin`."""
-    x = origin[0] - round(anchor * _text_width(text))
-    cv2.putText(picture, text, (x, origin[1]), *_FONT, color, 1, cv2.LINE_AA)

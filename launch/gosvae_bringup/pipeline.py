@@ -12,11 +12,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import tempfile
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from ament_index_python.packages import (
     PackageNotFoundError,
     get_package_prefix,
@@ -36,8 +41,15 @@ PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
 
 
+SHARED_MEMORY = Path("/dev/shm")
+
 RATE_LIMITS = (0.01, 100.0)
 """Slowest and fastest replay."""
+CAMERAS_OWN = ("image_raw", "semantic/overlay")
+"""Topics of a camera that take its own frames."""
+RVIZ_CAMERAS = 4
+PORT_LIMITS = (1024, 65534)
+"""First and last port of the view's page; the one after it is that of its data."""
 
 
 class PipelineError(GosvaeError):
@@ -109,7 +121,22 @@ ARGUMENTS = (
         "if it happened now, without /clock.",
         ("auto", "true", "false"),
     ),
-    Argument("rviz", "false", "Whether RViz shows the first camera.", ("true", "false"), "rx"),
+    Argument(
+        "view",
+        "false",
+        "Whether a browser shows the cameras' frames, masks and figures; without the frames where "
+        "they would cross the link.",
+        ("true", "false"),
+        "rx",
+    ),
+    Argument(
+        "rviz",
+        "false",
+        "Whether RViz shows the first four cameras; without their frames where they would cross "
+        "the link.",
+        ("true", "false"),
+        "rx",
+    ),
     Argument(
         "record",
         "",
@@ -177,11 +204,7 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
         SourceError: the bag cannot be read.
     """
     chosen = _complete(values, side)
-    cameras = _split(chosen["cameras"])
-    if not cameras or len(set(cameras)) < len(cameras):
-        raise PipelineError(
-            f"cameras is {chosen['cameras']!r}: give different names, separated by commas"
-        )
+    cameras = _cameras(chosen["cameras"])
     share = _share()
     params_files = [share / "config" / "pipeline.yaml"]
     if chosen["params_file"]:
@@ -226,19 +249,80 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
         parameters = {"output": str(output), "side": side, **clock}
         record = node(PACKAGE, "record", name, side, parameters)
         nodes.append(dataclasses.replace(record, remappings=(("__node", name),)))
+    if side != "tx" and chosen["view"] == "true":
+        nodes.append(_view({"cameras": cameras, "frames": side == "both"}, params_files))
     if side != "tx" and chosen["rviz"] == "true":
-        try:
-            get_package_prefix("rviz2")
-        except PackageNotFoundError:
-            warnings.append("rviz2 is not installed: going on without it")
-        else:
-            nodes.append(_viewer(share, cameras[0], clock))
-    profile = (
-        {}
-        if PROFILE_VARIABLE in os.environ
-        else {PROFILE_VARIABLE: str(share / "config" / "fastdds.xml")}
+        compressed = coding.get("image_transport") == "compressed"
+        rviz = _rviz(share, cameras, side == "both", compressed)
+        nodes.append(dataclasses.replace(rviz, parameters=clock, side="rx"))
+        if len(cameras) > RVIZ_CAMERAS:
+            warnings.append(f"RViz shows the first {RVIZ_CAMERAS} of {len(cameras)} cameras")
+    if problem := shared_memory_problem(
+        Path(os.environ.get(PROFILE_VARIABLE) or find_profile()), len(nodes)
+    ):
+        warnings.append(problem)
+    return Pipeline(tuple(nodes), _environment(), tuple(warnings))
+
+
+def describe_view(
+    cameras: str = "camera",
+    save: str = "",
+    port: str = "9090",
+    frames: bool = True,
+    browser: bool = True,
+) -> Pipeline:
+    """Describe the browser's view alone, for a pipeline that runs already.
+
+    Args:
+        cameras: base names of their topics, separated by commas.
+        save: file.rrd to write; empty for none.
+        port: of the page; the next one is that of its data.
+        frames: whether to show the cameras' own frames, and overlays.
+        browser: whether to open the page.
+
+    Raises:
+        PipelineError: a value is not of its kind, or rerun-sdk is not installed.
+    """
+    share = _share()
+    parameters: dict[str, Value] = {"cameras": _cameras(cameras), "frames": frames}
+    parameters |= {"open_browser": browser, "port": _port(port)}
+    if save:
+        parameters["save"] = str(_absolute(save))
+    node = _view(parameters, [share / "config" / "pipeline.yaml"])
+    return Pipeline((dataclasses.replace(node, lifetime="run"),), _environment())
+
+
+def find_profile() -> Path:
+    """Return the absolute path of the Fast DDS profile that ships.
+
+    Raises:
+        PipelineError: this package is not installed.
+    """
+    return _share() / "config" / "fastdds.xml"
+
+
+def shared_memory_problem(profile: Path, processes: int) -> str:
+    """Return what to do where shared memory has no room for the nodes; empty where it has.
+
+    Args:
+        profile: of Fast DDS, which says how much each process takes; one that cannot be read or
+            does not say it needs none.
+        processes: how many there will be.
+    """
+    try:
+        sizes = ElementTree.parse(profile).iterfind(".//{*}segment_size")
+        needed = processes * sum(int(size.text or 0) for size in sizes)
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except (OSError, ValueError, ElementTree.ParseError):
+        return ""
+    if free >= needed:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, {processes} processes take "
+        f"{needed / 1e6:.0f} MB; without them images go by UDP, where many are lost: start "
+        f"containers with --shm-size={-(-2 * needed >> 20)}m, and clear what killed processes left "
+        "with `fastdds shm clean`"
     )
-    return Pipeline(tuple(nodes), profile, tuple(warnings))
 
 
 def find_bundle(path: str = "") -> Path:
@@ -333,19 +417,76 @@ def _transport(chosen: Mapping[str, str], cameras: list[str]) -> str:
     return transports.pop()
 
 
-def _viewer(share: Path, camera: str, clock: Mapping[str, Value]) -> Node:
-    """Return RViz with the shipped layout, whose topics are those of a camera called `camera`."""
-    topics = ("image_raw", "image_raw/compressed", "semantic/color", "semantic/overlay")
+def _view(parameters: Mapping[str, Value], params_files: Sequence[Path]) -> Node:
+    """Return the node that shows the pipeline in a browser."""
+    if find_spec("rerun") is None:
+        raise PipelineError(
+            "view needs rerun-sdk, which is not installed: "
+            "pip install --no-deps -r requirements-view.txt"
+        )
     return Node(
-        "rviz2",
-        "rviz2",
-        "rviz2",
-        clock,
-        remappings=tuple((f"/camera/{each}", f"{camera}/{each}") for each in topics),
-        arguments=("-d", str(share / "rviz" / "pipeline.rviz")),
+        PACKAGE,
+        "view",
+        "gosvae_view",
+        parameters,
+        tuple(params_files),
         lifetime="viewer",
         side="rx",
     )
+
+
+def _rviz(share: Path, cameras: Sequence[str], frames: bool, compressed: bool) -> Node:
+    """Return RViz with a layout for these cameras; arguments as for :func:`write_layout`."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError as error:
+        raise PipelineError(
+            "rviz needs RViz, which is not installed: sudo apt install ros-jazzy-rviz2 "
+            "ros-jazzy-image-transport-plugins; view:=true shows the same in a browser"
+        ) from error
+    layout = write_layout(share / "rviz", cameras, frames, compressed)
+    return Node("rviz2", "rviz2", "rviz2", arguments=("-d", str(layout)), lifetime="viewer")
+
+
+def write_layout(folder: Path, cameras: Sequence[str], frames: bool, compressed: bool) -> Path:
+    """Write RViz's layout for these cameras, from one that ships, to a temporary file.
+
+    Remapping would not do: RViz tells from a topic's name whether it is compressed, and enables
+    every display that the layout has a window for.
+
+    Args:
+        folder: of the layouts that ship.
+        cameras: base names of their topics; the first four are shown.
+        frames: whether to show the cameras' own frames, and overlays.
+        compressed: whether frames come compressed.
+
+    Returns:
+        The file's path.
+    """
+    name = "one_camera" if len(cameras) == 1 else "four_cameras"
+    layout = yaml.safe_load((folder / f"{name}.rviz").read_text())
+    manager = layout["Visualization Manager"]
+    displays = []
+    for display in manager["Displays"]:
+        place, _, topic = display["Topic"]["Value"].lstrip("/").partition("/")
+        number = int(place.partition("_")[2] or 1) - 1
+        if number >= len(cameras) or (not frames and topic in CAMERAS_OWN):
+            continue
+        if compressed and topic == "image_raw":
+            topic += "/compressed"
+        display["Topic"]["Value"] = f"/{cameras[number].strip('/')}/{topic}"
+        displays.append(display)
+    manager["Displays"] = displays
+    with tempfile.NamedTemporaryFile("w", prefix="gosvae-", suffix=".rviz", delete=False) as file:
+        yaml.safe_dump(layout, file)
+    return Path(file.name)
+
+
+def _environment() -> dict[str, str]:
+    """Return our transport profile, unless the user has one."""
+    if PROFILE_VARIABLE in os.environ:
+        return {}
+    return {PROFILE_VARIABLE: str(find_profile())}
 
 
 def _share() -> Path:
@@ -360,6 +501,20 @@ def _share() -> Path:
 
 def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _cameras(names: str) -> list[str]:
+    cameras = _split(names)
+    if not cameras or len(set(cameras)) < len(cameras):
+        raise PipelineError(f"cameras is {names!r}: give different names, separated by commas")
+    return cameras
+
+
+def _port(value: str) -> int:
+    low, high = PORT_LIMITS
+    if not value.isdecimal() or not low <= int(value) <= high:
+        raise PipelineError(f"port is {value!r}; give a number from {low} to {high}")
+    return int(value)
 
 
 def _rate(value: str) -> float:
@@ -377,8 +532,17 @@ def _absolute(path: str) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
+_REMEDIES = {
+    "bag": "give a rosbag2 folder or file, a video or a folder of images, or leave it empty for "
+    "cameras that are there",
+    "bundle": "give a folder like models/camvid-f16, or leave it empty for the one that ships",
+    BUNDLE_VARIABLE: "name a folder like models/camvid-f16, or unset it",
+    "params_file": "copy config/pipeline.yaml of this package, and name the copy",
+}
+
+
 def _existing(name: str, path: str) -> Path:
     absolute = _absolute(path)
     if not absolute.exists():
-        raise PipelineError(f"{name}: {absolute} does not exist")
+        raise PipelineError(f"{name}: {absolute} does not exist; {_REMEDIES[name]}")
     return absolute

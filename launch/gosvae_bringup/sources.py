@@ -90,12 +90,16 @@ class Message(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A camera frame: stamp in ns, camera, uint8 (H, W, 3) RGB, uint8 (H, W) train ids if any."""
+    """A camera frame: stamp in ns, camera, uint8 (H, W, 3) RGB, uint8 (H, W) train ids if any.
+
+    `frame_id` is that of a bag's header.
+    """
 
     stamp: int
     camera: str
     image: Pixels
     label: Pixels | None
+    frame_id: str = ""
 
 
 class Source(ABC):
@@ -566,7 +570,8 @@ class _Bag(Source):
     def _frame(self, image: Message, label: Message | None) -> Frame:
         where = f"{self.path}, {image.channel.topic} at {image.stamp} ns"
         try:
-            rgb = to_rgb(_TYPES.deserialize_cdr(image.data, image.channel.msgtype))
+            content: Any = _TYPES.deserialize_cdr(image.data, image.channel.msgtype)
+            rgb = to_rgb(content)
             ids = None
             if label is not None:
                 ids = _label_ids(_TYPES.deserialize_cdr(label.data, label.channel.msgtype))
@@ -577,7 +582,7 @@ class _Bag(Source):
                 f"{where}: label is {ids.shape[1]}x{ids.shape[0]} pixels, "
                 f"its frame {rgb.shape[1]}x{rgb.shape[0]}: they must be equal"
             )
-        return Frame(image.stamp, image.channel.camera, rgb, ids)
+        return Frame(image.stamp, image.channel.camera, rgb, ids, content.header.frame_id)
 
 
 _BESIDE_IMAGES: tuple[tuple[str, str, Role], ...] = (

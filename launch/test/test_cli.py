@@ -98,6 +98,24 @@ def test_the_end_of_the_drive_is_the_end(
     assert log(tmp_path) == ["started", "stopped"]
 
 
+def test_a_view_that_ends_by_itself_is_a_failure(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {}
+
+    def describe_view(**values: object) -> Pipeline:
+        given.update(values)
+        return Pipeline((script("gosvae_view", "exit 1"),), {})
+
+    monkeypatch.setattr(cli, "describe_view", describe_view)
+    assert cli.main(["view", "--cameras", "front", "--save", "a.rrd", "--no-browser"]) == 1
+    assert capsys.readouterr().err == "gosvae view: gosvae_view ended with status 1\n"
+    assert given == {
+        **{"cameras": "front", "save": "a.rrd", "port": "9090", "frames": True},
+        "browser": False,
+    }
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_all_nodes(
     script: Script, run: Callable[..., int], tmp_path: Path, number: signal.Signals

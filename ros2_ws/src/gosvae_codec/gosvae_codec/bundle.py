@@ -15,7 +15,7 @@ from .entropy import TokenCoder
 from .errors import BundleError, GosvaeError
 from .labels import Label, LabelSpace
 from .prior import Prior
-from .sessions import Session, available
+from .sessions import Provider, Session, available
 
 FORMAT = 2
 MANIFEST = "manifest.yaml"
@@ -48,9 +48,7 @@ class ModelBundle:
     """Meaning of the channels of ``mask.onnx``, in order."""
     manifest: dict[str, Any]
     """The manifest whole, with provenance and measured figures."""
-    _sessions: dict[tuple[str, tuple[str, ...], int], Session] = field(
-        default_factory=dict, repr=False
-    )
+    _sessions: dict[tuple[str, str, int, int], Session] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> ModelBundle:
@@ -105,22 +103,24 @@ class ModelBundle:
         sha256 = str(self.manifest["expert"]["sha256"])
         return self.path.resolve().parent / "experts" / f"{sha256[:16]}.onnx"
 
-    def session(self, name: str, providers: Sequence[str], threads: int) -> Session:
-        """Return the session of one network, made once for each choice of providers and threads.
+    def session(
+        self, name: str, providers: Sequence[Provider], threads: int, batch: int = 1
+    ) -> Session:
+        """Return the session of one network, made once for each choice of the arguments.
 
         On the CPU that is the network's 8-bit version where the bundle has one.
 
         Args:
             name: ``encoder.onnx`` or ``mask.onnx``.
-            providers: short names, most wanted first; see
-                :class:`~gosvae_codec.sessions.Session`.
+            providers: most wanted first; see :class:`~gosvae_codec.sessions.Session`.
             threads: threads of one inference on the CPU.
+            batch: most frames of one inference. TensorRT builds an engine for every size up to it.
 
         Raises:
             ProviderError, BundleError: as Session does; also where the graph's shapes contradict
                 the manifest.
         """
-        key = (name, tuple(providers), threads)
+        key = (name, repr(providers), threads, batch)
         if key not in self._sessions:
             on_cpu = available(providers)[0] == "cpu"
             quantized = INT8[name] if on_cpu and INT8[name] in self.manifest["files"] else name
@@ -133,11 +133,12 @@ class ModelBundle:
             else:
                 self._expect(name, "makes", session.output_shape[1:2], [len(self.labels)])
             # The first inference is slow, and shows whether the graph runs at all.
-            session.warm_up(*([1, *shape] for shape in taken))
+            for size in sorted({1, batch}):
+                session.warm_up(*([size, *shape] for shape in taken))
             self._sessions[key] = session
         return self._sessions[key]
 
-    def expert_session(self, providers: Sequence[str], threads: int) -> Session:
+    def expert_session(self, providers: Sequence[Provider], threads: int) -> Session:
         """Return the expert's session, made once for each choice of providers and threads.
 
         Raises:
@@ -145,7 +146,7 @@ class ModelBundle:
             ProviderError: as Session does.
         """
         path = self.expert_path
-        key = (str(path), tuple(providers), threads)
+        key = (str(path), repr(providers), threads, 1)
         if key not in self._sessions:
             expert = self.manifest["expert"]
             _check_file(path, str(expert["sha256"]), expert.get("bytes"))

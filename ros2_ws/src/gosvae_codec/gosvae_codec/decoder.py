@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .bundle import MASK, ModelBundle
 from .entropy import Tokens
@@ -15,6 +16,7 @@ from .labels import UNLABELLED
 from .masks import Mask, classify, resize_mask
 from .packets import REFERENCES, Header, Packet, band_of
 from .redundancy import restore
+from .sessions import Provider
 
 
 class DecodedFrame(NamedTuple):
@@ -42,15 +44,19 @@ class Decoder:
     """
 
     def __init__(
-        self, bundle: ModelBundle, providers: Sequence[str] = ("cpu",), threads: int = 1
+        self,
+        bundle: ModelBundle,
+        providers: Sequence[Provider] = ("cpu",),
+        threads: int = 1,
+        batch: int = 1,
     ) -> None:
-        """Load the mask network.
+        """Load the mask network, for as many as `batch` frames of :func:`decode_together`.
 
         Raises:
             ProviderError, BundleError: see :meth:`ModelBundle.session`.
         """
         self.bundle = bundle
-        self.session = bundle.session(MASK, providers, threads)
+        self.session = bundle.session(MASK, providers, threads, batch)
         self._coder = bundle.coder
         self._stream: int | None = None
         self._previous = self._absent()
@@ -65,9 +71,20 @@ class Decoder:
             PacketError: there is none, they are not of one frame, or one is corrupt or foreign
                 (FingerprintError). In either case nothing of the frame is kept.
         """
-        tokens, coverage = self._unpack(packets)
+        (result,) = decode_together([(self, packets)])
+        if isinstance(result, PacketError):
+            raise result
+        return result
+
+    def _finish(
+        self,
+        packets: Sequence[Packet],
+        tokens: Tokens,
+        coverage: float,
+        logits: npt.NDArray[np.float32],
+    ) -> DecodedFrame:
+        """Make the mask of unpacked `tokens` from their logits, and keep what later frames need."""
         first = packets[0]
-        logits = self.session.run(tokens[None].astype(np.int32))[0]
         mask = classify(logits, self.bundle.input_size, self.bundle.labels)
         unknown = (tokens[0] == self.bundle.codes).all(axis=1)
         if unknown.any():
@@ -125,3 +142,32 @@ class Decoder:
             )
             arrived[begin:end] = True
         return tokens, float(arrived.mean())
+
+
+def decode_together(
+    frames: Sequence[tuple[Decoder, Sequence[Packet]]],
+) -> list[DecodedFrame | PacketError]:
+    """Decode one frame for each of several decoders in one inference.
+
+    Args:
+        frames: different decoders of one bundle on the same providers, each with packets as for
+            :meth:`Decoder.decode`.
+
+    Returns:
+        For each, in order, the frame, or the error that :meth:`Decoder.decode` would raise: what
+        one stream lacks costs the others nothing.
+    """
+    unpacked: dict[int, tuple[Tokens, float]] = {}
+    results: dict[int, DecodedFrame | PacketError] = {}
+    for place, (decoder, packets) in enumerate(frames):
+        try:
+            unpacked[place] = decoder._unpack(packets)
+        except PacketError as error:
+            results[place] = error
+    if unpacked:
+        stacked = np.stack([tokens for tokens, _ in unpacked.values()]).astype(np.int32)
+        logits = frames[0][0].session.run(stacked)
+        for (place, (tokens, coverage)), each in zip(unpacked.items(), logits, strict=True):
+            decoder, packets = frames[place]
+            results[place] = decoder._finish(packets, tokens, coverage, each)
+    return [results[place] for place in range(len(frames))]

@@ -13,6 +13,7 @@ from .entropy import Tokens
 from .images import Frame, resize_frame
 from .packets import REFERENCES, Header, Packet, slice_frame
 from .redundancy import LENGTH_BYTES, parity_packets
+from .sessions import Provider
 
 
 class Encoder:
@@ -23,7 +24,7 @@ class Encoder:
     """
 
     def __init__(
-        self, bundle: ModelBundle, providers: Sequence[str] = ("cpu",), threads: int = 1
+        self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
     ) -> None:
         """Load the encoder network.
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from .bundle import ModelBundle
 from .images import Frame, resize_frame
 from .masks import Mask, classify, resize_mask
+from .sessions import Provider
 
 
 class Expert:
     """The segmentation network that a bundle imitates, on frames that no codec has touched."""
 
     def __init__(
-        self, bundle: ModelBundle, providers: Sequence[str] = ("cpu",), threads: int = 1
+        self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
     ) -> None:
         """Load the expert.
 

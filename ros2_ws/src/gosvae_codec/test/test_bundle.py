@@ -1,13 +1,16 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import yaml
 
 from gosvae_codec import BundleError, Decoder, Encoder, Expert, ModelBundle, ProviderError
+from gosvae_codec.sessions import PROVIDERS, Session, configure
 from gosvae_codec.testing import write_tiny_bundle
 
 
@@ -153,8 +156,6 @@ def test_providers_are_refused_or_fallen_back_from_loudly(
         Encoder(bundle, providers=["gpu"])
     with pytest.raises(ProviderError, match="give one or more"):
         Encoder(bundle, providers=[])
-    import onnxruntime
-
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA: nothing to fall back from")
     with pytest.raises(ProviderError, match=r"none of \['cuda'\] is available.*cpu"):
@@ -162,6 +163,71 @@ def test_providers_are_refused_or_fallen_back_from_loudly(
     encoder = Encoder(bundle, providers=["cuda", "cpu"])
     assert (encoder.session.provider, encoder.session.fell_back) == ("cpu", True)
     assert "runs on cpu although cuda was asked for" in caplog.text
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, dict[str, object]]]]:
+    """The providers of each session, of an ONNX Runtime that claims all but runs on the CPU."""
+    asked = []
+    session = onnxruntime.InferenceSession
+
+    def make(path: str, options: object, providers: Any) -> Any:
+        asked.append(providers)
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
+    return asked
+
+
+def test_tensorrt_keeps_its_engines_and_falls_back_as_told(
+    bundle_path: Path, tmp_path: Path, asked: list[list[tuple[str, dict[str, object]]]]
+) -> None:
+    """What ONNX Runtime is asked for; no GPU ever ran it."""
+    cache = tmp_path / "deep" / "cache"
+    providers = configure(["tensorrt", "cuda", "cpu"], cache, fp16=True)
+    decoder = Decoder(ModelBundle.load(bundle_path), providers)
+    ((tensorrt, cuda, cpu),) = asked
+    assert [name for name, _ in (tensorrt, cuda, cpu)] == list(PROVIDERS.values())
+    assert tensorrt[1] == {
+        "trt_fp16_enable": True,
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(cache),
+    }
+    assert cache.is_dir()
+    assert cuda[1] == cpu[1] == {}
+    assert (decoder.session.provider, decoder.session.fell_back) == ("cpu", True)
+    assert configure(["tensorrt"]) == [("tensorrt", {"trt_fp16_enable": False})]
+
+
+def test_an_engine_cache_that_cannot_be_made_is_named(
+    bundle_path: Path, tmp_path: Path, asked: list[list[tuple[str, dict[str, object]]]]
+) -> None:
+    (tmp_path / "file").write_text("")
+    providers = configure(["tensorrt", "cpu"], tmp_path / "file" / "cache")
+    with pytest.raises(ProviderError, match=r"file/cache cannot be made: .*another folder"):
+        Decoder(ModelBundle.load(bundle_path), providers)
+    assert asked == []
+
+
+def test_an_engine_is_warmed_up_for_the_smallest_and_the_largest_batch(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    run = Session.run
+
+    def note(self: Session, *arrays: np.ndarray) -> np.ndarray:
+        sizes.append(len(arrays[0]))
+        return run(self, *arrays)
+
+    monkeypatch.setattr(Session, "run", note)
+    bundle = ModelBundle.load(bundle_path)
+    Decoder(bundle, batch=4)
+    assert sizes == [1, 4]
+    Decoder(bundle, batch=1)
+    assert sizes == [1, 4, 1]
 
 
 def test_the_cpu_runs_the_8_bit_network_where_there_is_one(copy: Path, tmp_path: Path) -> None:

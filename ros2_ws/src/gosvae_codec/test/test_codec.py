@@ -16,9 +16,11 @@ from gosvae_codec import (
     FingerprintError,
     Header,
     ImageError,
+    MissingReferenceError,
     ModelBundle,
     Packet,
     PacketError,
+    decode_together,
 )
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES, band_of, serialized_overhead, slice_frame
 from gosvae_codec.testing import random_coder, write_tiny_bundle
@@ -134,6 +136,39 @@ def test_a_failed_decode_leaves_no_trace(bundle: ModelBundle, frame: np.ndarray)
     fresh = Decoder(bundle)
     fresh.decode(first)
     np.testing.assert_array_equal(kept, fresh.decode([upper]).mask)
+
+
+def test_cameras_decoded_together_get_the_masks_they_get_alone(bundle: ModelBundle) -> None:
+    rng = np.random.default_rng(5)
+    sizes = [(64, 96), (120, 160), (51, 77)]
+    encoders = [Encoder(bundle) for _ in sizes]
+    together = [Decoder(bundle, batch=3) for _ in sizes]
+    alone = [Decoder(bundle) for _ in sizes]
+    for _ in range(2):
+        frames = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+        packets = [each.encode(frame) for each, frame in zip(encoders, frames, strict=True)]
+        decoded = decode_together(list(zip(together, packets, strict=True)))
+        for one, decoder, few in zip(decoded, alone, packets, strict=True):
+            expected = decoder.decode(few)
+            np.testing.assert_array_equal(one.mask, expected.mask)
+            assert one[0:2] == expected[0:2] and one.coverage == expected.coverage
+        for encoder in encoders:
+            encoder.acknowledge(decoded[0].sequence)
+
+
+def test_what_one_camera_lacks_costs_the_others_nothing(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
+    encoder = Encoder(bundle)
+    encoder.encode(frame)
+    encoder.acknowledge(0)
+    predicted, intra = encoder.encode(frame), Encoder(bundle).encode(frame)
+    decoders = [Decoder(bundle) for _ in range(3)]
+    orphan, whole, empty = decode_together(list(zip(decoders, (predicted, intra, []), strict=True)))
+    assert isinstance(orphan, MissingReferenceError)
+    assert isinstance(empty, PacketError)
+    np.testing.assert_array_equal(whole.mask, Decoder(bundle).decode(intra).mask)
+    assert decode_together([]) == []
 
 
 def test_packets_of_different_frames_are_not_mixed(bundle: ModelBundle, frame: np.ndarray) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gosvae_codec import ImageError
@@ -162,3 +162,29 @@ def test_resizing_keeps_what_fits_and_averages_what_shrinks() -> None:
     checkers = np.zeros((64, 64, 3), np.uint8)
     checkers[::2, ::2] = checkers[1::2, 1::2] = 200
     assert (resize_frame(checkers, (32, 32)) == 100).all()
+
+
+@settings(deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    wanted=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    seed=st.integers(0, 9),
+)
+def test_resizing_moves_nothing_and_keeps_the_mean(
+    size: tuple[int, int], wanted: tuple[int, int], seed: int
+) -> None:
+    flat = np.random.default_rng(seed).integers(0, 256, 3).astype(np.uint8)
+    rgb = np.broadcast_to(flat, (*size, 3))
+    resized = resize_frame(np.ascontiguousarray(rgb), wanted)
+    assert resized.shape == (*wanted, 3)
+    assert (resized == flat).all()
+
+
+@pytest.mark.parametrize("size", [(512, 1024), (1024, 2048), (540, 960), (480, 640)])
+def test_resizing_is_close_to_cutting_areas(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
+    rgb = np.asarray(cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+    exact = cv2.resize(rgb, (480, 360), interpolation=cv2.INTER_AREA)
+    difference = resize_frame(rgb, (360, 480)).astype(float) - exact
+    assert np.abs(difference).mean() < 2
+    assert np.abs(difference.mean()) < 0.5

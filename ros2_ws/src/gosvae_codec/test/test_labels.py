@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelError, LabelSpace
+from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelError, LabelSpace, metrics
 from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids
 from gosvae_codec.masks import classify, colorize, resize_mask
 from gosvae_codec.metrics import ConfusionMatrix
@@ -79,3 +79,14 @@ def test_miou_counts_what_occurs_and_leaves_out_the_unlabelled() -> None:
     assert matrix.miou() == 0.5
     with pytest.raises(ValueError, match="truth is"):
         matrix.add(truth, truth.T)
+
+
+def test_every_pixel_of_a_large_mask_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_EXACT", 20)
+    truth, prediction = np.random.default_rng(0).integers(0, 256, (2, 11, 7), np.uint8)
+    matrix = ConfusionMatrix()
+    matrix.add(truth, prediction)
+    counts = np.zeros((256, 256), np.int64)
+    np.add.at(counts, (truth, prediction), 1)
+    counts[UNLABELLED] = 0
+    np.testing.assert_array_equal(matrix.counts, counts)

@@ -10,7 +10,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header as HeaderMessage
 
-from gosvae_codec import Header, ModelBundle, Packet
+from gosvae_codec import Header, Label, LabelSpace, ModelBundle, Packet
 from gosvae_msgs.msg import LabelInfo, TokenPacket
 
 _CHANNELS = {"mono8": 1, "rgb8": 3, "bgr8": 3}
@@ -96,3 +96,14 @@ def to_label_info(bundle: ModelBundle, stamp: Time) -> LabelInfo:
         names=[label.name for label in labels],
         colors=array("B", [value for label in labels for value in label.color]),
     )
+
+
+def from_label_info(message: LabelInfo) -> LabelSpace:
+    """Return the label space that a ``gosvae_msgs/LabelInfo`` tells of, called as its bundle.
+
+    Raises:
+        LabelError: it has no labels, or impossible ones.
+    """
+    colors = np.array(message.colors, np.uint8).reshape(-1, 3).tolist()
+    labels = zip(message.ids, message.names, colors, strict=True)
+    return LabelSpace(message.bundle, tuple(Label(i, name, tuple(rgb)) for i, name, rgb in labels))

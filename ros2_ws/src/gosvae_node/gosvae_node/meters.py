@@ -15,14 +15,15 @@ class Meter:
     def __init__(self, window: float = 10.0) -> None:
         """Keep the values of the last `window` seconds, measured by the monotonic clock."""
         self._window = window
-        self._start = time.monotonic()
+        self._start = self._newest = time.monotonic()
         self._values: deque[tuple[float, float]] = deque()
         self._lock = Lock()
 
     def add(self, value: float) -> None:
         """Take in one value, now."""
         with self._lock:
-            self._values.append((time.monotonic(), value))
+            self._newest = time.monotonic()
+            self._values.append((self._newest, value))
             self._forget()
 
     def _forget(self) -> float:
@@ -31,11 +32,21 @@ class Meter:
             self._values.popleft()
         return max(min(now - self._start, self._window), 1e-3)
 
+    def silence(self) -> float:
+        """Return the seconds since the last value, or since the beginning."""
+        return time.monotonic() - self._newest
+
     def rate(self) -> float:
         """Return values per second."""
         with self._lock:
             seconds = self._forget()
             return len(self._values) / seconds
+
+    def total(self) -> float:
+        """Return the sum of the values."""
+        with self._lock:
+            self._forget()
+            return sum(value for _, value in self._values)
 
     def sum_rate(self) -> float:
         """Return the sum of values per second."""
@@ -58,6 +69,19 @@ class Meter:
         if not ordered:
             return math.nan
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+class Growth(Meter):
+    """How much a count grows, over a sliding window; one that falls has begun anew."""
+
+    def __init__(self, window: float = 10.0) -> None:
+        super().__init__(window)
+        self._count = 0
+
+    def update(self, count: int) -> None:
+        """Take in what the count is now."""
+        self.add(max(count - self._count, 0))
+        self._count = count
 
 
 class Complaints:

@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from threading import Event
 from typing import Any
@@ -30,8 +31,9 @@ from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.sessions import PROVIDERS
+from gosvae_codec.sessions import PROVIDERS, Provider, configure
 
+from .health import LEVELS, OK, WARN, ClockWatch, Threshold
 from .qos import QOS_NAMES, qos_profile
 
 IMAGE_TRANSPORTS: Mapping[str, tuple[str, type]] = {
@@ -40,7 +42,14 @@ IMAGE_TRANSPORTS: Mapping[str, tuple[str, type]] = {
 }
 """Suffix of the topic and message type by image_transport's name."""
 
-OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+JUMP_SHOWN_SECONDS = 10.0
+"""For how long diagnostics tell that the clock jumped."""
+
+
+_EVENTS = (
+    ("provider_fallback", "warn", "networks run elsewhere than on the first of `providers`"),
+    ("bundle_mismatch", "error", "the other side has another bundle"),
+)
 
 
 class ConfigurationError(Exception):
@@ -56,6 +65,8 @@ class PipelineNode(LifecycleNode):
     """
 
     live: frozenset[str] = frozenset()
+    """Besides all of ``diagnostics.``."""
+    thresholds: tuple[Threshold, ...] = ()
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -71,6 +82,13 @@ class PipelineNode(LifecycleNode):
             "a later one is fallen back to with a warning, others are never used.",
         )
         self.declare(
+            "engine_cache",
+            "~/.cache/gosvae",
+            "Folder for the engines that TensorRT builds, which takes minutes, so that only the "
+            "first start has to; empty: none.",
+        )
+        self.declare("fp16", False, "Whether TensorRT may compute in half precision.")
+        self.declare(
             "threads", 1, "Threads of one inference on the CPU; 0: as many as cores.", (0, 256)
         )
         self.declare(
@@ -80,10 +98,18 @@ class PipelineNode(LifecycleNode):
         self.declare(
             "diagnostics_period", 1.0, "Seconds between diagnostics.", (0.1, 60.0), fixed=True
         )
+        for threshold in self.thresholds:
+            for parameter, (default, description) in threshold.parameters.items():
+                self.declare(parameter, default, description, (0.0, threshold.most))
+        for name, default, what in _EVENTS:
+            description = f"Level where {what}: {', '.join(LEVELS)}."
+            self.declare(f"diagnostics.{name}", default, description)
         self.add_on_set_parameters_callback(self._guard)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady, so that diagnostics go on while simulated time stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._clock_watch = ClockWatch()
+        self._jump, self._jumped_at = "", -math.inf
         self.create_timer(
             self.get_parameter("diagnostics_period").value, self._publish_status, clock=self._steady
         )
@@ -124,6 +150,11 @@ class PipelineNode(LifecycleNode):
     def value(self, name: str) -> Any:
         """Return a parameter's value."""
         return self.get_parameter(name).value
+
+    @property
+    def providers(self) -> list[Provider]:
+        """Where networks run, as the parameters have it."""
+        return configure(*map(self.value, ("providers", "engine_cache", "fp16")))
 
     def qos(self, parameter: str) -> QoSProfile:
         """Return the QoS profile that a parameter names; raises ConfigurationError for none."""
@@ -183,6 +214,18 @@ class PipelineNode(LifecycleNode):
         """Return level, one sentence and figures of a camera."""
         raise NotImplementedError
 
+    def clock_jumped(self) -> None:
+        """Forget what was measured against the clock before it jumped."""
+
+    def judge(self, name: str, value: float) -> bytes:
+        """Return the level of a figure by its threshold's parameters."""
+        threshold = next(each for each in self.thresholds if each.name == name)
+        return threshold.level(value, *(self.value(each) for each in threshold.parameters))
+
+    def level(self, name: str) -> bytes:
+        """Return the level that a parameter ``diagnostics.<name>`` gives."""
+        return LEVELS[self.value(f"diagnostics.{name}")]
+
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle and make publishers; on failure the node stays unconfigured."""
         self._problem = "inactive"
@@ -193,6 +236,8 @@ class PipelineNode(LifecycleNode):
                 raise ConfigurationError(f"cameras {self.cameras}: give different, non-empty names")
             for camera in self.cameras:
                 validate_topic_name(camera)
+            for name, *_ in _EVENTS:
+                self._check_level(self.get_parameter(f"diagnostics.{name}"))
             if not self.value("bundle"):
                 raise ConfigurationError("bundle is empty: give a folder like models/camvid-f16")
             self.bundle = ModelBundle.load(self.value("bundle"))
@@ -255,11 +300,18 @@ class PipelineNode(LifecycleNode):
         self.bundle = None
         self.cameras = []
 
+    def _check_level(self, parameter: Parameter) -> None:
+        if isinstance(parameter.value, str) and parameter.value not in LEVELS:
+            raise ConfigurationError(
+                f"{parameter.name} {parameter.value!r}: choose one of {', '.join(LEVELS)}"
+            )
+
     def _guard(self, parameters: list[Parameter]) -> SetParametersResult:
         if self.bundle is not None:
             for parameter in parameters:
                 name = parameter.name
-                declared = self.has_parameter(name) and not name.startswith("qos_overrides.")
+                free = name.startswith(("qos_overrides.", "diagnostics."))
+                declared = self.has_parameter(name) and not free
                 if declared and name not in self.live and name != "use_sim_time":
                     return SetParametersResult(
                         successful=False,
@@ -268,16 +320,34 @@ class PipelineNode(LifecycleNode):
                 try:
                     if name in self.live:
                         self.check_live(parameter)
+                    elif name.startswith("diagnostics."):
+                        self._check_level(parameter)
                 except ConfigurationError as error:
                     return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
+    def _look_at_clock(self) -> str:
+        """Return what to tell about a jump of the clock; empty when there was none lately."""
+        now, simulated = self.get_clock().now().nanoseconds / 1e9, self.value("use_sim_time")
+        if jump := self._clock_watch.jump(now, simulated):
+            cause = (
+                "was the replay started again? Let it go on instead, with loop:=true"
+                if simulated
+                else "let chrony or PTP slew it, and start it before this node"
+            )
+            self._jump = f"the clock jumped by {jump:+.1f} s, ages are measured anew: {cause}"
+            self._jumped_at = time.monotonic()
+            self.get_logger().warning(self._jump)
+            self.clock_jumped()
+        return self._jump if time.monotonic() - self._jumped_at < JUMP_SHOWN_SECONDS else ""
+
     def _publish_status(self) -> None:
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        level = WARN if self._problem else OK
+        problem = "; ".join(filter(None, (self._problem, self._look_at_clock())))
+        level = WARN if problem else OK
         message.status = [
-            self._status("", level, self._problem or "active", {}),
+            self._status("", level, problem or "active", {}),
             *(self._status(camera, *self.report(camera)) for camera in self.cameras),
         ]
         self._diagnostics.publish(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
@@ -23,20 +23,24 @@ class FrameWorker(Generic[Item]):
         self,
         cameras: Sequence[str],
         depth: int,
-        handle: Callable[[str, Item], None],
+        handle: Callable[[Mapping[str, Item]], None],
         failed: Callable[[str, Exception], None],
+        batch: int = 1,
     ) -> None:
         """Start the thread.
 
         Args:
             cameras: names of the queues.
             depth: frames that each queue holds.
-            handle: what the thread calls with camera and frame.
-            failed: what it calls with camera and error where `handle` raised; it goes on after.
+            handle: what the thread calls with the next frames, by camera.
+            failed: what it calls with each of their cameras and the error where `handle` raised;
+                it goes on after.
+            batch: most cameras to call `handle` with at once, of those whose frames wait.
         """
         self._depth = depth
         self._handle = handle
         self._failed = failed
+        self._batch = batch
         self._queues: dict[str, deque[Item]] = {camera: deque() for camera in cameras}
         self._dropped = dict.fromkeys(cameras, 0)
         self._drops = {camera: Meter() for camera in cameras}
@@ -72,20 +76,27 @@ class FrameWorker(Generic[Item]):
             self._changed.notify()
         self._thread.join()
 
-    def _next(self) -> tuple[str, Item] | None:
+    def _next(self) -> dict[str, Item]:
+        """Return the frames whose turn it is; none when it is time to stop."""
         with self._changed:
             while not self._stopping:
+                frames: dict[str, Item] = {}
                 for _ in range(len(self._turns)):
                     camera = self._turns[0]
                     self._turns.rotate(-1)
                     if self._queues[camera]:
-                        return camera, self._queues[camera].popleft()
+                        frames[camera] = self._queues[camera].popleft()
+                    if len(frames) == self._batch:
+                        break
+                if frames:
+                    return frames
                 self._changed.wait()
-        return None
+        return {}
 
     def _run(self) -> None:
-        while (task := self._next()) is not None:
+        while frames := self._next():
             try:
-                self._handle(*task)
+                self._handle(frames)
             except Exception as error:  # whatever a frame holds, the next one has its turn
-                self._failed(task[0], error)
+                for camera in frames:
+                    self._failed(camera, error)

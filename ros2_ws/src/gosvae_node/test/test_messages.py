@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 
-from gosvae_codec import Header, Packet
+from gosvae_codec import CAMVID, Header, LabelError, LabelSpace, Packet
 from gosvae_codec.packets import (
     MAX_SERIALIZED_BYTES,
     REFERENCES,
     VERSION,
     serialized_overhead,
 )
-from gosvae_msgs.msg import TokenPacket
+from gosvae_msgs.msg import LabelInfo, TokenPacket
 from gosvae_node.messages import (
     from_header_message,
+    from_label_info,
     from_packet_message,
     to_header_message,
     to_image,
@@ -56,6 +57,16 @@ def test_packets_cross_the_wire_unchanged_and_as_small_as_computed(packet: Packe
 @given(header=HEADERS)
 def test_headers_cross_unchanged(header: Header) -> None:
     assert from_header_message(to_header_message(header)) == header
+
+
+def test_labels_are_read_back_from_their_message() -> None:
+    space = LabelSpace("few", CAMVID.labels[:3])
+    ids, colors = space.ids, space.palette[space.ids].reshape(-1)
+    names = [label.name for label in space.labels]
+    message = LabelInfo(bundle="few", ids=ids, names=names, colors=colors)
+    assert from_label_info(deserialize_message(serialize_message(message), LabelInfo)) == space
+    with pytest.raises(LabelError):
+        from_label_info(LabelInfo())
 
 
 def test_constants_are_those_of_the_message() -> None:

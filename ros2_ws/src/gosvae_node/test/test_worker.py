@@ -1,6 +1,7 @@
 """The queue drops the oldest, counts it, and no camera starves another."""
 
 import math
+from collections.abc import Mapping
 from threading import Event, Semaphore
 
 import pytest
@@ -24,10 +25,10 @@ class Recorder:
         self.permits = Semaphore(0)
         self.entered = Semaphore(0)
 
-    def __call__(self, camera: str, frame: int) -> None:
+    def __call__(self, frames: Mapping[str, int]) -> None:
         self.entered.release()
         assert self.permits.acquire(timeout=WAIT)
-        self.taken.append((camera, frame))
+        self.taken += frames.items()
 
 
 def test_the_oldest_frame_gives_way_and_is_counted() -> None:
@@ -49,8 +50,8 @@ def test_a_frame_that_fails_is_told_and_the_next_has_its_turn() -> None:
     failures: list[tuple[str, str]] = []
     done = Event()
 
-    def handle(camera: str, frame: int) -> None:
-        if frame == 0:
+    def handle(frames: Mapping[str, int]) -> None:
+        if frames["a"] == 0:
             raise RuntimeError("broken")
         done.set()
 
@@ -79,12 +80,38 @@ def test_cameras_take_turns() -> None:
     assert [frame for camera, frame in recorder.taken if camera == "a"] == [0, 1, 2, 3]
 
 
+def test_frames_of_cameras_that_wait_come_together() -> None:
+    calls: list[dict[str, int]] = []
+    entered, leave = Semaphore(0), Semaphore(0)
+    failures: list[str] = []
+
+    def handle(frames: Mapping[str, int]) -> None:
+        calls.append(dict(frames))
+        entered.release()
+        assert leave.acquire(timeout=WAIT)
+        if len(frames) == 3:
+            raise RuntimeError("broken")
+
+    worker = FrameWorker("abcd", 10, handle, lambda camera, _: failures.append(camera), batch=3)
+    worker.put("a", 0)
+    assert entered.acquire(timeout=WAIT)
+    for frame, camera in enumerate("abcda", 1):
+        worker.put(camera, frame)
+    for _ in range(2):
+        leave.release()
+        assert entered.acquire(timeout=WAIT)
+    leave.release()
+    worker.stop()
+    assert calls == [{"a": 0}, {"a": 1, "b": 2, "c": 3}, {"d": 4, "a": 5}]
+    assert failures == ["a", "b", "c"]
+
+
 def test_stopping_forgets_what_is_queued() -> None:
     entered, leave = Event(), Event()
     taken = []
 
-    def handle(camera: str, frame: int) -> None:
-        taken.append(frame)
+    def handle(frames: Mapping[str, int]) -> None:
+        taken.extend(frames.values())
         entered.set()
         assert leave.wait(WAIT)
 

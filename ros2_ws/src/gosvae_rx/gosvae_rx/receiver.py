@@ -13,7 +13,8 @@ import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import (
     DecodedFrame,
@@ -22,11 +23,26 @@ from gosvae_codec import (
     FingerprintError,
     Header,
     MissingReferenceError,
+    PacketError,
     Reassembler,
+    decode_together,
 )
 from gosvae_codec.images import to_rgb
+from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
+from gosvae_node.health import (
+    OK,
+    WARN,
+    Findings,
+    LossMeter,
+    Threshold,
+    age_problem,
+    explain_silence,
+    fallback_text,
+    mismatch_text,
+    share,
+)
 from gosvae_node.messages import (
     from_header_message,
     from_packet_message,
@@ -35,11 +51,12 @@ from gosvae_node.messages import (
     to_label_info,
 )
 from gosvae_node.meters import Complaints, Meter
-from gosvae_node.node import ERROR, OK, WARN, PipelineNode, run
+from gosvae_node.node import PipelineNode, run
 from gosvae_node.qos import qos_profile
 from gosvae_node.worker import FrameWorker
 
 _KEPT = 16
+_LEGEND_WIDTH = 480
 
 Item = TypeVar("Item")
 
@@ -59,11 +76,13 @@ class _Camera:
         self.image_topic, self.image_type = node.image_topic(name)
         self.packets: Subscription | None = None
         self.images: Subscription | None = None
+        self.calibrations: Subscription | None = None
+        self.calibration: CameraInfo | None = None
         self.begin(node)
 
-        def publisher(topic: str, **events: Any) -> LifecyclePublisher:
+        def publisher(topic: str, kind: type = Image, **events: Any) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(
-                Image,
+                kind,
                 f"{name}/semantic/{topic}",
                 node.qos("mask_qos"),
                 event_callbacks=PublisherEventCallbacks(**events),
@@ -73,6 +92,9 @@ class _Camera:
         self.mask = publisher("mask")
         self.color = publisher("color")
         self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
+        self.camera_info = publisher(
+            "camera_info", CameraInfo, matched=lambda _: node.follow_demand(name)
+        )
         self.feedback = node.create_lifecycle_publisher(
             Feedback,
             f"{name}/image_raw/gosvae/feedback",
@@ -82,7 +104,13 @@ class _Camera:
         self.label_info = node.create_publisher(
             LabelInfo, f"{name}/semantic/label_info", qos_profile("latched")
         )
-        self.label_info.publish(to_label_info(node.bundle, node.get_clock().now().to_msg()))
+        self.legend = node.create_publisher(
+            Image, f"{name}/semantic/legend", qos_profile("latched")
+        )
+        now = node.get_clock().now().to_msg()
+        self.label_info.publish(to_label_info(node.bundle, now))
+        picture = legend(node.bundle.labels, _LEGEND_WIDTH)
+        self.legend.publish(to_image(picture, "rgb8", HeaderMessage(stamp=now)))
 
     def begin(self, node: Receiver) -> None:
         """Begin to listen, with all figures at their start."""
@@ -104,6 +132,7 @@ class _Camera:
         self.said_at = -math.inf
         self.bytes, self.frame_bytes = Meter(), Meter()
         self.masks, self.decode_ms, self.age_ms = Meter(), Meter(), Meter()
+        self.loss = LossMeter()
         # Frames and masks of an overlay come in either order.
         self.overlay_images: OrderedDict[Header, Image | CompressedImage] = OrderedDict()
         self.overlay_masks: OrderedDict[Header, Mask] = OrderedDict()
@@ -111,6 +140,14 @@ class _Camera:
 
 class Receiver(PipelineNode):
     """Decodes packets and publishes masks, each with its frame's own stamp and frame_id."""
+
+    thresholds = (
+        Threshold("silence_s", "Seconds without a packet", 1.0, 5.0, 3600.0),
+        Threshold("mask_age_ms", "Age of 95% of the masks in ms", 500.0, 2000.0, 1e7),
+        Threshold("loss", "Share of packets lost", 0.15, 0.5, 1.0),
+        Threshold("drops", "Share of frames dropped before the network", 0.05, 0.5, 1.0),
+        Threshold("frames_per_s", "Masks a second", 0.0, 0.0, 1000.0, below=True),
+    )
 
     def __init__(self) -> None:
         super().__init__("gosvae_rx")
@@ -128,6 +165,13 @@ class Receiver(PipelineNode):
             "Feedback messages a second, while packets arrive but no frame is decoded.",
             (0.1, 100.0),
         )
+        self.declare(
+            "batch",
+            1,
+            "Cameras' frames that one inference takes at most, of those that wait; more than 1 is "
+            "for GPUs.",
+            (1, 64),
+        )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
         self.declare_qos("mask_qos", "sensor_data", "masks, colours and overlays")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
@@ -138,7 +182,7 @@ class Receiver(PipelineNode):
     def make_decoder(self) -> Decoder:
         """Return a decoder that has seen nothing yet."""
         assert self.bundle is not None
-        return Decoder(self.bundle, self.value("providers"), self.value("threads"))
+        return Decoder(self.bundle, self.providers, self.value("threads"), self.value("batch"))
 
     def setup(self) -> None:
         """Load the mask network, make publishers for each camera and latch the label info."""
@@ -149,7 +193,7 @@ class Receiver(PipelineNode):
     def start(self) -> None:
         """Listen to packets."""
         self._worker = FrameWorker(
-            self.cameras, self.value("queue_depth"), self._decode, self._fail
+            self.cameras, self.value("queue_depth"), self._decode, self._fail, self.value("batch")
         )
         for name, camera in self._streams.items():
             camera.begin(self)
@@ -177,22 +221,26 @@ class Receiver(PipelineNode):
                 self.destroy_subscription(camera.packets)
                 camera.packets = None
             self._forget_images(camera)
+            self._forget_calibration(camera)
         if worker is not None:
             worker.stop()
 
     def teardown(self) -> None:
         """Withdraw the publishers."""
         for camera in self._streams.values():
-            for each in (camera.mask, camera.color, camera.overlay, camera.feedback):
+            pictures = (camera.mask, camera.color, camera.overlay)
+            for each in (*pictures, camera.camera_info, camera.feedback):
                 self.destroy_lifecycle_publisher(each)
             self.destroy_publisher(camera.label_info)
+            self.destroy_publisher(camera.legend)
         self._streams = {}
 
     def follow_demand(self, name: str) -> None:
-        """Subscribe to the camera's own frames while its overlay is wanted, and only then."""
+        """Subscribe to what of the camera itself is wanted, its frames and info, and only then."""
         camera = self._streams.get(name)
         if camera is None or self._worker is None:
             return
+        self._follow_calibration(camera)
         wanted = camera.overlay.get_subscription_count() > 0
         if wanted and camera.images is None:
 
@@ -206,6 +254,25 @@ class Receiver(PipelineNode):
             )
         elif not wanted:
             self._forget_images(camera)
+
+    def _follow_calibration(self, camera: _Camera) -> None:
+        """Take in the camera's info once, as all of them would be most of what crosses the link."""
+        if camera.camera_info.get_subscription_count() == 0:
+            self._forget_calibration(camera)
+        elif camera.calibration is None and camera.calibrations is None:
+
+            def keep(message: CameraInfo) -> None:
+                self._forget_calibration(camera)
+                camera.calibration = message
+
+            camera.calibrations = self.create_subscription(
+                CameraInfo, f"{camera.name}/camera_info", keep, self.qos("image_qos")
+            )
+
+    def _forget_calibration(self, camera: _Camera) -> None:
+        if camera.calibrations is not None:
+            self.destroy_subscription(camera.calibrations)
+        camera.calibrations = camera.calibration = None
 
     def _forget_images(self, camera: _Camera) -> None:
         if camera.images is not None:
@@ -241,19 +308,35 @@ class Receiver(PipelineNode):
         for camera in self._streams.values():
             self._queue(camera, camera.reassembler.expire(before))
 
-    def _decode(self, name: str, frame: EncodedFrame) -> None:
-        camera = self._streams[name]
+    def _decode(self, frames: Mapping[str, EncodedFrame]) -> None:
+        cameras = [self._streams[name] for name in frames]
         begin = time.perf_counter()
-        try:
-            decoded = camera.decoder.decode(frame.packets)
-        except MissingReferenceError:
-            camera.undecodable += 1
-            camera.request_intra = True
-            self._send_feedback(camera)
-            return
-        camera.decode_ms.add((time.perf_counter() - begin) * 1e3)
+        results = decode_together(
+            [
+                (camera.decoder, frame.packets)
+                for camera, frame in zip(cameras, frames.values(), strict=True)
+            ]
+        )
+        milliseconds = (time.perf_counter() - begin) * 1e3
+        for camera, frame, result in zip(cameras, frames.values(), results, strict=True):
+            if isinstance(result, MissingReferenceError):
+                camera.undecodable += 1
+                camera.request_intra = True
+                self._send_feedback(camera)
+            elif isinstance(result, PacketError):
+                self._fail(camera.name, result)
+            else:
+                camera.decode_ms.add(milliseconds)
+                self._publish(camera, frame, result)
+
+    def _publish(self, camera: _Camera, frame: EncodedFrame, decoded: DecodedFrame) -> None:
         now = self.get_clock().now().nanoseconds
-        camera.mask.publish(to_image(decoded.mask, "mono8", to_header_message(decoded.header)))
+        header = to_header_message(decoded.header)
+        calibration = camera.calibration
+        if calibration is not None:
+            calibration.header = header
+            camera.camera_info.publish(calibration)
+        camera.mask.publish(to_image(decoded.mask, "mono8", header))
         camera.frames += 1
         camera.masks.add(1)
         camera.frame_bytes.add(sum(packet.serialized_size() for packet in frame.packets))
@@ -335,11 +418,13 @@ class Receiver(PipelineNode):
         """See :class:`PipelineNode`."""
         stream = self._streams[camera]
         session, rejections = stream.decoder.session, stream.rejections
+        stream.loss.update(stream.reassembler.lost, stream.reassembler.received)
+        masks = stream.masks.rate()
         values: dict[str, Any] = {
             "provider": session.provider,
             "masks": stream.frames,
             "packets": stream.packet_count,
-            "frames/s": stream.masks.rate(),
+            "frames/s": masks,
             "bytes/frame": stream.frame_bytes.mean(),
             "kbit/s": stream.bytes.sum_rate() * 8 / 1000,
             "decode ms p50": stream.decode_ms.percentile(0.5),
@@ -347,6 +432,7 @@ class Receiver(PipelineNode):
             "mask age ms p50": stream.age_ms.percentile(0.5),
             "mask age ms p95": stream.age_ms.percentile(0.95),
             "coverage": stream.coverage,
+            "loss": stream.loss.value(),
             "lost packets": stream.reassembler.lost,
             "stale packets": stream.reassembler.stale,
             "dropped": self._worker.dropped(camera) if self._worker else 0,
@@ -356,26 +442,56 @@ class Receiver(PipelineNode):
         }
         if self._worker is None or stream.packets is None:
             return WARN, "inactive", values
-        if rejections.meter.rate() > 0:
-            if stream.foreign is None:
-                return WARN, f"packets rejected: {rejections.last}", values
+        findings = Findings()
+        rejected = rejections.meter.rate() > 0
+        silence = min(stream.bytes.silence(), rejections.meter.silence())
+        if rejected and stream.foreign is not None:
             values["sender fingerprint"] = f"{stream.foreign:016x}"
-            text = (
-                f"the transmitter has another bundle, {stream.foreign:016x}: "
-                "give both nodes the same folder"
+            text = mismatch_text("transmitter", stream.foreign)
+            findings.add(self.level("bundle_mismatch"), text)
+        elif rejected:
+            findings.add(WARN, f"packets rejected: {rejections.last}")
+        if (level := self.judge("silence_s", silence)) != OK:
+            remedy = "start the transmitter with the same cameras, domain and discovery range"
+            why = explain_silence(self, stream.packets, [TokenPacket], remedy)
+            findings.add(level, f"no packets for {silence:.0f} s: {why}")
+        elif masks == 0 and not rejected:
+            findings.add(WARN, "packets arrive, but are older than what was decoded")
+        elif masks > 0 and self.get_clock().now().nanoseconds == 0:
+            findings.add(WARN, "use_sim_time is set, but nobody publishes /clock")
+        age = values["mask age ms p95"]
+        if problem := age_problem(values["mask age ms p50"]):
+            findings.add(WARN, problem)
+        else:
+            findings.add(
+                self.judge("mask_age_ms", age),
+                f"masks are {age:.0f} ms old: decoding takes "
+                f"{values['decode ms p95']:.0f} ms of it; if not there, it is the transmitter's "
+                "encode ms or queue on the way ms, or clocks that differ",
             )
-            return ERROR, text, values
-        if stream.bytes.rate() == 0:
-            return WARN, f"no packets on {stream.packets.topic_name}", values
-        if stream.masks.rate() == 0:
-            return WARN, "packets arrive, but are older than what was decoded", values
-        if stream.age_ms.rate() == 0:
-            return WARN, "use_sim_time is set, but nobody publishes /clock", values
-        if self._worker.drop_rate(camera) > 0:
-            return WARN, "frames dropped: they come faster than the network runs", values
+        findings.add(
+            self.judge("loss", values["loss"]),
+            f"{values['loss']:.0%} of the packets are lost: lower max_kbit_per_s or raise parity "
+            "at the transmitter, or better the link",
+        )
+        drops = share(self._worker.drop_rate(camera), masks)
+        findings.add(
+            self.judge("drops", drops),
+            f"{drops:.0%} of the frames are dropped: they come faster than the network runs; "
+            "lower the camera's rate, or raise threads",
+        )
+        if stream.frames:
+            text = f"{masks:.1f} masks a second, fewer than asked for"
+            findings.add(self.judge("frames_per_s", masks), text)
         if session.fell_back:
-            return WARN, f"running on {session.provider}, not as asked", values
-        return OK, "receiving", values
+            text = fallback_text(session.provider, self.value("providers"))
+            findings.add(self.level("provider_fallback"), text)
+        return *findings.summary("receiving"), values
+
+    def clock_jumped(self) -> None:
+        """See :class:`PipelineNode`."""
+        for camera in self._streams.values():
+            camera.age_ms = Meter()
 
 
 def main() -> None:

@@ -18,9 +18,21 @@ from gosvae_codec.rate import Report
 from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
 from gosvae_msgs.msg import Feedback as FeedbackMessage
 from gosvae_msgs.msg import TokenPacket
+from gosvae_node.health import (
+    ERROR,
+    OK,
+    WARN,
+    Findings,
+    LossMeter,
+    Threshold,
+    explain_silence,
+    fallback_text,
+    mismatch_text,
+    share,
+)
 from gosvae_node.messages import from_header_message, to_packet_message
 from gosvae_node.meters import Complaints, Meter
-from gosvae_node.node import ERROR, OK, WARN, ConfigurationError, PipelineNode, run
+from gosvae_node.node import ConfigurationError, PipelineNode, run
 from gosvae_node.worker import FrameWorker
 
 FEEDBACK_SECONDS = 5.0
@@ -54,10 +66,13 @@ class _Camera:
         self.sender = Sender(node.make_encoder())
         self.feedback: FeedbackMessage | None = None
         self.heard = 0.0
+        self.begun = math.inf
+        """When the first frame was sent."""
         self.frames = self.intra_frames = self.packet_count = 0
         self.arrivals, self.bytes, self.encode_ms = Meter(), Meter(), Meter()
         self.link_bytes, self.levels, self.parity = Meter(), Meter(), Meter()
         self.distance, self.intra, self.skips = Meter(), Meter(), Meter()
+        self.loss = LossMeter()
         self.failures = Complaints(
             lambda reason: node.get_logger().error(f"{self.topic}: {reason}")
         )
@@ -82,6 +97,13 @@ class Transmitter(PipelineNode):
 
     live = frozenset(
         {"levels", "intra_period", "slices", "parity", "max_kbit_per_s", "max_latency_ms"}
+    )
+    thresholds = (
+        Threshold("silence_s", "Seconds without a frame of the camera", 1.0, 5.0, 3600.0),
+        Threshold("feedback_s", "Seconds of sending without feedback", 5.0, 0.0, 3600.0),
+        Threshold("loss", "Share of packets lost, as the receiver tells", 0.15, 0.5, 1.0),
+        Threshold("drops", "Share of frames dropped before the network", 0.05, 0.5, 1.0),
+        Threshold("frames_per_s", "Frames sent a second", 0.0, 0.0, 1000.0, below=True),
     )
 
     def __init__(self) -> None:
@@ -140,7 +162,7 @@ class Transmitter(PipelineNode):
     def make_encoder(self) -> Encoder:
         """Return an encoder with a new stream number."""
         assert self.bundle is not None
-        return Encoder(self.bundle, self.value("providers"), self.value("threads"))
+        return Encoder(self.bundle, self.providers, self.value("threads"))
 
     def setup(self) -> None:
         """Load the encoder and make a packet publisher for each camera."""
@@ -184,6 +206,8 @@ class Transmitter(PipelineNode):
             return
         wanted = not self.value("lazy") or camera.packets.get_subscription_count() > 0
         if wanted and camera.images is None:
+            # Until now nobody expected any.
+            camera.arrivals = Meter()
 
             def queue(message: Image | CompressedImage) -> None:
                 camera.arrivals.add(1)
@@ -207,7 +231,8 @@ class Transmitter(PipelineNode):
             self.destroy_subscription(camera.images)
             camera.images = None
 
-    def _encode(self, name: str, message: Image | CompressedImage) -> None:
+    def _encode(self, frames: Mapping[str, Image | CompressedImage]) -> None:
+        ((name, message),) = frames.items()
         camera = self._streams[name]
         begin = time.perf_counter()
         settings = Settings(
@@ -228,6 +253,7 @@ class Transmitter(PipelineNode):
         camera.encode_ms.add((time.perf_counter() - begin) * 1e3)
         camera.bytes.add(sum(packet.serialized_size() for packet in packets))
         camera.link_bytes.add(sum(map(datagram_size, packets)))
+        camera.begun = min(camera.begun, time.monotonic())
         camera.frames += 1
         camera.packet_count += len(packets)
         first = packets[0]
@@ -276,6 +302,7 @@ class Transmitter(PipelineNode):
         }
         if self._worker is None:
             return WARN, "inactive", values
+        findings = Findings()
         feedback = stream.feedback if now - stream.heard < FEEDBACK_SECONDS else None
         if feedback is not None:
             values["receiver fingerprint"] = f"{feedback.fingerprint:016x}"
@@ -283,26 +310,48 @@ class Transmitter(PipelineNode):
             values["loss"] = control.loss
             values["receiver rejected"] = feedback.packets_rejected
             if feedback.fingerprint != encoder.bundle.fingerprint:
-                text = (
-                    f"the receiver has another bundle, {feedback.fingerprint:016x}: "
-                    "give both nodes the same folder"
-                )
-                return ERROR, text, values
+                text = mismatch_text("receiver", feedback.fingerprint)
+                findings.add(self.level("bundle_mismatch"), text)
+            stream.loss.update(feedback.packets_lost, feedback.packets_received)
+            loss = stream.loss.value()
+            findings.add(
+                self.judge("loss", loss),
+                f"{loss:.0%} of the packets are lost: lower max_kbit_per_s or raise "
+                "parity, or better the link",
+            )
         if stream.images is None:
-            return OK, "waiting for a receiver", values
-        if stream.arrivals.rate() == 0:
-            return WARN, f"no frames on {stream.images.topic_name}", values
-        if stream.skips.rate() > 0 and stream.bytes.rate() == 0:
+            return *findings.summary("waiting for a receiver"), values
+        rate, silence = stream.bytes.rate(), stream.arrivals.silence()
+        if (level := self.judge("silence_s", silence)) != OK:
+            remedy = "set cameras and image_transport, or remap"
+            why = explain_silence(self, stream.images, [Image, CompressedImage], remedy)
+            findings.add(level, f"no frames for {silence:.0f} s: {why}")
+        elif stream.skips.rate() > 0 and rate == 0:
             text = f"max_kbit_per_s {limit:g} leaves no room for a single frame: raise it"
-            return ERROR, text, values
-        if stream.failures.meter.rate() > 0:
-            level = WARN if stream.bytes.rate() > 0 else ERROR
-            return level, f"frames that cannot be encoded: {stream.failures.last}", values
-        if self._worker.drop_rate(camera) > 0:
-            return WARN, "frames dropped: they come faster than the network runs", values
+            findings.add(ERROR, text)
+        elif stream.failures.meter.rate() > 0:
+            level = WARN if rate > 0 else ERROR
+            findings.add(level, f"frames that cannot be encoded: {stream.failures.last}")
+        elif stream.frames:
+            text = f"{rate:.1f} frames sent a second, fewer than asked for"
+            findings.add(self.judge("frames_per_s", rate), text)
+        if rate > 0:
+            unanswered = now - max(stream.heard, stream.begun)
+            findings.add(
+                self.judge("feedback_s", unanswered),
+                f"no feedback for {unanswered:.0f} s, so no frame is predicted: is the receiver "
+                f"active, and does {stream.feedbacks.topic_name} come back over the link?",
+            )
+        drops = share(self._worker.drop_rate(camera), rate)
+        findings.add(
+            self.judge("drops", drops),
+            f"{drops:.0%} of the frames are dropped: they come faster than the network runs; "
+            "lower the camera's rate, or raise threads",
+        )
         if encoder.session.fell_back:
-            return WARN, f"running on {encoder.session.provider}, not as asked", values
-        return OK, "sending", values
+            text = fallback_text(encoder.session.provider, self.value("providers"))
+            findings.add(self.level("provider_fallback"), text)
+        return *findings.summary("sending"), values
 
 
 def main() -> None:

@@ -1,0 +1,441 @@
+"""What a vehicle could send instead: pictures, video, labels, tokens, all behind one interface.
+
+A codec is the vehicle's encoder and the receiver's decoder of one stream of frames; a contender is
+a codec with a setting. Encoders and decoders are made at first use, so that a process that only
+encodes holds no decoder.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import imagecodecs
+import numpy as np
+from streams import DATAGRAM_BYTES, IMAGE_HEADER_BYTES, Image, video_encoder
+
+from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, Header, LabelSpace, ModelBundle
+from gosvae_codec.images import resize_frame
+from gosvae_codec.masks import Mask
+from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES
+from gosvae_codec.sessions import Session
+
+GOP = 10
+"""Frames from one key frame of a video to the next."""
+INTRA_FRAMES = 15
+"""Frames from one intra frame of predicted tokens to the next: a second."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class Codec(ABC):
+    """One stream of frames, from the vehicle's camera to the receiver."""
+
+    @abstractmethod
+    def encode(self, frame: Image) -> Any:
+        """Return what the vehicle sends of the next frame, uint8 (H, W, 3) RGB."""
+
+    @abstractmethod
+    def decode(self, sent: Any) -> Image | Mask:
+        """Return what the receiver makes of it.
+
+        Either a picture, uint8 (H, W, 3) RGB, for the expert to segment, or a mask, uint8 (H, W)
+        label ids.
+        """
+
+    def messages(self, sent: Any) -> list[int]:
+        """Return the bytes of the ROS messages that carry it, as CDR."""
+        return [IMAGE_HEADER_BYTES + len(sent)]
+
+
+def wire_bytes(messages: Sequence[int]) -> int:
+    """Return what messages take on Ethernet, cut into datagrams of at most 1,400 bytes."""
+    datagrams = sum(-(-size // DATAGRAM_BYTES) for size in messages)
+    return sum(messages) + datagrams * DATAGRAM_OVERHEAD_BYTES
+
+
+class Still(Codec):
+    """Each frame a picture of its own, scaled to `size` first, and back to `shown` after."""
+
+    def __init__(
+        self,
+        size: Size,
+        shown: Size,
+        pack: Callable[[Image], bytes],
+        unpack: Callable[[bytes], Image],
+    ) -> None:
+        self._size, self._shown = size, shown
+        self._pack, self._unpack = pack, unpack
+
+    def encode(self, frame: Image) -> bytes:
+        return bytes(self._pack(resize_frame(frame, self._size)))
+
+    def decode(self, sent: bytes) -> Image:
+        return _enlarge(self._unpack(sent), self._shown)
+
+
+class Video(Codec):
+    """Video without latency: each frame one packet, which the receiver decodes at once."""
+
+    def __init__(
+        self, size: Size, shown: Size, encoder: str, decoder: str, gop: int, options: dict[str, str]
+    ) -> None:
+        # 4:2:0 has one chroma sample for two pixels each way.
+        self._size = (size[0] // 2 * 2, size[1] // 2 * 2)
+        self._shown = shown
+        self._names, self._gop, self._options = (encoder, decoder), gop, options
+        self._sent = 0
+
+    @cached_property
+    def _encoder(self) -> Any:
+        # SVT-AV1 tells its settings on stderr otherwise, past FFmpeg's logging.
+        os.environ.setdefault("SVT_LOG", "0")
+        return video_encoder(self._names[0], self._size, self._gop, self._options)
+
+    @cached_property
+    def _decoder(self) -> Any:
+        decoder = av.CodecContext.create(self._names[1], "r")
+        decoder.thread_count = 1
+        decoder.options = {"flags": "low_delay"}
+        if self._names[1] == "libdav1d":
+            decoder.options |= {"max_frame_delay": "1"}
+        return decoder
+
+    def encode(self, frame: Image) -> bytes:
+        picture = av.VideoFrame.from_ndarray(resize_frame(frame, self._size), format="rgb24")
+        picture.pts = self._sent
+        self._sent += 1
+        packets = self._encoder.encode(picture)
+        if len(packets) != 1:
+            raise GosvaeError(f"{self._names[0]} gave {len(packets)} packets for a frame, not one")
+        return bytes(packets[0])
+
+    def decode(self, sent: bytes) -> Image:
+        pictures = self._decoder.decode(av.Packet(sent))
+        if len(pictures) != 1:
+            raise GosvaeError(
+                f"{self._names[1]} gave {len(pictures)} pictures of a packet, not one"
+            )
+        return _enlarge(pictures[0].to_ndarray(format="rgb24"), self._shown)
+
+
+class Labels(Codec):
+    """A vehicle that segments by itself and sends the labels, shrunk by majority, as JPEG XL.
+
+    Lossless JPEG XL was the smallest of LZMA2, PNG, WebP and JPEG XL for label maps of any size.
+    The receiver enlarges them smoothly, class by class: the best that it can do with them.
+    """
+
+    def __init__(self, bundle: ModelBundle, scale: int) -> None:
+        self._bundle, self._scale = bundle, scale
+
+    @cached_property
+    def _expert(self) -> Expert:
+        return Expert(self._bundle)
+
+    def encode(self, frame: Image) -> bytes:
+        mask = self._expert.segment(resize_frame(frame, self._bundle.input_size))
+        small = shrink_labels(mask, self._scale, self._bundle.labels)
+        return bytes(imagecodecs.jpegxl_encode(small, lossless=True, effort=7, numthreads=1))
+
+    def decode(self, sent: bytes) -> Mask:
+        small = np.asarray(imagecodecs.jpegxl_decode(sent, numthreads=1))
+        return enlarge_labels(small, self._bundle.input_size, self._bundle.labels)
+
+
+class Tokens(Codec):
+    """This project's codec, its residual levels as many as given.
+
+    Predicted, each frame refers to the one before, as over a link that acknowledges at once, but
+    for one in INTRA_FRAMES.
+    """
+
+    def __init__(self, bundle: ModelBundle, levels: int, predicted: bool) -> None:
+        self._bundle, self._levels, self._predicted = bundle, levels, predicted
+        self._sent = 0
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self._bundle)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._bundle)
+
+    def encode(self, frame: Image) -> Any:
+        intra = not self._predicted or self._sent % INTRA_FRAMES == 0
+        packets = self._encoder.encode(frame, Header(0, 0, "camera"), self._levels, intra)
+        self._encoder.acknowledge(packets[0].sequence)
+        self._sent += 1
+        return packets
+
+    def decode(self, sent: Any) -> Mask:
+        return self._decoder.decode(sent).mask
+
+    def messages(self, sent: Any) -> list[int]:
+        return [packet.serialized_size() for packet in sent]
+
+
+def _enlarge(picture: Image, size: Size) -> Image:
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def shrink_labels(mask: Mask, scale: int, labels: LabelSpace) -> Mask:
+    """Return the class that holds most of each block of scale x scale pixels, as its index."""
+    height, width = mask.shape
+    small = (-(-width // scale), -(-height // scale))
+    planes = [(mask == label).astype(np.float32) for label in labels.ids]
+    shrunk = [cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in planes]
+    return np.argmax(shrunk, 0).astype(np.uint8)
+
+
+def enlarge_labels(classes: Mask, size: Size, labels: LabelSpace) -> Mask:
+    """Return label ids at `size`: class by class, bilinearly, and the strongest."""
+    planes = [
+        cv2.resize((classes == index).astype(np.float32), size[::-1])
+        for index in range(len(labels))
+    ]
+    return np.asarray(labels.ids[np.argmax(planes, 0)], np.uint8)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A codec with a setting, and what its networks cost.
+
+    Attributes:
+        sends: ``pixels``, ``labels`` or ``tokens``.
+        model: fingerprint of what is learned in it; empty for codecs that are not.
+        expert: network that segments its pictures at the receiver, if any.
+        vehicle_macs, receiver_macs: of the networks, a frame; None where nobody counted.
+        quick: whether it is among the few that tell most.
+    """
+
+    codec: str
+    setting: str
+    sends: str
+    make: Callable[[], Codec]
+    model: str = ""
+    expert: Path | None = None
+    vehicle_macs: int | None = 0
+    receiver_macs: int | None = 0
+    quick: bool = True
+
+    @property
+    def key(self) -> str:
+        """Return what no two contenders share."""
+        name = self.expert.stem if self.expert else ""
+        return "; ".join((self.codec, self.setting, self.model, name))
+
+
+_Ladder = tuple[tuple[int, ...], tuple[int, ...]]
+"""Qualities at the size that the expert takes, and at half of its sides."""
+
+STILLS: dict[str, tuple[str, _Ladder, Callable[..., bytes], Callable[..., Image]]] = {
+    "JPEG": (
+        "quality",
+        ((5, 10, 20, 30, 50, 70, 90), (10, 30, 60, 90)),
+        lambda pixels, value: imagecodecs.jpeg8_encode(
+            pixels, level=value, optimize=True, subsampling="420"
+        ),
+        imagecodecs.jpeg8_decode,
+    ),
+    "WebP": (
+        "quality",
+        ((0, 2, 5, 10, 30, 60, 90), (0, 10, 40, 80)),
+        lambda pixels, value: imagecodecs.webp_encode(
+            pixels, level=value, lossless=False, method=4, numthreads=1
+        ),
+        imagecodecs.webp_decode,
+    ),
+    "AVIF": (
+        "quality",
+        ((5, 15, 30, 45, 60, 80), (10, 30, 60, 85)),
+        lambda pixels, value: imagecodecs.avif_encode(
+            pixels, level=value, speed=9, pixelformat="420", numthreads=1
+        ),
+        partial(imagecodecs.avif_decode, numthreads=1),
+    ),
+    "JPEG XL": (
+        "distance",
+        ((25, 15, 8, 4, 2, 1), (15, 8, 4, 1)),
+        lambda pixels, value: imagecodecs.jpegxl_encode(
+            pixels, distance=value, effort=4, numthreads=1
+        ),
+        partial(imagecodecs.jpegxl_decode, numthreads=1),
+    ),
+}
+"""What their setting is called, its values, encoder and decoder; all within 15 Hz on one core."""
+
+VIDEOS: dict[str, tuple[_Ladder, str, str, Callable[[int, int], dict[str, str]]]] = {
+    "H.264": (
+        ((20, 26, 32, 38, 44, 50), (20, 28, 36, 44)),
+        "libx264",
+        "h264",
+        lambda crf, gop: {
+            "preset": "medium",
+            "tune": "zerolatency",
+            "crf": str(crf),
+            "x264-params": f"scenecut=0:keyint={gop}:min-keyint={gop}",
+        },
+    ),
+    "HEVC": (
+        ((20, 26, 32, 38, 44, 50), (20, 28, 36, 44)),
+        "libx265",
+        "hevc",
+        lambda crf, gop: {
+            "preset": "fast",
+            "tune": "zerolatency",
+            "crf": str(crf),
+            "x265-params": f"scenecut=0:keyint={gop}:min-keyint={gop}:repeat-headers=1:"
+            "pools=none:frame-threads=1:log-level=error",
+        },
+    ),
+    # Without a GOP SVT-AV1 holds five frames back: intra pictures of AV1 are AVIF's.
+    "AV1": (
+        ((25, 35, 45, 54, 60, 63), (30, 45, 55, 63)),
+        "libsvtav1",
+        "libdav1d",
+        lambda crf, gop: {
+            "preset": "8",
+            "crf": str(crf),
+            "svtav1-params": f"pred-struct=1:rtc=1:lp=1:keyint={gop}:scd=0",
+        },
+    ),
+}
+"""Constant rate factors, encoder, decoder and the encoder's options, presets of real time."""
+
+CAMERA = {"JPEG": (30, 80), "H.264": (26, 38)}
+"""Settings at which a camera larger than what the expert takes is also sent as it is."""
+
+LABEL_SCALES = (1, 2, 4, 8)
+
+
+def find_bundles(folder: Path) -> list[ModelBundle]:
+    """Return all model bundles in a folder, by name.
+
+    Raises:
+        GosvaeError: there is none, or one is not whole.
+    """
+    bundles = [ModelBundle.load(path.parent) for path in sorted(folder.glob("*/manifest.yaml"))]
+    if not bundles:
+        raise GosvaeError(f"{folder} holds no model bundles; train one, or name their folder")
+    return bundles
+
+
+def open_expert(bundle: ModelBundle, path: Path | None) -> Expert:
+    """Return the expert of a bundle, or the network of that interface in another file.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load it.
+    """
+    expert = Expert(bundle)
+    if path is not None and path != bundle.expert_path:
+        expert.session = Session(path, ("cpu",), 1)
+    return expert
+
+
+def contenders(
+    reference: ModelBundle,
+    bundles: Sequence[ModelBundle],
+    camera: Size,
+    experts: Sequence[Path] = (),
+) -> list[Contender]:
+    """Return all that is compared.
+
+    Args:
+        reference: the bundle whose expert segments pictures at the receiver.
+        bundles: whose tokens are sent, which may be labels.
+        camera: size of the frames.
+        experts: more networks for the receiver, as ONNX with the expert's interface.
+    """
+    compute = reference.manifest.get("compute", {})
+    macs = compute.get("expert_macs")
+    found: list[Contender] = []
+    for path in (reference.expert_path, *experts):
+        pixels = partial(
+            Contender, sends="pixels", model="", expert=path, vehicle_macs=0, receiver_macs=macs
+        )
+        found += _pictures(pixels, reference.input_size, camera)
+    found += [
+        Contender(
+            codec="expert's labels",
+            setting="full size" if scale == 1 else f"1/{scale} of the sides",
+            sends="labels",
+            make=partial(Labels, reference, scale),
+            model=str(reference.manifest["expert"]["sha256"])[:16],
+            vehicle_macs=macs,
+        )
+        for scale in LABEL_SCALES
+    ]
+    for bundle in bundles:
+        compute = bundle.manifest.get("compute", {})
+        found += [
+            Contender(
+                codec=bundle.name,
+                setting=f"{levels} level{'s' if levels > 1 else ''}, "
+                f"{'predicted' if predicted else 'intra'}",
+                sends=bundle.manifest.get("kind", "tokens"),
+                make=partial(Tokens, bundle, levels, predicted),
+                model=f"{bundle.fingerprint:016x}",
+                vehicle_macs=compute.get("vehicle_macs"),
+                receiver_macs=compute.get("receiver_macs"),
+            )
+            for levels in range(1, bundle.levels + 1)
+            for predicted in (False, True)
+        ]
+    return found
+
+
+def _pictures(pixels: Callable[..., Contender], size: Size, camera: Size) -> list[Contender]:
+    half = (size[0] // 2, size[1] // 2)
+    larger = camera[0] * camera[1] > size[0] * size[1]
+
+    def ladder(codec: str, steps: _Ladder) -> Iterator[tuple[int, Size, bool]]:
+        """Yield quality, size, and whether it is among the few; every other is, at full size."""
+        if larger:
+            yield from ((value, camera, False) for value in CAMERA.get(codec, ()))
+        yield from ((value, size, place % 2 == 0) for place, value in enumerate(steps[0]))
+        yield from ((value, half, False) for value in steps[1])
+
+    def png(frame: Image) -> bytes:
+        return bytes(imagecodecs.png_encode(frame, level=1))
+
+    found = [
+        pixels(
+            codec="PNG",
+            setting=f"lossless, {size[1]}x{size[0]}",
+            make=partial(Still, size, size, png, imagecodecs.png_decode),
+        )
+    ]
+    for codec, (what, steps, pack, unpack) in STILLS.items():
+        found += [
+            pixels(
+                codec=codec,
+                setting=f"{what} {value}, {sent[1]}x{sent[0]}",
+                make=partial(Still, sent, size, partial(pack, value=value), unpack),
+                quick=quick,
+            )
+            for value, sent, quick in ladder(codec, steps)
+        ]
+    for codec, (steps, encoder, decoder, options) in VIDEOS.items():
+        for gop in (GOP,) if codec == "AV1" else (GOP, 1):
+            found += [
+                pixels(
+                    codec=f"{codec}{' intra' if gop == 1 else ''}",
+                    setting=f"CRF {crf}, {sent[1]}x{sent[0]}",
+                    make=partial(Video, sent, size, encoder, decoder, gop, options(crf, gop)),
+                    quick=quick and gop == GOP,
+                )
+                for crf, sent, quick in ladder(codec, steps)
+            ]
+    return found

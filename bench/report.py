@@ -1,0 +1,463 @@
+"""Benchmark results to pictures, tables and words: ``python bench/report.py``.
+
+Reads docs/benchmark.json, draws the plots in docs/images, and fills in what stands between
+``<!-- benchmark: NAME -->`` and ``<!-- end -->`` in README.md and docs/benchmark.md. With
+``--data`` it also draws what each codec's receiver sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import bjontegaard
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "benchmark.json"
+IMAGES = ROOT / "docs" / "images"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md")
+BUNDLE = "camvid-f16"
+"""Whose masks others are asked to match."""
+ANCHOR = "JPEG"
+"""Against which rate differences are."""
+STRIP_FRAME = 20
+"""Frame that the strip of pictures shows, and how many come before it."""
+
+Row = Mapping[str, Any]
+
+
+# --- numbers
+
+
+def by_codec(rows: Sequence[Row], expert: str) -> dict[str, list[Row]]:
+    """Return the rows of each codec in order; of those with an expert only where it is `expert`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["expert"] in (None, expert):
+            found.setdefault(name_of(row), []).append(row)
+    return found
+
+
+def name_of(row: Row) -> str:
+    """Return the name of a row's curve: of tokens, predicted and intra are two."""
+    if row["sends"] != "tokens":
+        return str(row["codec"])
+    return f"tokens of {row['codec']}, {row['setting'].rpartition(', ')[2]}"
+
+
+def front(rows: Sequence[Row], figure: str = "miou") -> list[Row]:
+    """Return the rows that no cheaper row equals or beats in `figure`, by bytes."""
+    best: list[Row] = []
+    for row in sorted(rows, key=lambda each: (each["bytes_per_frame"], -each[figure])):
+        if not best or row[figure] > best[-1][figure]:
+            best.append(row)
+    return best
+
+
+def bytes_for(rows: Sequence[Row], miou: float) -> float | None:
+    """Return the bytes a frame at which a codec reaches an mIoU, its settings interpolated.
+
+    Logarithms of bytes are interpolated linearly over mIoU between neighbours on the front. None
+    where no setting is as good; the cheapest setting's bytes where it is better already.
+    """
+    curve = front(rows)
+    quality = [row["miou"] for row in curve]
+    if miou > quality[-1]:
+        return None
+    return float(
+        np.exp(np.interp(miou, quality, [np.log(row["bytes_per_frame"]) for row in curve]))
+    )
+
+
+def rate_difference(anchor: Sequence[Row], other: Sequence[Row]) -> float | None:
+    """Return the Bjøntegaard rate difference in percent at equal mIoU, over the common range.
+
+    Piecewise cubic (PCHIP) over the fronts, from bjontegaard (Herglotz et al. 2022). None where
+    the ranges do not meet.
+    """
+    curves = [front(anchor), front(other)]
+    low = max(curve[0]["miou"] for curve in curves)
+    high = min(curve[-1]["miou"] for curve in curves)
+    if low >= high or min(map(len, curves)) < 2:
+        return None
+    (rates, qualities), (others, their) = (
+        ([row["bytes_per_frame"] for row in curve], [row["miou"] for row in curve])
+        for curve in curves
+    )
+    return float(
+        bjontegaard.bd_rate(
+            rates, qualities, others, their, "pchip", require_matching_points=False, min_overlap=0
+        )
+    )
+
+
+def dominated(row: Row, others: Sequence[Row]) -> list[Row]:
+    """Return those of `others` that take no more bytes for masks that are no worse."""
+    return [
+        each
+        for each in others
+        if each["bytes_per_frame"] <= row["bytes_per_frame"] and each["miou"] >= row["miou"]
+    ]
+
+
+def _nearest(rows: Sequence[Row], size: float) -> Row:
+    return min(rows, key=lambda row: abs(np.log(row["bytes_per_frame"] / size)))
+
+
+# --- words and tables
+
+
+def number(value: float | None, form: str = ".0f", scale: float = 1) -> str:
+    """Return a number for a table, "-" where there is none."""
+    return "-" if value is None else f"{value / scale:{form}}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def setup(results: Row) -> str:
+    """Say what was measured where."""
+    data, machine, versions = results["data"], results["machine"], results["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{data['frames']} frames of {data['size']}, SHA-256 `{data['sha256'][:16]}`, expert "
+        f"`{results['expert']}`; {machine['cores']} cores of {machine['cpu']}, no GPU, "
+        f"{results['date']}; {named}."
+    )
+
+
+def tokens_of(results: Row) -> list[Row]:
+    """Return the rows of BUNDLE's predicted tokens, by levels."""
+    return [
+        row
+        for row in results["rows"]
+        if row["codec"] == BUNDLE and row["setting"].endswith("predicted")
+    ]
+
+
+def summary(results: Row) -> str:
+    """Return what each codec needs for the masks that our tokens bring."""
+    ours = tokens_of(results)
+    targets = [row["miou"] for row in ours]
+    heads = ["what is sent", *(f"bytes for mIoU {target:.3f}" for target in targets)]
+    heads += ["best mIoU", "vehicle GMACs", "encode, ms", "decode, ms"]
+    lines = []
+    for name, rows in by_codec(results["rows"], results["expert"]).items():
+        needs = [bytes_for(rows, target) for target in targets]
+        reached = [need for need in needs if need is not None]
+        row = _nearest(rows, reached[-1] if reached else 1e9)
+        lines.append(
+            [
+                name,
+                *("never" if need is None else number(need) for need in needs),
+                number(max(each["miou"] for each in rows), ".3f"),
+                number(row["vehicle_macs"], ".2f", 1e9),
+                number(row["encode_ms"], ".1f"),
+                number(row["decode_ms"], ".1f"),
+            ]
+        )
+    return table(heads, lines)
+
+
+def losses(results: Row) -> str:
+    """Say where something else is the better choice."""
+    rows, ours = results["rows"], tokens_of(results)
+    others = [
+        row
+        for row in rows
+        if row["sends"] != "tokens" and row["expert"] in (None, results["expert"])
+    ]
+    lines = []
+    for rival in others:
+        beaten = [row for row in ours if dominated(row, [rival])]
+        if beaten:
+            row = beaten[-1]
+            levels = " and ".join(each["setting"].partition(",")[0] for each in beaten)
+            macs, our_macs = (number(each["vehicle_macs"], ".2f", 1e9) for each in (rival, row))
+            took, we_took = (number(each["encode_ms"]) for each in (rival, row))
+            lines.append(
+                f"- **{rival['codec']}, {rival['setting']}: {rival['miou']:.3f} mIoU at "
+                f"{rival['bytes_per_frame']:.0f} bytes** beats {levels} of {BUNDLE}, "
+                f"{row['miou']:.3f} at {row['bytes_per_frame']:.0f} bytes. It costs the vehicle "
+                f"{macs} GMACs and {took} ms instead of {our_macs} and {we_took}."
+            )
+    best = max(row["miou"] for row in ours)
+    ceilings = []
+    for name, codec in by_codec(others, results["expert"]).items():
+        better = [row for row in front(codec) if row["miou"] > best]
+        if better and better[0]["sends"] == "pixels":
+            row = better[0]
+            ceilings.append(
+                f"{name} {row['miou']:.3f} at {row['bytes_per_frame']:.0f} bytes in "
+                f"{number(row['encode_ms'])} ms"
+            )
+    if ceilings:
+        lines.append(
+            f"- Where the link carries more, pictures bring better masks than any of our tokens "
+            f"({best:.3f}), without a network in the vehicle: {', '.join(ceilings)}."
+        )
+    return "\n".join(lines) or "- Nothing measured is cheaper and better."
+
+
+def everything(results: Row) -> str:
+    """Return all rows."""
+    heads = ["codec", "setting", "bytes", "on the wire", "mIoU", "95%", "agreement", "95%"]
+    heads += ["GMACs vehicle", "receiver", "encode ms p50", "p95", "decode ms p50", "p95"]
+    heads += ["encoder MB", "decoder MB"]
+
+    def interval(pair: Sequence[float] | None) -> str:
+        return "-" if pair is None else f"{pair[0]:.3f}-{pair[1]:.3f}"
+
+    lines = [
+        [
+            row["codec"],
+            row["setting"],
+            number(row["bytes_per_frame"]),
+            number(row["wire_bytes_per_frame"]),
+            number(row["miou"], ".3f"),
+            interval(row["miou_ci95"]),
+            number(row["agreement"], ".3f"),
+            interval(row["agreement_ci95"]),
+            number(row["vehicle_macs"], ".2f", 1e9),
+            number(row["receiver_macs"], ".2f", 1e9),
+            *(
+                number(row[name], ".1f")
+                for name in ("encode_ms", "encode_ms_p95", "decode_ms", "decode_ms_p95")
+            ),
+            number(row["encode_mb"]),
+            number(row["decode_mb"]),
+        ]
+        for row in results["rows"]
+    ]
+    return table(heads, lines)
+
+
+def differences(results: Row) -> str:
+    """Return the rate differences of all codecs against ANCHOR."""
+    codecs = by_codec(results["rows"], results["expert"])
+    lines = []
+    for name, rows in codecs.items():
+        found = rate_difference(codecs[ANCHOR], rows)
+        span = [each[key]["miou"] for each in (front(rows),) for key in (0, -1)]
+        lines.append(
+            [
+                name,
+                "-" if found is None else f"{found:+.0f}%",
+                f"{span[0]:.3f}-{span[1]:.3f}",
+            ]
+        )
+    return table(["what is sent", f"rate against {ANCHOR}", "its range of mIoU"], lines)
+
+
+BLOCKS: dict[str, Callable[[Row], str]] = {
+    "setup": setup,
+    "summary": summary,
+    "losses": losses,
+    "everything": everything,
+    "differences": differences,
+}
+
+
+def render(text: str, results: Row) -> str:
+    """Return a page with what stands between its marks made from results.
+
+    Raises:
+        KeyError: a mark names nothing that is known.
+    """
+    return re.sub(
+        r"<!-- benchmark: (\w+) -->\n.*?<!-- end -->",
+        lambda match: f"<!-- benchmark: {match[1]} -->\n{BLOCKS[match[1]](results)}\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+# --- pictures
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot_quality(results: Row, path: Path) -> None:
+    """Draw mIoU and agreement over bytes, a line for each codec."""
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(1, 2, figsize=(14, 6.5))
+    ceiling = max(row["miou"] for row in results["rows"] if row["agreement"] == 1)
+    colors = pyplot.get_cmap("tab20").colors
+    codecs = by_codec(results["rows"], results["expert"])
+    for axes, what in zip(panels, ("miou", "agreement"), strict=True):
+        for color, (name, rows) in zip(colors * 3, codecs.items(), strict=False):
+            bold = rows[0]["sends"] != "pixels"
+            curve = front(rows, what)
+            places = [row["bytes_per_frame"] for row in curve]
+            values = [row[what] for row in curve]
+            spread = np.transpose([row[f"{what}_ci95"] for row in curve]) - values
+            axes.errorbar(
+                places,
+                values,
+                np.abs(spread) if bold else None,
+                label=name,
+                color=color,
+                marker="o" if bold else ".",
+                linewidth=2.5 if bold else 1,
+                capsize=3,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("bytes a frame")
+        axes.grid(alpha=0.3, which="both")
+    panels[0].axhline(ceiling, color="black", linestyle=":", label="expert, no codec")
+    panels[0].set_ylabel("mIoU against labels, 95% intervals for labels and tokens")
+    panels[1].set_ylabel("agreement with the expert")
+    panels[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def plot_frontier(results: Row, path: Path) -> None:
+    """Draw vehicle time over bytes, coloured by mIoU; ringed is what nothing beats in all three."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(10, 6.5))
+    rows = [
+        row
+        for row in results["rows"]
+        if row["encode_ms"] is not None and row["expert"] in (None, results["expert"])
+    ]
+    marks = {"pixels": "o", "labels": "s", "tokens": "*"}
+    for sends, marker in marks.items():
+        some = [row for row in rows if row["sends"] == sends]
+        points = axes.scatter(
+            [row["bytes_per_frame"] for row in some],
+            [row["encode_ms"] for row in some],
+            c=[row["miou"] for row in some],
+            s=160 if marker == "*" else 50,
+            marker=marker,
+            vmin=0.4,
+            vmax=max(row["miou"] for row in rows),
+            cmap="viridis",
+            label=sends,
+        )
+    costs = ("bytes_per_frame", "encode_ms")
+
+    def beaten(row: Row) -> bool:
+        return any(
+            all(each[cost] <= row[cost] for cost in costs)
+            and each["miou"] >= row["miou"]
+            and each is not row
+            for each in rows
+        )
+
+    best = [row for row in rows if not beaten(row) and row["miou"] > 0.6]
+    axes.scatter(
+        [row["bytes_per_frame"] for row in best],
+        [row["encode_ms"] for row in best],
+        s=300,
+        facecolors="none",
+        edgecolors="red",
+        label="unbeaten, over 0.6 mIoU",
+    )
+    for row in best:
+        axes.annotate(
+            row["codec"],
+            (row["bytes_per_frame"], row["encode_ms"]),
+            xytext=(8, 8),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("bytes a frame")
+    axes.set_ylabel("vehicle's time a frame on one core, ms (p50)")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.colorbar(points, label="mIoU")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
+    """Draw what receivers have of one frame at about the bytes of all levels of our tokens."""
+    from benchmark import Drive, unpack
+    from contenders import contenders, find_bundles, open_expert
+
+    from gosvae_codec import ModelBundle
+    from gosvae_codec.masks import colorize, resize_mask
+
+    bundle = ModelBundle.load(reference)
+    size = tokens_of(results)[-1]["bytes_per_frame"]
+    chosen = [
+        _nearest(rows, size)
+        for name, rows in by_codec(results["rows"], results["expert"]).items()
+        if not name.endswith("intra") and name != "PNG"
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        drive = Drive(Path(folder))
+        unpack(data, STRIP_FRAME + 1, bundle, drive)
+        camera = drive.frame(0).shape[:2]
+        found = {e.key: e for e in contenders(bundle, find_bundles(reference.parent), camera)}
+        expert = open_expert(bundle, None)
+        last = drive.frame(len(drive) - 1)
+        panels = [("the frame and its labels", last, drive.label(len(drive) - 1))]
+        panels.append(("the expert, no codec", last, expert.segment(last)))
+        for row in chosen:
+            codec = found[row["key"]].make()
+            for index in range(len(drive)):
+                made = codec.decode(codec.encode(drive.frame(index)))
+            picture = made if made.ndim == 3 else np.full((*made.shape, 3), 255, np.uint8)
+            mask = expert.segment(made) if made.ndim == 3 else made
+            title = f"{row['codec']}, {row['bytes_per_frame']:.0f} bytes, {row['miou']:.3f}"
+            panels.append((title, picture, mask))
+        pyplot = _pyplot()
+        columns = -(-len(panels) // 2)
+        figure, grid = pyplot.subplots(4, columns, figsize=(3.2 * columns, 10.5))
+        for axes in grid.flat:
+            axes.axis("off")
+        for place, (title, picture, mask) in enumerate(panels):
+            top, column = place // columns * 2, place % columns
+            shown = cv2.resize(picture, (480, 360), interpolation=cv2.INTER_AREA)
+            grid[top, column].imshow(shown)
+            grid[top, column].set_title(title, fontsize=8)
+            small = resize_mask(np.ascontiguousarray(mask), (360, 480))
+            grid[top + 1, column].imshow(colorize(small, bundle.labels))
+        figure.tight_layout()
+        figure.savefig(path, dpi=70)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw and fill in."""
+    parser = argparse.ArgumentParser(prog="report", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="frames, for the strip of pictures")
+    parser.add_argument("--reference", type=Path, default=ROOT / "models" / BUNDLE)
+    options = parser.parse_args(arguments)
+    results = json.loads(RESULTS.read_text())
+    for page in PAGES:
+        text = render(page.read_text(), results)
+        draft = page.with_name(f".{page.name}.{os.getpid()}")
+        draft.write_text(text)
+        draft.replace(page)
+    plot_quality(results, IMAGES / "benchmark-quality.png")
+    plot_frontier(results, IMAGES / "benchmark-frontier.png")
+    if options.data is not None:
+        strip(results, options.data, options.reference, IMAGES / "benchmark-strip.jpg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

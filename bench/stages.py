@@ -1,0 +1,159 @@
+"""Where a frame's time goes in the two nodes, stage by stage: ``python bench/stages.py``.
+
+Calls, in the nodes' order, what the nodes call, in one thread with all publishing over DDS to
+nobody. Times are of the CPU, so that a busy machine hardly counts; they are medians over frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header as HeaderMessage
+
+from gosvae_bringup.sources import open_source
+from gosvae_codec import Decoder, Encoder, ModelBundle
+from gosvae_codec.images import resize_frame, to_rgb
+from gosvae_codec.masks import classify, colorize, resize_mask
+from gosvae_codec.packets import Packet, slice_frame
+from gosvae_msgs.msg import TokenPacket
+from gosvae_node.messages import (
+    from_header_message,
+    from_packet_message,
+    to_header_message,
+    to_image,
+    to_packet_message,
+)
+from gosvae_node.qos import qos_profile
+
+SIZES = ((360, 480), (512, 1024), (1024, 2048))
+FRAMES = 40
+WARM_UP = 5
+NETWORKS = ("encoder network", "mask network")
+
+
+class Clock:
+    """Collects the CPU time of stages."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what is done inside as one run of a stage."""
+        begin = time.thread_time()
+        yield
+        self.taken[name].append((time.thread_time() - begin) * 1e3)
+
+    def medians(self) -> dict[str, float]:
+        """Return the median of each stage in ms, the first runs left out."""
+        return {k: round(float(np.median(v[WARM_UP:])), 3) for k, v in self.taken.items()}
+
+
+def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[str, float]:
+    """Return the milliseconds of each stage for frames, uint8 (H, W, 3) RGB of one size.
+
+    All levels are sent, each frame predicted from the one before.
+    """
+    clock = Clock()
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    packets = node.create_publisher(TokenPacket, "packets", qos_profile("packets"))
+    masks = node.create_publisher(Image, "mask", qos_profile("sensor_data"))
+    colors = node.create_publisher(Image, "color", qos_profile("sensor_data"))
+    labels, reference = bundle.labels, None
+    for index in range(FRAMES + WARM_UP):
+        message = to_image(frames[index % len(frames)], "rgb8", HeaderMessage(frame_id="camera"))
+        with clock.stage("convert"):
+            frame = to_rgb(message)
+        with clock.stage("resize"):
+            pixels = resize_frame(frame, bundle.input_size)
+        kept = np.full((bundle.levels, *bundle.grid), bundle.codes, np.int32)
+        if reference is not None:
+            kept[:] = reference
+        with clock.stage("encoder network"):
+            tokens = np.asarray(encoder.session.run(pixels[None], kept[None])[0], np.uint16)
+        template = Packet(
+            header=from_header_message(message.header),
+            fingerprint=bundle.fingerprint,
+            stream=1,
+            sequence=index,
+            source_width=frame.shape[1],
+            source_height=frame.shape[0],
+            levels=bundle.levels,
+            reference=int(reference is not None),
+            slice_index=0,
+            slice_count=0,
+            payload=b"",
+        )
+        with clock.stage("entropy coding and packing"):
+            sent = slice_frame(tokens, bundle.coder, template, reference)
+        with clock.stage("publish packets"):
+            messages = [to_packet_message(packet) for packet in sent]
+            for each in messages:
+                packets.publish(each)
+        with clock.stage("unpack and check"):
+            received = [from_packet_message(each) for each in messages]
+            for each in received:
+                each.check(bundle)
+        with clock.stage("entropy decoding"):
+            bundle.coder.decode(sent[0].payload, bundle.levels, 0, bundle.grid[0], reference)
+        with clock.stage("mask network"):
+            logits = decoder.session.run(tokens[None].astype(np.int32))[0]
+        with clock.stage("classify"):
+            small = classify(logits, bundle.input_size, labels)
+        with clock.stage("resize mask"):
+            mask = resize_mask(small, frame.shape[:2])
+        header = to_header_message(received[0].header)
+        with clock.stage("publish mask"):
+            masks.publish(to_image(mask, "mono8", header))
+        with clock.stage("colour"):
+            color = colorize(mask, labels)
+        with clock.stage("publish colour"):
+            colors.publish(to_image(color, "rgb8", header))
+        reference = tokens
+    for each in (packets, masks, colors):
+        node.destroy_publisher(each)
+    return clock.medians()
+
+
+def main() -> None:
+    """Print a table, and write it as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("models/camvid-f16"))
+    parser.add_argument("--data", type=Path, default=Path("drives/street.mcap"), help="a drive")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    rclpy.init()
+    node = rclpy.create_node("stages")
+    bundle = ModelBundle.load(options.bundle)
+    drive = [frame.image for frame in islice(open_source(options.data).frames(), 20)]
+    columns = {}
+    for size in SIZES:
+        frames = [resize_frame(frame, size) for frame in drive]
+        columns[f"{size[1]}x{size[0]}"] = measure(bundle, frames, node)
+    print(f"| stage, ms | {' | '.join(columns)} |")
+    print("|---" * (1 + len(columns)) + "|")
+    for stage in next(iter(columns.values())):
+        print(f"| {stage} | {' | '.join(f'{each[stage]:.2f}' for each in columns.values())} |")
+    beside = [sum(v for k, v in each.items() if k not in NETWORKS) for each in columns.values()]
+    print(f"| all but the networks | {' | '.join(f'{each:.2f}' for each in beside)} |")
+    if options.json:
+        options.json.write_text(json.dumps({"bundle": bundle.name, "stages": columns}, indent=1))
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+if __name__ == "__main__":
+    main()

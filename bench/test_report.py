@@ -1,0 +1,135 @@
+"""Reports say what the results say, and the pages what the committed results say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report import (
+    BUNDLE,
+    PAGES,
+    RESULTS,
+    bytes_for,
+    dominated,
+    front,
+    losses,
+    plot_frontier,
+    plot_quality,
+    rate_difference,
+    render,
+    summary,
+)
+
+
+def row(codec: str, setting: str, size: float, miou: float, **more: Any) -> dict[str, Any]:
+    return {
+        "codec": codec,
+        "setting": setting,
+        "sends": "pixels",
+        "expert": "e",
+        "bytes_per_frame": size,
+        "wire_bytes_per_frame": size + 114,
+        "miou": miou,
+        "miou_ci95": [miou - 0.01, miou + 0.01],
+        "agreement": miou,
+        "agreement_ci95": [miou - 0.01, miou + 0.01],
+        "vehicle_macs": 0,
+        "receiver_macs": 2_000_000_000,
+        "encode_ms": 2.0,
+        "encode_ms_p95": 3.0,
+        "decode_ms": 30.0,
+        "decode_ms_p95": 40.0,
+        "encode_mb": 10.0,
+        "decode_mb": 100.0,
+        "key": f"{codec}; {setting}",
+        **more,
+    }
+
+
+def some_results() -> dict[str, Any]:
+    ours = {"sends": "tokens", "expert": None, "vehicle_macs": 1_600_000_000, "encode_ms": 25.0}
+    rows = [
+        row("PNG", "lossless", 300_000, 0.75, agreement=1.0),
+        *(row("JPEG", f"quality {n}", 1000 * 2**n, 0.4 + 0.05 * n) for n in range(7)),
+        *(row("AVIF", f"quality {n}", 500 * 2**n, 0.4 + 0.05 * n) for n in range(7)),
+        row("expert's labels", "1/4", 500, 0.74, sends="labels", expert=None),
+        row(BUNDLE, "1 level, predicted", 300, 0.68, **ours),
+        row(BUNDLE, "2 levels, predicted", 800, 0.69, **ours),
+        row(BUNDLE, "2 levels, intra", 1200, 0.69, **ours),
+    ]
+    about = {"data": {"frames": 3, "size": "4x3", "sha256": "ab" * 32}, "expert": "e"}
+    machine = {"machine": {"cpu": "a CPU", "cores": 2}, "versions": {"av": "1"}}
+    return {**about, **machine, "date": "2026-11-23", "rows": rows}
+
+
+def of(codec: str) -> list[dict[str, Any]]:
+    return [each for each in some_results()["rows"] if each["codec"] == codec]
+
+
+def test_only_what_nothing_beats_is_in_front() -> None:
+    rows = [
+        row("a", str(n), *pair) for n, pair in enumerate([(9, 0.5), (5, 0.5), (7, 0.4), (3, 0.2)])
+    ]
+    assert [each["bytes_per_frame"] for each in front(rows)] == [3, 5]
+    assert dominated(rows[0], rows[1:]) == [rows[1]]
+
+
+def test_bytes_for_a_quality_lie_between_settings() -> None:
+    assert bytes_for(of("JPEG"), 0.5) == pytest.approx(4000)
+    assert 4000 < bytes_for(of("JPEG"), 0.52) < 8000
+    assert bytes_for(of("JPEG"), 0.1) == pytest.approx(1000)
+    assert bytes_for(of("JPEG"), 0.71) is None
+
+
+def test_half_the_bytes_are_fifty_percent_less() -> None:
+    assert rate_difference(of("JPEG"), of("AVIF")) == pytest.approx(-50)
+    assert rate_difference(of("JPEG"), of("JPEG")) == pytest.approx(0)
+    assert rate_difference(of("JPEG"), of("PNG")) is None
+
+
+def test_losses_name_what_is_cheaper_and_better() -> None:
+    text = losses(some_results())
+    assert "expert's labels, 1/4: 0.740 mIoU at 500 bytes** beats 2 levels" in text
+    assert "beats 1 level of" not in text
+    assert "(0.690), without a network in the vehicle: PNG 0.750 at 300000 bytes in 2 ms" in text
+    assert "JPEG 0.700 at 64000 bytes" in text
+
+
+def test_what_is_never_reached_is_said_to_be() -> None:
+    results = some_results()
+    results["rows"] = [each for each in results["rows"] if each["miou"] < 0.695]
+    lines = {line.split(" | ")[0]: line for line in summary(results).splitlines()}
+    assert "| never | never | 0.650 |" in lines["| JPEG"]
+    assert "| 300 | 800 | 0.690 | 1.60 | 25.0 |" in lines[f"| tokens of {BUNDLE}, predicted"]
+
+
+def test_pages_are_filled_between_their_marks(tmp_path: Path) -> None:
+    text = "a\n<!-- benchmark: setup -->\nold\n<!-- end -->\nb\n"
+    filled = render(text, some_results())
+    assert "3 frames of 4x3" in filled and "old" not in filled
+    assert render(filled, some_results()) == filled
+    with pytest.raises(KeyError, match="nonsense"):
+        render(text.replace("setup", "nonsense"), some_results())
+    plot_quality(some_results(), tmp_path / "quality.png")
+    plot_frontier(some_results(), tmp_path / "frontier.png")
+    assert min(path.stat().st_size for path in tmp_path.iterdir()) > 10_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_say_what_the_committed_results_say(page: Path) -> None:
+    text = page.read_text()
+    assert re.search(r"<!-- benchmark: \w+ -->", text)
+    results = json.loads(RESULTS.read_text())
+    assert render(text, results) == text, "run python bench/report.py"
+
+
+def test_committed_results_are_whole() -> None:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    assert len({each["key"] for each in rows}) == len(rows)
+    for each in rows:
+        assert each["miou_ci95"][0] <= each["miou"] <= each["miou_ci95"][1]
+        assert each["bytes_per_frame"] < each["wire_bytes_per_frame"]
+        assert each["encode_ms"] <= each["encode_ms_p95"]

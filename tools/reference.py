@@ -1,0 +1,319 @@
+#!/usr/bin/env python3
+"""Write docs/reference.md: topics, parameters, arguments and options, as the code declares them.
+
+    make reference             write it
+    reference.py --check       exit with status 1 where it is not what would be written
+
+The nodes are made, configured and activated here, and asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "docs" / "reference.md"
+CAMERA = "camera"
+SECONDS = 60.0
+"""How long the nodes of this process may take to find each other."""
+
+# Nobody else's nodes must show up, nor this process to them.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+
+import rclpy  # noqa: E402
+import rerun as rr  # noqa: E402
+from rcl_interfaces.msg import ParameterDescriptor  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
+
+from gosvae_bringup.cli import make_parser  # noqa: E402
+from gosvae_bringup.pipeline import ARGUMENTS  # noqa: E402
+from gosvae_bringup.record import Record  # noqa: E402
+from gosvae_bringup.replay import Replay  # noqa: E402
+from gosvae_bringup.view import View  # noqa: E402
+from gosvae_node.node import PipelineNode  # noqa: E402
+from gosvae_node.qos import qos_profile  # noqa: E402
+from gosvae_rx.receiver import Receiver  # noqa: E402
+from gosvae_tx.transmitter import Transmitter  # noqa: E402
+
+HEADER = """\
+# Reference
+
+Written by `make reference` from what the code declares; a test compares the two. Of several cameras
+each has the topics that are shown for `camera`, under its own name.
+
+- [Arguments](#arguments) of launch files and `gosvae run`
+- [Topics](#topics)
+- [Parameters](#parameters) of the nodes
+- [Commands](#commands)
+"""
+
+TOPICS = {
+    "/camera/image_raw": "The camera's frames, where `image_transport` is `raw`.",
+    "/camera/image_raw/compressed": "The same, where it is `compressed`.",
+    "/camera/camera_info": "The camera's calibration, as the bag has it.",
+    "/camera/semantic/camera_info": "Calibration with each mask's stamp, while someone listens.",
+    "/camera/semantic/legend": "Names and colours of the label ids as a picture, latched.",
+    "/camera/label": "True labels as train ids, where the drive has any.",
+    "/camera/label/compressed": "The same as PNG.",
+    "/camera/image_raw/gosvae": "Packets: what crosses the link.",
+    "/camera/image_raw/gosvae/feedback": "What arrived and may be referred to; back over the link.",
+    "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
+    "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
+    "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
+    "/camera/semantic/label_info": "Names and colours of the label ids, latched.",
+    "/clock": "Simulated time.",
+    "/diagnostics": "Level, a sentence and figures of each camera; see "
+    "[troubleshooting](troubleshooting.md).",
+}
+"""What each topic holds."""
+
+REQUIRED = ("input", "output")
+HIDDEN = ("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static")
+
+
+class PagelessView(View):
+    """The view without its page, whose port may be taken."""
+
+    def _serve(self) -> rr.RecordingStream:
+        return rr.RecordingStream("reference")
+
+
+class Nodes:
+    """The pipeline's nodes, configured and at work on the drive that ships."""
+
+    def __enter__(self) -> Nodes:
+        self._folder = tempfile.TemporaryDirectory()
+        rclpy.init()
+        self.transmitter, self.receiver = Transmitter(), Receiver()
+        drive = Parameter("input", value=str(ROOT / "drives" / "street.mcap"))
+        bag = Parameter("output", value=str(Path(self._folder.name, "bag")))
+        self.replay = Replay(parameter_overrides=[drive])
+        self.record = Record(parameter_overrides=[bag])
+        self.view = PagelessView()
+        self.parameters = {node.get_name(): list(rows(node)) for node in self.all}
+        self._probe = rclpy.create_node("probe")
+        self._work()
+        return self
+
+    @property
+    def all(self) -> Sequence[Node]:
+        """All of them."""
+        return self.transmitter, self.receiver, self.replay, self.record, self.view
+
+    def _work(self) -> None:
+        """Let the nodes do all that they do on demand."""
+        bundle = Parameter("bundle", value=str(ROOT / "models" / "camvid-f16"))
+        self.transmitter.set_parameters([bundle, Parameter("lazy", value=False)])
+        self.receiver.set_parameters([bundle])
+        for node in (self.transmitter, self.receiver):
+            node.trigger_configure()
+            node.trigger_activate()
+        for kind, topic in ((Image, "overlay"), (CameraInfo, "camera_info")):
+            wanted = f"{CAMERA}/semantic/{topic}"
+            self._probe.create_subscription(kind, wanted, print, qos_profile("sensor_data"))
+        executor = SingleThreadedExecutor()
+        executor.add_node(self.receiver)
+        executor.add_node(self.view)
+        end = time.monotonic() + SECONDS
+        takes = (self.receiver, Image), (self.receiver, CameraInfo), (self.view, CompressedImage)
+        while not all(
+            any(each.msg_type is kind for each in node.subscriptions) for node, kind in takes
+        ):
+            if time.monotonic() > end:
+                raise SystemExit(f"reference: nodes did not find each other within {SECONDS:g} s")
+            executor.spin_once(timeout_sec=0.1)
+        executor.shutdown()
+
+    def __exit__(self, *_: object) -> None:
+        self.record.close()
+        for node in (self.transmitter, self.receiver):
+            node.close()
+        for node in (*self.all, self._probe):
+            node.destroy_node()
+        rclpy.shutdown()
+        self._folder.cleanup()
+
+
+def rows(node: Node) -> Iterator[tuple[str, ...]]:
+    """Yield name, default, range, when it can change, and meaning of a node's parameters."""
+    for name, parameter in sorted(node.get_parameters_by_prefix("").items()):
+        descriptor = node.describe_parameter(name)
+        if name.startswith("qos_overrides.") or not descriptor.description:
+            continue
+        if name == "use_sim_time" or name == "start_type_description_service":
+            continue
+        yield (
+            f"`{name}`",
+            "required" if name in REQUIRED else f"`{literal(parameter.value)}`",
+            limits(descriptor),
+            changes(node, name, descriptor),
+            descriptor.description,
+        )
+
+
+def literal(value: Any) -> str:
+    """Return a value as YAML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value or '""'
+    if isinstance(value, float):
+        return repr(value)
+    return f"[{', '.join(map(literal, value))}]" if isinstance(value, list) else str(value)
+
+
+def limits(descriptor: ParameterDescriptor) -> str:
+    """Return a number's range."""
+    ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
+    return f"{ranges[0].from_value:.9g} to {ranges[0].to_value:.9g}" if ranges else ""
+
+
+def changes(node: Node, name: str, descriptor: ParameterDescriptor) -> str:
+    """Return when a parameter can be set."""
+    if descriptor.read_only:
+        return "at start"
+    live = not isinstance(node, PipelineNode) or name in node.live
+    return "always" if live or name.startswith("diagnostics.") else "unconfigured"
+
+
+def topics(nodes: Sequence[Node]) -> Iterator[tuple[str, ...]]:
+    """Yield topic, type, who publishes and subscribes, and meaning."""
+    ends: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        for kind, endpoints in (("from", node.publishers), ("to", node.subscriptions)):
+            for each in endpoints:
+                name = each.topic_name if kind == "to" else each.topic
+                name = name if name.startswith("/") else f"/{name}"
+                if name.endswith(HIDDEN):
+                    continue
+                end = ends.setdefault(name, {"type": each.msg_type, "from": [], "to": []})
+                end[kind].append(f"{node.get_name()} ({quality(each.qos_profile)})")
+    for name, end in sorted(ends.items()):
+        package = end["type"].__module__.partition(".")[0]
+        yield (
+            f"`{name}`",
+            f"{package}/{end['type'].__name__}",
+            "<br>".join(end["from"]) or "camera",
+            "<br>".join(end["to"]) or "anyone",
+            TOPICS[name],
+        )
+
+
+def quality(profile: QoSProfile) -> str:
+    """Return a QoS profile in a few words."""
+    reliable = profile.reliability == QoSReliabilityPolicy.RELIABLE
+    latched = profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
+    words = ["reliable" if reliable else "best effort", f"depth {profile.depth}"]
+    return ", ".join([*words, *(["latched"] if latched else [])])
+
+
+def options() -> Iterator[str]:
+    """Yield a section for each command of `gosvae`."""
+    (commands,) = (
+        action
+        for action in make_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    for name, command in commands.choices.items():
+        yield f"\n### gosvae {name}\n"
+        yield command.description.strip() + "\n"
+        if name == "run":
+            yield "Besides `--side`, which is `both`, `tx` or `rx`, all [arguments](#arguments).\n"
+            continue
+        table = [
+            (
+                ", ".join(f"`{each}`" for each in action.option_strings) or f"`{action.metavar}`",
+                (action.help or "").replace("%%", "%"),
+            )
+            for action in command._actions
+            if action.dest != "help"
+        ]
+        yield markdown(("option", "meaning"), table)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
+
+
+def escaped(cell: str) -> str:
+    """Return text as a cell, in which only code in backquotes and line breaks are markup."""
+    parts = re.split(r"(`[^`]*`|<br>)", cell.replace("|", "\\|"))
+    return "".join(
+        part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(parts)
+    )
+
+
+def reference() -> str:
+    """Return the whole page."""
+    with Nodes() as nodes:
+        parts = [HEADER, "\n## Arguments\n"]
+        parts.append(
+            "Of launch files as `name:=value`, of `gosvae run` also as `--name value`. The column "
+            "says which of two machines one belongs to; `pipeline.launch.py` takes all.\n"
+        )
+        arguments = [
+            (
+                f"`{each.name}`",
+                f"`{each.default}`" if each.default else "",
+                each.side,
+                each.description + (f" One of: {', '.join(each.choices)}." if each.choices else ""),
+            )
+            for each in ARGUMENTS
+        ]
+        parts.append(markdown(("argument", "default", "side", "meaning"), arguments))
+        parts.append("\n## Topics\n")
+        parts.append(
+            "With the drive that ships, default parameters and all that is made on demand; the "
+            "replay also plays `/tf` and `/tf_static`. A parameter "
+            "`qos_overrides.<topic>.<publisher or subscription>.<policy>` changes the QoS.\n"
+        )
+        columns = ("topic", "type", "from", "to", "what")
+        parts.append(markdown(columns, list(topics(nodes.all))))
+        parts.append("\n## Parameters\n")
+        parts.append(
+            "Defaults are those of the code; `config/pipeline.yaml`, which launch files and "
+            "`gosvae run` read first, sets some. The column says when one can be set: at start "
+            "only, while the node is unconfigured, or always. All nodes take `use_sim_time`.\n"
+        )
+        columns = ("parameter", "default", "range", "set", "meaning")
+        for name, table in nodes.parameters.items():
+            parts.append(f"\n### {name}\n")
+            parts.append(markdown(columns, table))
+    parts.append("\n## Commands\n")
+    parts.extend(options())
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)) + "\n"
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    check = parser.parse_args().check
+    text = reference()
+    if check and OUTPUT.read_text() != text:
+        print(f"{OUTPUT} is out of date: make reference", file=sys.stderr)
+        return 1
+    if not check:
+        draft = OUTPUT.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(OUTPUT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
