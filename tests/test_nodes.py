@@ -21,7 +21,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
-from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle
+from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle, Reconstructor
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 from gosvae_codec.testing import write_tiny_bundle
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
@@ -272,6 +272,36 @@ def test_overlay_and_camera_info_are_those_of_the_mask(pipeline: Pipeline) -> No
     assert (infos[0].width, infos[0].height) == (160, 120)
     # One is enough, as the link is thin.
     pipeline.wait("no more listening", lambda: camera.get_subscription_count() == 0)
+
+
+def test_a_bundle_that_draws_gives_a_picture_on_demand(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "drawing", draws=True)
+    bundle = ModelBundle.load(path)
+    masks = pipeline.masks()
+    pipeline.transmitter(bundle=path)
+    pipeline.receiver(bundle=path)
+    frame = random_frame(3)
+    pipeline.send(frame, masks)
+    pictures = pipeline.masks(topic="reconstruction")
+
+    def together() -> list[Image]:
+        pipeline.send(frame, masks)
+        headers = [mask.header for mask in masks]
+        return [picture for picture in pictures if picture.header in headers]
+
+    (picture, *_) = pipeline.wait("a reconstruction with a mask's header", together)
+    assert (picture.encoding, picture.header.frame_id) == ("rgb8", "camera_frame")
+    decoded = Decoder(bundle).decode(Encoder(bundle).encode(frame))
+    np.testing.assert_array_equal(pixels(picture), Reconstructor(bundle).reconstruct(decoded))
+
+
+def test_a_bundle_that_decodes_to_masks_alone_offers_no_picture(pipeline: Pipeline) -> None:
+    masks = pipeline.masks()
+    pipeline.transmitter()
+    pipeline.receiver()
+    pipeline.send(random_frame(0), masks)
+    assert pipeline.node.count_publishers("camera/semantic/color") == 1
+    assert pipeline.node.count_publishers("camera/semantic/reconstruction") == 0
 
 
 def test_the_legend_shows_all_colours_to_who_comes_late(

@@ -279,8 +279,12 @@ def reference() -> str:
         parts.append("\n## Topics\n")
         parts.append(
             "With the drive that ships, default parameters and all that is made on demand; the "
-            "replay also plays `/tf` and `/tf_static`. A parameter "
-            "`qos_overrides.<topic>.<publisher or subscription>.<policy>` changes the QoS.\n"
+            "replay also plays `/tf` and `/tf_static`. With a bundle that has `reconstruct.onnx`, "
+            "which the one that ships has not, gosvae_rx also publishes "
+            "`/camera/semantic/reconstruction`, sensor_msgs/Image (best effort, depth 5): what the "
+            "decoder draws from the tokens, while someone listens, as gosvae_view does. A "
+            "parameter `qos_overrides.<topic>.<publisher or subscription>.<policy>` changes the "
+            "QoS.\n"
         )
         columns = ("topic", "type", "from", "to", "what")
         parts.append(markdown(columns, list(topics(nodes.all))))

@@ -15,7 +15,7 @@ import socket
 import time
 import webbrowser
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -110,11 +110,14 @@ class View(Node):
         self._said: dict[str, tuple[bytes, str]] = {}
         self._losses = {camera: _Loss() for camera in self._cameras}
         self._frames: dict[str, Subscription] = {}
+        self._drawn: set[str] = set()
+        """Cameras of which there is a reconstruction."""
         for index, camera in enumerate(self._cameras):
             self._show(camera, SERIES_COLORS[index % len(SERIES_COLORS)])
         self._subscribe(DiagnosticArray, "/diagnostics", QoSProfile(depth=10), self._diagnose)
         if self._value("frames"):
             self.create_timer(0.5, self._find_frames)
+        self.create_timer(0.5, self._find_reconstructions)
 
     def close(self) -> None:
         """Stop serving, and finish the file.
@@ -234,6 +237,27 @@ class View(Node):
                         ),
                     )
 
+    def _find_reconstructions(self) -> None:
+        """Subscribe to the reconstructions that there are, and make room for them on the page."""
+        drawn = {
+            camera
+            for camera in self._cameras
+            if self.count_publishers(f"{camera}/semantic/reconstruction")
+        }
+        for camera in sorted(drawn - self._drawn):
+            self._drawn.add(camera)
+            self._subscribe(
+                Image,
+                f"{camera}/semantic/reconstruction",
+                qos_profile("sensor_data"),
+                lambda message, camera=camera: self._show_picture(
+                    f"{camera}/reconstruction", message
+                ),
+            )
+            self._recording.send_blueprint(
+                blueprint(self._cameras, self._value("frames"), self._drawn)
+            )
+
     def _learn_labels(self, camera: str, message: LabelInfo) -> None:
         labels = from_label_info(message)
         classes = [(label.id, label.name, label.color) for label in labels.labels]
@@ -320,23 +344,27 @@ class _Loss:
         return lost / (received + lost) if received + lost else float("nan")
 
 
-def blueprint(cameras: Sequence[str], frames: bool) -> rrb.Blueprint:
+def blueprint(cameras: Sequence[str], frames: bool, drawn: Collection[str] = ()) -> rrb.Blueprint:
     """Arrange the page: what each camera sees on the left, what it costs on the right.
 
     Args:
         cameras: base names of their topics.
         frames: whether there are frames and overlays beside the masks.
+        drawn: those of `cameras` of which there is a reconstruction.
     """
     blocks = []
     for camera in cameras:
-        mask = rrb.Spatial2DView(origin=f"{camera}/mask", name=f"{camera}: mask")
+        received = [rrb.Spatial2DView(origin=f"{camera}/mask", name=f"{camera}: mask")]
+        if camera in drawn:
+            origin = f"{camera}/reconstruction"
+            received.append(rrb.Spatial2DView(origin=origin, name=f"{camera}: reconstruction"))
         if frames:
             image = rrb.Spatial2DView(origin=f"{camera}/image", name=f"{camera}: frame")
             overlay = rrb.Spatial2DView(origin=f"{camera}/overlay", name=f"{camera}: overlay")
-            beside = rrb.Horizontal(image, mask)
+            beside = rrb.Horizontal(image, *received)
             blocks.append(rrb.Vertical(overlay, beside, row_shares=[2, 1], name=camera))
         else:
-            blocks.append(mask)
+            blocks.append(rrb.Horizontal(*received, name=camera))
     lately = rrb.VisibleTimeRange(
         "log_time",
         start=rrb.TimeRangeBoundary.cursor_relative(seconds=-SHOWN_SECONDS),

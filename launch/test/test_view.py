@@ -16,6 +16,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rerun", reason="needs rerun-sdk: requirements-view.txt")
 
 import rclpy
+import rerun as rr
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.executors import SingleThreadedExecutor
@@ -94,6 +95,7 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
         ("camera/semantic/mask", "sensor_data", broken),
         ("camera/semantic/mask", "sensor_data", to_image(pixels, "mono8", header)),
         ("camera/semantic/overlay", "sensor_data", to_image(frame, "rgb8", header)),
+        ("camera/semantic/reconstruction", "sensor_data", to_image(frame, "rgb8", header)),
         ("camera/image_raw", "sensor_data", to_image(frame, "rgb8", header)),
         ("camera/image_raw/gosvae/feedback", "packets", Feedback(coverage=0.5, mask_age_ms=40.0)),
         ("/diagnostics", "default", DiagnosticArray(status=[status])),
@@ -105,8 +107,9 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
     view.close()
     done = subprocess.run([str(RERUN), "rrd", "print", saved], capture_output=True, text=True)
     assert done.returncode == 0
-    pictures = ("camera/image", "camera/mask", "camera/overlay", "legend")
-    for entity in (*pictures, "coverage/camera", "mask_age/camera", "kbit_per_s/camera", "status"):
+    pictures = ("image", "mask", "overlay", "reconstruction")
+    entities = (*(f"camera/{each}" for each in pictures), "legend")
+    for entity in (*entities, "coverage/camera", "mask_age/camera", "kbit_per_s/camera", "status"):
         assert f"/{entity} " in done.stdout, entity
 
 
@@ -180,18 +183,39 @@ def test_the_share_of_lost_packets_is_that_of_late(monkeypatch: pytest.MonkeyPat
     assert share(1, 3, stream=8) == 0.75
 
 
+def test_a_reconstruction_has_a_place_once_one_is_published(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = make()
+    sent: list[Any] = []
+    monkeypatch.setattr(rr.RecordingStream, "send_blueprint", lambda _, page: sent.append(page))
+    view._find_reconstructions()
+    assert sent == []
+    sender = rclpy.create_node("sender", context=view.context)
+    publisher = sender.create_publisher(Image, "camera/semantic/reconstruction", 1)
+    while not publisher.get_subscription_count():
+        view._find_reconstructions()
+    view._find_reconstructions()
+    sender.destroy_node()
+    (page,) = sent
+    assert "camera/reconstruction" in set(origins(page.root_container))
+
+
 @pytest.mark.parametrize("frames", [True, False])
 def test_the_page_has_a_place_for_every_camera(frames: bool) -> None:
     cameras = ["front", "rear/left"]
 
-    def origins(part: Any) -> Iterator[str]:
-        if hasattr(part, "origin"):
-            yield part.origin
-        else:
-            for each in part.contents:
-                yield from origins(each)
-
-    found = set(origins(blueprint(cameras, frames).root_container))
+    found = set(origins(blueprint(cameras, frames, ["front"]).root_container))
     kinds = ["mask", *(["image", "overlay"] if frames else [])]
     pictures = {f"{camera}/{kind}" for camera in cameras for kind in kinds}
+    pictures.add("front/reconstruction")
     assert found == {*pictures, *FIGURES, "legend", "status"}
+
+
+def origins(part: Any) -> Iterator[str]:
+    """Yield what each view of the page shows."""
+    if hasattr(part, "origin"):
+        yield part.origin
+    else:
+        for each in part.contents:
+            yield from origins(each)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gosvae_codec import UNLABELLED, GosvaeError, LabelSpace, ModelBundle
-from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MASK, PRIOR
+from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MASK, PRIOR, RECONSTRUCT
 from gosvae_codec.images import resize_frame
 
 from .config import Config, ConfigError, Fpn, Labels, Tokens, load_config
@@ -43,8 +43,6 @@ LEAST_KEPT = 0.95
 """Share of the tokens that must survive the rounding of the encoder's weights to float16."""
 FLOAT_CONVOLUTIONS = 5
 """Convolutions of the encoder, from the stem on, that its 8-bit version computes in float."""
-RECONSTRUCT = "reconstruct.onnx"
-"""Tokens to a picture, in bundles that decode to pixels."""
 
 
 class ExportError(Exception):

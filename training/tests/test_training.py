@@ -307,7 +307,7 @@ def test_a_bundle_by_way_of_pixels_gives_masks_and_pictures(tmp_path: Path) -> N
     bundle = ModelBundle.load(root / "models" / "tiny")
     frame = load_dataset(root / "camvid", "val")[0].frame
     tokens = Encoder(bundle).tokens(frame)[None].astype(np.int32)
-    picture = Session(bundle.path / "reconstruct.onnx", ["cpu"], 1).run(tokens)
+    picture = bundle.session("reconstruct.onnx", ["cpu"], 1).run(tokens)
     assert picture.shape == (1, *SIZE, 3) and picture.dtype == np.uint8
     mask = Decoder(bundle).decode(Encoder(bundle).encode(frame)).mask
     assert mask.shape == SIZE

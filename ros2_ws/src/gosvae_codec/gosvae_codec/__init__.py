@@ -9,7 +9,7 @@ entropy and its kernels, packets, redundancy, reassembly, decoder, masks.
 """
 
 from .bundle import ModelBundle
-from .decoder import DecodedFrame, Decoder, decode_together
+from .decoder import DecodedFrame, Decoder, Reconstructor, decode_together
 from .encoder import Encoder
 from .errors import (
     BundleError,
@@ -49,5 +49,6 @@ __all__ = [
     "PacketError",
     "ProviderError",
     "Reassembler",
+    "Reconstructor",
     "decode_together",
 ]

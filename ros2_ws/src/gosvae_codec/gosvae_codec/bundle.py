@@ -22,6 +22,8 @@ MANIFEST = "manifest.yaml"
 ENCODER = "encoder.onnx"
 MASK = "mask.onnx"
 PRIOR = "prior.npz"
+RECONSTRUCT = "reconstruct.onnx"
+"""Tokens to a picture, in bundles whose decoder draws pixels."""
 INT8 = {ENCODER: "encoder.int8.onnx", MASK: "mask.int8.onnx"}
 """The same networks in 8-bit integers, which a bundle may add for the CPU."""
 _MANIFEST_LIMIT = 1 << 20
@@ -103,6 +105,11 @@ class ModelBundle:
         sha256 = str(self.manifest["expert"]["sha256"])
         return self.path.resolve().parent / "experts" / f"{sha256[:16]}.onnx"
 
+    @property
+    def draws(self) -> bool:
+        """Whether the tokens can also become a picture; see :class:`Reconstructor`."""
+        return RECONSTRUCT in self.manifest["files"]
+
     def session(
         self, name: str, providers: Sequence[Provider], threads: int, batch: int = 1
     ) -> Session:
@@ -111,27 +118,32 @@ class ModelBundle:
         On the CPU that is the network's 8-bit version where the bundle has one.
 
         Args:
-            name: ``encoder.onnx`` or ``mask.onnx``.
+            name: ``encoder.onnx``, ``mask.onnx`` or ``reconstruct.onnx``.
             providers: most wanted first; see :class:`~gosvae_codec.sessions.Session`.
             threads: threads of one inference on the CPU.
             batch: most frames of one inference. TensorRT builds an engine for every size up to it.
 
         Raises:
-            ProviderError, BundleError: as Session does; also where the graph's shapes contradict
-                the manifest.
+            ProviderError, BundleError: as Session does; also where the bundle has no such network,
+                or the graph's shapes contradict the manifest.
         """
         key = (name, repr(providers), threads, batch)
         if key not in self._sessions:
+            files = self.manifest["files"]
+            if name not in files:
+                raise BundleError(f"{self.path}: it has no {name}, only: {', '.join(files)}")
             on_cpu = available(providers)[0] == "cpu"
-            quantized = INT8[name] if on_cpu and INT8[name] in self.manifest["files"] else name
-            session = Session(self.path / quantized, providers, threads)
+            quantized = INT8.get(name, name)
+            file = quantized if on_cpu and quantized in files else name
+            session = Session(self.path / file, providers, threads)
             pixels, tokens = [*self.input_size, 3], [self.levels, *self.grid]
-            taken, made = ([tokens], None) if name == MASK else ([pixels, tokens], tokens)
+            taken = [pixels, tokens] if name == ENCODER else [tokens]
             self._expect(name, "takes", [each[1:] for each in session.input_shapes], taken)
-            if made is not None:
-                self._expect(name, "makes", session.output_shape[1:], made)
-            else:
+            if name == MASK:
                 self._expect(name, "makes", session.output_shape[1:2], [len(self.labels)])
+            else:
+                made = tokens if name == ENCODER else pixels
+                self._expect(name, "makes", session.output_shape[1:], made)
             # The first inference is slow, and shows whether the graph runs at all.
             for size in sorted({1, batch}):
                 session.warm_up(*([size, *shape] for shape in taken))

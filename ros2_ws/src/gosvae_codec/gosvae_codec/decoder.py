@@ -1,4 +1,4 @@
-"""The receiver's side: packets to masks."""
+"""The receiver's side: packets to masks, and to pictures where the bundle draws any."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import MASK, ModelBundle
+from .bundle import MASK, RECONSTRUCT, ModelBundle
 from .entropy import Tokens
 from .errors import MissingReferenceError, PacketError
+from .images import Frame, resize_frame
 from .labels import UNLABELLED
 from .masks import Mask, classify, resize_mask
 from .packets import REFERENCES, Header, Packet, band_of
@@ -29,6 +30,8 @@ class DecodedFrame(NamedTuple):
     """uint8 (H, W) label ids at the camera's size."""
     coverage: float
     """Share of the token rows that arrived, 0 to 1; the rest was concealed."""
+    tokens: Tokens
+    """What was decoded, concealed rows included: uint16 (levels, h, w), absent ones `codes`."""
 
     @property
     def complete(self) -> bool:
@@ -86,11 +89,7 @@ class Decoder:
         """Make the mask of unpacked `tokens` from their logits, and keep what later frames need."""
         first = packets[0]
         mask = classify(logits, self.bundle.input_size, self.bundle.labels)
-        unknown = (tokens[0] == self.bundle.codes).all(axis=1)
-        if unknown.any():
-            rows = len(unknown)
-            lines = np.arange(mask.shape[0]) * rows // mask.shape[0]
-            mask[unknown[lines]] = UNLABELLED
+        mask[_unknown_lines(self.bundle, tokens)] = UNLABELLED
         mask = resize_mask(mask, (first.source_height, first.source_width))
         if first.stream != self._stream:
             self._held.clear()
@@ -100,7 +99,7 @@ class Decoder:
             self._held[first.sequence] = tokens[: first.levels]
             while len(self._held) > REFERENCES:
                 self._held.popitem(last=False)
-        return DecodedFrame(first.header, first.sequence, mask, coverage)
+        return DecodedFrame(first.header, first.sequence, mask, coverage, tokens)
 
     def _absent(self) -> Tokens:
         return np.full((self.bundle.levels, *self.bundle.grid), self.bundle.codes, np.uint16)
@@ -142,6 +141,39 @@ class Decoder:
             )
             arrived[begin:end] = True
         return tokens, float(arrived.mean())
+
+
+class Reconstructor:
+    """Draws what was decoded, for people to look at; no mask depends on it."""
+
+    def __init__(
+        self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
+    ) -> None:
+        """Load the network.
+
+        Raises:
+            ProviderError, BundleError: see :meth:`ModelBundle.session`; the latter also where
+                `bundle` decodes to masks alone, see :attr:`ModelBundle.draws`.
+        """
+        self.bundle = bundle
+        self.session = bundle.session(RECONSTRUCT, providers, threads)
+
+    def reconstruct(self, decoded: DecodedFrame) -> Frame:
+        """Return the picture of a frame of this bundle, uint8 (H, W, 3) RGB at the camera's size.
+
+        Bands that are unlabelled in the mask for want of tokens are black.
+        """
+        picture = self.session.run(decoded.tokens[None].astype(np.int32))[0]
+        picture[_unknown_lines(self.bundle, decoded.tokens)] = 0
+        height, width = decoded.mask.shape
+        return resize_frame(picture, (height, width))
+
+
+def _unknown_lines(bundle: ModelBundle, tokens: Tokens) -> npt.NDArray[np.bool_]:
+    """Return for each line of the network's input, (H,), whether its tokens never came."""
+    unknown = (tokens[0] == bundle.codes).all(axis=1)
+    height = bundle.input_size[0]
+    return np.asarray(unknown[np.arange(height) * len(unknown) // height])
 
 
 def decode_together(

@@ -14,6 +14,7 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from .bundle import ENCODER, MASK, PRIOR, RECONSTRUCT
 from .entropy import TokenCoder
 from .labels import CAMVID, LabelSpace
 from .prior import CURRENT, LOGITS, REFERENCE, SAME, SCALE, Prior
@@ -24,7 +25,12 @@ _CODES = 64
 
 
 def write_tiny_bundle(
-    path: Path, seed: int = 0, levels: int = 2, labels: LabelSpace = CAMVID, inertia: int = 0
+    path: Path,
+    seed: int = 0,
+    levels: int = 2,
+    labels: LabelSpace = CAMVID,
+    inertia: int = 0,
+    draws: bool = False,
 ) -> Path:
     """Write a bundle for 96x64 frames, 6x4 tokens and 64 codes, and the expert beside it.
 
@@ -37,6 +43,8 @@ def write_tiny_bundle(
         levels: 1 to 3.
         labels: what the masks hold.
         inertia: by how much a token may differ from the reference's, which is kept then.
+        draws: whether it has a ``reconstruct.onnx``, which gives every pixel of a patch four times
+            the mean of its tokens, in grey.
 
     Returns:
         `path`.
@@ -96,6 +104,8 @@ def write_tiny_bundle(
         ("logits", TensorProto.FLOAT, logits),
         {"table": table, "one": np.ones(1, np.int64)},
     )
+    if draws:
+        _write_reconstruction(path / RECONSTRUCT, tokens, frames)
     weights = rng.standard_normal((len(labels), 3, 1, 1)).astype(np.float32)
     expert = [*pooled, helper.make_node("Conv", ["means", "weights"], ["logits"])]
     experts = path.parent / "experts"
@@ -123,13 +133,42 @@ def write_tiny_bundle(
             for label in labels.labels
         ],
         "files": {
-            name: _record(path / name) for name in ("encoder.onnx", "mask.onnx", "prior.npz")
+            name: _record(path / name)
+            for name in (ENCODER, MASK, PRIOR, *([RECONSTRUCT] if draws else []))
         },
         "expert": record,
         "provenance": {"seed": seed},
     }
     (path / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     return path
+
+
+def _write_reconstruction(
+    path: Path, tokens: Sequence[str | int], frames: Sequence[str | int]
+) -> None:
+    nodes = [
+        helper.make_node("Cast", ["tokens"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats"], ["means"], axes=[1], keepdims=1),
+        helper.make_node("Mul", ["means", "four"], ["levels"]),
+        helper.make_node("Min", ["levels", "white"], ["grey"]),
+        helper.make_node("Cast", ["grey"], ["patches"], to=TensorProto.INT32),
+        helper.make_node("Resize", ["patches", "", "scales"], ["pixels"], mode="nearest"),
+        helper.make_node("Transpose", ["pixels"], ["plane"], perm=[0, 2, 3, 1]),
+        helper.make_node("Concat", ["plane"] * 3, ["planes"], axis=3),
+        helper.make_node("Cast", ["planes"], ["frames"], to=TensorProto.UINT8),
+    ]
+    constants: dict[str, npt.NDArray[Any]] = {
+        "four": np.full(1, 4, np.float32),
+        "white": np.full(1, 255, np.float32),
+        "scales": np.array([1, 1, _PATCH, _PATCH], np.float32),
+    }
+    _save(
+        path,
+        nodes,
+        [("tokens", TensorProto.INT32, tokens)],
+        ("frames", TensorProto.UINT8, frames),
+        constants,
+    )
 
 
 def random_coder(levels: int, codes: int, grid: tuple[int, int], seed: int = 0) -> TokenCoder:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gosvae_codec import (
     UNLABELLED,
+    BundleError,
     Decoder,
     Encoder,
     Expert,
@@ -20,6 +21,7 @@ from gosvae_codec import (
     ModelBundle,
     Packet,
     PacketError,
+    Reconstructor,
     decode_together,
 )
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES, band_of, serialized_overhead, slice_frame
@@ -169,6 +171,33 @@ def test_what_one_camera_lacks_costs_the_others_nothing(
     assert isinstance(empty, PacketError)
     np.testing.assert_array_equal(whole.mask, Decoder(bundle).decode(intra).mask)
     assert decode_together([]) == []
+
+
+def test_a_bundle_that_draws_gives_the_picture_at_the_cameras_size(
+    frame: np.ndarray, tmp_path: Path
+) -> None:
+    bundle = ModelBundle.load(write_tiny_bundle(tmp_path / "drawing", draws=True))
+    assert bundle.draws
+    encoder, reconstructor = Encoder(bundle), Reconstructor(bundle)
+    picture = reconstructor.reconstruct(Decoder(bundle).decode(encoder.encode(frame)))
+    assert (picture.shape, picture.dtype) == (frame.shape, np.uint8)
+    # The tiny bundle draws the mean of its tokens' channels.
+    grey = encoder.tokens(frame).mean(0) * 4
+    centres = picture[16::32, 16::32]
+    np.testing.assert_allclose(centres, np.repeat(grey[..., None], 3, axis=2), atol=1)
+    # Of the bands that never came nothing is made up.
+    halves = encoder.encode(frame, slices=2)
+    decoded = Decoder(bundle).decode(halves[1:])
+    picture = reconstructor.reconstruct(decoded)
+    np.testing.assert_array_equal(picture[:62], 0)
+    np.testing.assert_array_equal(decoded.mask[:64], UNLABELLED)
+    assert picture[66:].any(axis=2).all()
+
+
+def test_a_bundle_that_decodes_to_masks_alone_draws_nothing(bundle: ModelBundle) -> None:
+    assert not bundle.draws
+    with pytest.raises(BundleError, match=r"it has no reconstruct\.onnx, only: encoder\.onnx"):
+        Reconstructor(bundle)
 
 
 def test_packets_of_different_frames_are_not_mixed(bundle: ModelBundle, frame: np.ndarray) -> None:

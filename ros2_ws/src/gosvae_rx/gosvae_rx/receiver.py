@@ -25,6 +25,7 @@ from gosvae_codec import (
     MissingReferenceError,
     PacketError,
     Reassembler,
+    Reconstructor,
     decode_together,
 )
 from gosvae_codec.images import to_rgb
@@ -92,6 +93,7 @@ class _Camera:
         self.mask = publisher("mask")
         self.color = publisher("color")
         self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
+        self.reconstruction = publisher("reconstruction") if node.bundle.draws else None
         self.camera_info = publisher(
             "camera_info", CameraInfo, matched=lambda _: node.follow_demand(name)
         )
@@ -173,9 +175,10 @@ class Receiver(PipelineNode):
             (1, 64),
         )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
-        self.declare_qos("mask_qos", "sensor_data", "masks, colours and overlays")
+        self.declare_qos("mask_qos", "sensor_data", "masks and pictures")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
         self._streams: dict[str, _Camera] = {}
+        self._reconstructor: Reconstructor | None = None
         self._worker: FrameWorker[EncodedFrame] | None = None
         self._ticks: list[Any] = []
 
@@ -185,8 +188,11 @@ class Receiver(PipelineNode):
         return Decoder(self.bundle, self.providers, self.value("threads"), self.value("batch"))
 
     def setup(self) -> None:
-        """Load the mask network, make publishers for each camera and latch the label info."""
+        """Load the networks, make publishers for each camera and latch the label info."""
+        assert self.bundle is not None
         self.qos("image_qos")
+        if self.bundle.draws:
+            self._reconstructor = Reconstructor(self.bundle, self.providers, self.value("threads"))
         for name in self.cameras:
             self._streams[name] = _Camera(self, name)
 
@@ -228,12 +234,14 @@ class Receiver(PipelineNode):
     def teardown(self) -> None:
         """Withdraw the publishers."""
         for camera in self._streams.values():
-            pictures = (camera.mask, camera.color, camera.overlay)
+            pictures = (camera.mask, camera.color, camera.overlay, camera.reconstruction)
             for each in (*pictures, camera.camera_info, camera.feedback):
-                self.destroy_lifecycle_publisher(each)
+                if each is not None:
+                    self.destroy_lifecycle_publisher(each)
             self.destroy_publisher(camera.label_info)
             self.destroy_publisher(camera.legend)
         self._streams = {}
+        self._reconstructor = None
 
     def follow_demand(self, name: str) -> None:
         """Subscribe to what of the camera itself is wanted, its frames and info, and only then."""
@@ -360,6 +368,10 @@ class Receiver(PipelineNode):
         if camera.images is not None:
             _remember(camera.overlay_masks, decoded.header, decoded.mask)
             self._publish_overlay(camera, decoded.header)
+        publisher, network = camera.reconstruction, self._reconstructor
+        if publisher and network and publisher.get_subscription_count() > 0:
+            picture = network.reconstruct(decoded)
+            publisher.publish(to_image(picture, "rgb8", to_header_message(decoded.header)))
 
     def _publish_overlay(self, camera: _Camera, header: Header) -> None:
         assert self.bundle is not None
