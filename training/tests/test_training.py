@@ -346,7 +346,7 @@ def test_baselines_without_a_codebook_train(tmp_path: Path, change: str) -> None
         ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
         ({"seed": True}, "seed: Input should be a valid integer, got True"),
         ({"name": ""}, "name: String should have at least 1 character"),
-        ({"tokens": {"kind": "magic"}}, "tokens: .*expected tags: 'tokens', 'labels'"),
+        ({"tokens": {"kind": "magic"}}, "tokens: .*expected tags: 'tokens', 'segmenter', 'labels'"),
         ({"losses": {"pixels": 1.0}}, "losses.pixels needs tokens.decoder.kind: pixels"),
         ({"input_size": [64]}, "input_size.1: Field required"),
         ({"tokens": {"levels": 2, "codes": 16}}, "tokens.dim: Field required"),
