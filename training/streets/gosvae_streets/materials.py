@@ -187,22 +187,37 @@ def _metal(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     return _principled(nodes, tint, rough, Metallic=0.55)
 
 
-def _brick(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
-    at = _metres(nodes)
-    dark, light = nodes.scaled(tint, 0.72), nodes.scaled(tint, 1.18)
-    texture = nodes.new(
+def _courses(
+    nodes: _Nodes,
+    at: Any,
+    tint: Any,
+    shades: tuple[float, float],
+    mortar: tuple[float, ...],
+    gap: float,
+    size: tuple[float, float],
+    bias: float = 0.0,
+) -> Any:
+    """Bricks, stones, tiles or slabs of `size` (width, height) in m, in two shades of a tint."""
+    return nodes.new(
         "ShaderNodeTexBrick",
         {
             "Vector": at,
-            "Color1": dark,
-            "Color2": light,
-            "Mortar": (0.42, 0.39, 0.34, 1),
+            "Color1": nodes.scaled(tint, shades[0]),
+            "Color2": nodes.scaled(tint, shades[1]),
+            "Mortar": mortar,
             "Scale": 1.0,
-            "Mortar Size": 0.009,
-            "Brick Width": 0.235,
-            "Row Height": 0.078,
-            "Bias": -0.1,
+            "Mortar Size": gap,
+            "Brick Width": size[0],
+            "Row Height": size[1],
+            "Bias": bias,
         },
+    )
+
+
+def _brick(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
+    at = _metres(nodes)
+    texture = _courses(
+        nodes, at, tint, (0.72, 1.18), (0.42, 0.39, 0.34, 1), 0.009, (0.235, 0.078), -0.1
     )
     stain = nodes.ramp(nodes.noise(_position(nodes), 0.35, 1.0), 0.3, 0.75, 0.78, 1.08)
     return _rough(nodes, nodes.scaled(texture.outputs["Color"], stain))
@@ -210,19 +225,7 @@ def _brick(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
 
 def _stone(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _metres(nodes)
-    texture = nodes.new(
-        "ShaderNodeTexBrick",
-        {
-            "Vector": at,
-            "Color1": nodes.scaled(tint, 0.85),
-            "Color2": nodes.scaled(tint, 1.1),
-            "Mortar": (0.26, 0.24, 0.21, 1),
-            "Scale": 1.0,
-            "Mortar Size": 0.008,
-            "Brick Width": 0.7,
-            "Row Height": 0.32,
-        },
-    )
+    texture = _courses(nodes, at, tint, (0.85, 1.1), (0.26, 0.24, 0.21, 1), 0.008, (0.7, 0.32))
     stain = nodes.ramp(nodes.noise(_position(nodes), 0.5, 2.0), 0.3, 0.75, 0.7, 1.08)
     return _rough(nodes, nodes.scaled(texture.outputs["Color"], stain))
 
@@ -236,19 +239,7 @@ def _plaster(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
 
 def _roof(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _metres(nodes)
-    texture = nodes.new(
-        "ShaderNodeTexBrick",
-        {
-            "Vector": at,
-            "Color1": nodes.scaled(tint, 0.75),
-            "Color2": nodes.scaled(tint, 1.15),
-            "Mortar": (0.03, 0.03, 0.03, 1),
-            "Scale": 1.0,
-            "Mortar Size": 0.012,
-            "Brick Width": 0.3,
-            "Row Height": 0.26,
-        },
-    )
+    texture = _courses(nodes, at, tint, (0.75, 1.15), (0.03, 0.03, 0.03, 1), 0.012, (0.3, 0.26))
     return _rough(nodes, texture.outputs["Color"])
 
 
@@ -288,19 +279,7 @@ def _line(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
 
 def _slab(nodes: _Nodes, tint: Any, rough: Any, sky: Sky) -> Any:
     at = _position(nodes)
-    texture = nodes.new(
-        "ShaderNodeTexBrick",
-        {
-            "Vector": at,
-            "Color1": nodes.scaled(tint, 0.86),
-            "Color2": nodes.scaled(tint, 1.08),
-            "Mortar": (0.12, 0.115, 0.11, 1),
-            "Scale": 1.0,
-            "Mortar Size": 0.010,
-            "Brick Width": 0.75,
-            "Row Height": 0.5,
-        },
-    )
+    texture = _courses(nodes, at, tint, (0.86, 1.08), (0.12, 0.115, 0.11, 1), 0.010, (0.75, 0.5))
     stain = nodes.ramp(nodes.noise(at, 0.8, 3.0, 0.7), 0.3, 0.75, 1.1, 0.72)
     color = nodes.scaled(texture.outputs["Color"], stain)
     if sky.wet:
