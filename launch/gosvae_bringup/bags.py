@@ -14,6 +14,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
 from gosvae_msgs.msg import Feedback, TokenPacket
+from gosvae_node.messages import type_name
 
 from .record import message_types
 from .report import FEEDBACK, PACKETS
@@ -21,7 +22,7 @@ from .sources import SourceError
 
 Result = TypeVar("Result")
 
-_KINDS = {"gosvae_msgs/msg/TokenPacket": TokenPacket, "gosvae_msgs/msg/Feedback": Feedback}
+PACKET_TYPE = type_name(TokenPacket)
 
 
 class Recorded(NamedTuple):
@@ -81,10 +82,8 @@ class BagWriter:
     def write(self, topic: str, time: int, message: Any) -> None:
         """Write a ROS message, recorded at `time` in ns."""
         if topic not in self._connections:
-            kind = type(message)
-            name = f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
             self._connections[topic] = self._writer.add_connection(
-                topic, name, typestore=self._types
+                topic, type_name(type(message)), typestore=self._types
             )
         self._writer.write(self._connections[topic], time, serialize_message(message))
 
@@ -123,7 +122,7 @@ def packets(reader: Reader) -> Iterator[Recorded]:
     Raises:
         SourceError: the bag is damaged.
     """
-    return _messages(reader, PACKETS, "gosvae_msgs/msg/TokenPacket")
+    return _messages(reader, PACKETS, TokenPacket)
 
 
 def feedbacks(reader: Reader) -> Iterator[Recorded]:
@@ -132,11 +131,11 @@ def feedbacks(reader: Reader) -> Iterator[Recorded]:
     Raises:
         SourceError: as :func:`packets`.
     """
-    return _messages(reader, FEEDBACK, "gosvae_msgs/msg/Feedback")
+    return _messages(reader, FEEDBACK, Feedback)
 
 
-def _messages(reader: Reader, ending: str, msgtype: str) -> Iterator[Recorded]:
-    chosen = [each for each in reader.connections if each.msgtype == msgtype]
+def _messages(reader: Reader, ending: str, kind: type) -> Iterator[Recorded]:
+    chosen = [each for each in reader.connections if each.msgtype == type_name(kind)]
     # Of no connections there would be all messages.
     found = iter(reader.messages(chosen) if chosen else ())
     while (each := _parsed(reader.path, lambda: next(found, None))) is not None:
@@ -144,6 +143,6 @@ def _messages(reader: Reader, ending: str, msgtype: str) -> Iterator[Recorded]:
         camera = connection.topic.removesuffix(f"/{ending}").strip("/")
         message = _parsed(
             reader.path,
-            lambda: deserialize_message(bytes(data), _KINDS[msgtype]),  # noqa: B023
+            lambda: deserialize_message(bytes(data), kind),  # noqa: B023
         )
         yield Recorded(camera, time, message, len(data))

@@ -20,7 +20,7 @@ import argcomplete
 from gosvae_codec.errors import GosvaeError
 
 from .link import LinkError
-from .pipeline import ARGUMENTS, Pipeline, PipelineError, describe, describe_view
+from .pipeline import ARGUMENTS, Pipeline, PipelineError, describe, describe_view, split_names
 from .supervisor import DRAIN_SECONDS, Processes, stop_signals
 
 RUN = """\
@@ -289,7 +289,7 @@ def _add_doctor_arguments(doctor: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(split_names(text))
 
 
 def run(options: argparse.Namespace) -> int:

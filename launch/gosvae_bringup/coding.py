@@ -39,7 +39,7 @@ from gosvae_node.messages import (
     to_packet_message,
 )
 
-from .bags import BagWriter, draft, packets, reading
+from .bags import PACKET_TYPE, BagWriter, draft, packets, reading
 from .pipeline import PipelineError, find_bundle
 from .report import MASK, PACKETS
 from .sources import SourceError, open_source
@@ -221,7 +221,7 @@ def decode(
 
 
 def _is_packets(connection: Any) -> bool:
-    return bool(connection.msgtype == "gosvae_msgs/msg/TokenPacket")
+    return bool(connection.msgtype == PACKET_TYPE)
 
 
 @contextmanager

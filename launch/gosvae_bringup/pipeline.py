@@ -216,7 +216,7 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     clock: dict[str, Value] = {"use_sim_time": True} if simulated else {}
     coding: dict[str, Value] = {"bundle": str(find_bundle(chosen["bundle"])), **clock}
     if chosen["providers"]:
-        coding["providers"] = _split(chosen["providers"])
+        coding["providers"] = split_names(chosen["providers"])
 
     if replay and not simulated:
         replay["restamp"] = True
@@ -397,7 +397,7 @@ def _replay(chosen: Mapping[str, str]) -> dict[str, Value]:
         "loop": chosen["loop"] == "true",
     }
     if chosen["topics"]:
-        parameters["topics"] = _split(chosen["topics"])
+        parameters["topics"] = split_names(chosen["topics"])
     return parameters
 
 
@@ -406,7 +406,7 @@ def _transport(chosen: Mapping[str, str], cameras: list[str]) -> str:
     # Readers of bags and videos are heavy, and needed only here.
     from .sources import open_source
 
-    source = open_source(chosen["bag"], cameras, _split(chosen["topics"]))
+    source = open_source(chosen["bag"], cameras, split_names(chosen["topics"]))
     transports = {source.transport[camera] for camera in cameras}
     if len(transports) > 1:
         raise PipelineError(
@@ -499,12 +499,13 @@ def _share() -> Path:
         ) from error
 
 
-def _split(names: str) -> list[str]:
+def split_names(names: str) -> list[str]:
+    """Return the names in a list separated by commas; empty ones count for nothing."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _cameras(names: str) -> list[str]:
-    cameras = _split(names)
+    cameras = split_names(names)
     if not cameras or len(set(cameras)) < len(cameras):
         raise PipelineError(f"cameras is {names!r}: give different names, separated by commas")
     return cameras

@@ -41,6 +41,7 @@ from sensor_msgs.msg import Image
 
 from gosvae_codec.errors import GosvaeError
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
+from gosvae_node.messages import type_name
 
 from .pipeline import Side
 from .process import running
@@ -180,7 +181,7 @@ class Record(Node):
                 if name not in connections:
                     connections[name] = self._writer.add_connection(
                         name,
-                        f"{topic.msgtype.__module__.partition('.')[0]}/msg/{topic.msgtype.__name__}",
+                        type_name(topic.msgtype),
                         typestore=self._typestore,
                         offered_qos_profiles=[_offered(topic)],
                     )

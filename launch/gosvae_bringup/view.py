@@ -41,6 +41,7 @@ from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.legend import legend
 from gosvae_codec.masks import resize_mask
 from gosvae_msgs.msg import Feedback, LabelInfo
+from gosvae_node.health import share
 from gosvae_node.messages import from_label_info
 from gosvae_node.node import IMAGE_TRANSPORTS
 from gosvae_node.qos import qos_profile
@@ -341,7 +342,7 @@ class _Loss:
         _, *first = self._counts[0]
         _, *last = self._counts[-1]
         received, lost = ((b - a) % (1 << 32) for a, b in zip(first, last, strict=True))
-        return lost / (received + lost) if received + lost else float("nan")
+        return share(lost, received)
 
 
 def blueprint(cameras: Sequence[str], frames: bool, drawn: Collection[str] = ()) -> rrb.Blueprint:

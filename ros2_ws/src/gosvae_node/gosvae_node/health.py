@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.subscription import Subscription
 
+from .messages import type_name
 from .meters import Growth
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -121,10 +122,10 @@ def explain_silence(
         kinds: message types of topics that may have been meant instead.
         remedy: what to do where nobody publishes the topic.
     """
-    topic, wanted = subscription.topic_name, _type_name(subscription.msg_type)
+    topic, wanted = subscription.topic_name, type_name(subscription.msg_type)
     publishers = node.get_publishers_info_by_topic(topic)
     if not publishers:
-        names = {_type_name(kind) for kind in kinds}
+        names = {type_name(kind) for kind in kinds}
         others = [
             f"{name} ({', '.join(types)})"
             for name, types in node.get_topic_names_and_types()
@@ -206,7 +207,3 @@ def age_problem(milliseconds: float) -> str:
         f"masks come {span} {side}: synchronise the clocks of camera and receiver, or replay "
         "recordings with use_sim_time or restamped"
     )
-
-
-def _type_name(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"

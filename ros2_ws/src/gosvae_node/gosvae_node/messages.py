@@ -16,6 +16,11 @@ from gosvae_msgs.msg import LabelInfo, TokenPacket
 _CHANNELS = {"mono8": 1, "rgb8": 3, "bgr8": 3}
 
 
+def type_name(kind: type) -> str:
+    """Return what ROS calls a message class, as ``sensor_msgs/msg/Image``."""
+    return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+
+
 def to_image(pixels: npt.NDArray[np.uint8], encoding: str, header: HeaderMessage) -> Image:
     """Make an image message.
 
