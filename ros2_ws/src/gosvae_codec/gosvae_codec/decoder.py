@@ -61,6 +61,8 @@ class Decoder:
         self.bundle = bundle
         self.session = bundle.session(MASK, providers, threads, batch)
         self._coder = bundle.coder
+        # Compiled now, rather than at the first frame.
+        classify(np.zeros((len(bundle.labels.ids), 1, 1), np.float32), (1, 1), bundle.labels)
         self._stream: int | None = None
         self._previous = self._absent()
         self._held: OrderedDict[int, Tokens] = OrderedDict()

@@ -42,7 +42,7 @@ class LevelPrior:
     column: npt.NDArray[np.int16]
     """(grid columns, D)."""
     hidden: npt.NDArray[np.int16]
-    """(D, H)."""
+    """(H, D): a row for each unit of the second layer."""
     hidden_bias: npt.NDArray[np.int32]
     """(H,)."""
     node: npt.NDArray[np.int16]
@@ -177,7 +177,7 @@ def _level(
         table=np.ascontiguousarray(np.concatenate(tables)),
         row=take("row", np.int16, grid[0], width),
         column=take("column", np.int16, grid[1], width),
-        hidden=hidden.astype(np.int16),
+        hidden=np.ascontiguousarray(hidden.T.astype(np.int16)),
         hidden_bias=biases[0],
         node=take("node", np.int8, 1 << bits, height).astype(np.int16),
         node_bias=biases[1],
