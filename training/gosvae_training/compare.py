@@ -135,6 +135,11 @@ def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
         {
             "name": name,
             "levels": levels,
+            "bytes_ratio": round(
+                by_name[name, levels]["bytes_per_frame"]
+                / by_name[name + RIVAL, 1]["bytes_per_frame"],
+                3,
+            ),
             "miou": round(by_name[name, levels]["miou"] - by_name[name + RIVAL, 1]["miou"], 4),
             "interval": interval(values[name, levels] - values[name + RIVAL, 1]),
         }
@@ -166,19 +171,24 @@ def table(figures: dict[str, Any]) -> str:
             f"{row['miou']:.3f} ({low:.3f} to {high:.3f}) | {row['share_of_expert']:.3f} |"
         )
     if figures["differences"]:
-        lines += ["", "| tokens less labels | levels | mIoU (95%) |", "|---|---|---|"]
+        lines += [
+            "",
+            "| tokens against labels | levels | bytes, times the labels' | mIoU more (95%) |",
+            "|---|---|---|---|",
+        ]
     for each in figures["differences"]:
         low, high = each["interval"]
         lines.append(
-            f"| {each['name']} | {each['levels']} | "
+            f"| {each['name']} | {each['levels']} | {each['bytes_ratio']:.2f} | "
             f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f}) |"
         )
     return "\n".join(lines)
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
-    """Draw mIoU against bytes, a line for each bundle."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    """Draw mIoU against bytes, a line for each bundle; rivals share a colour."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    budgets = list(dict.fromkeys(row["name"].removesuffix(RIVAL) for row in figures["rows"]))
     for name in dict.fromkeys(row["name"] for row in figures["rows"]):
         rows = [row for row in figures["rows"] if row["name"] == name]
         reached = np.array([row["miou"] for row in rows])
@@ -188,12 +198,14 @@ def plot(figures: dict[str, Any], path: Path) -> None:
             reached,
             np.abs(bounds - reached),
             label=f"{name}, {rows[0]['vehicle_macs'] / 1e9:.2f} GMACs",
+            color=f"C{budgets.index(name.removesuffix(RIVAL))}",
             marker="s" if rows[0]["kind"] == "labels" else "o",
+            fillstyle="none" if rows[0]["kind"] == "labels" else "full",
             capsize=3,
         )
     axes.axhline(figures["expert_miou"], color="black", linestyle=":", label="expert")
     axes.set(xlabel="bytes a frame, predicted at 15 Hz", ylabel="mIoU")
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -52,6 +52,8 @@ class Data(Strict):
 
     train: dict[str, Source] = {"camvid": Source(split="train")}
     val: dict[str, Source] = {"camvid": Source(split="val")}
+    compression: float = Field(0.0, ge=0, le=1)
+    """Share of the crops trained on that are as a receiver of compressed pictures has them."""
 
     def names(self) -> list[str]:
         """Return the names of all datasets, each once, in order."""
@@ -211,6 +213,8 @@ class Upper(Strict):
 
     kind: Literal["upper"]
     width: PositiveInt = 96
+    blocks: NonNegativeInt = 0
+    """Residual ones before the features, at the tokens' stride."""
 
 
 class Tokens(Strict):

@@ -446,12 +446,40 @@ def _at_parts(matrix: npt.NDArray[np.float64], source: int, target: int) -> np.n
     return np.concatenate([linear * source, centred[:, None]], axis=1) / target
 
 
+PICTURE_CODECS = (
+    (".jpg", (cv2.IMWRITE_JPEG_QUALITY,), (5, 95)),
+    (".webp", (cv2.IMWRITE_WEBP_QUALITY,), (1, 95)),
+    (".avif", (cv2.IMWRITE_AVIF_SPEED, 9, cv2.IMWRITE_AVIF_QUALITY), (5, 85)),
+)
+"""File ending, OpenCV's parameters up to the quality, and the lowest and highest of it."""
+
+
+def recompress(frame: np.ndarray, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return a frame, uint8 (H, W, 3) RGB, as a receiver of pictures has it.
+
+    JPEG, WebP or AVIF of any quality, low ones more often; one in three at half of its sides.
+    """
+    size = frame.shape[1::-1]
+    if rng.random() < 1 / 3:
+        half = (size[0] // 2, size[1] // 2)
+        frame = cv2.resize(frame, half, interpolation=cv2.INTER_AREA)
+    ending, parameters, (low, high) = PICTURE_CODECS[rng.integers(len(PICTURE_CODECS))]
+    quality = round(low + (high - low) * rng.random() ** 1.5)
+    bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    _, coded = cv2.imencode(ending, bgr, [*parameters, quality])
+    made = cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if made.shape[1::-1] != size:
+        made = cv2.resize(made, size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(made, np.uint8)
+
+
 class RandomCrops(torch.utils.data.Dataset):
     """Endless-looking dataset of augmented crops; item `i` of seed `s` is always the same.
 
     Items are (uint8 (h, w, 3) RGB, int64 (h, w) channel index or 255). Frames are first brought
     to the height `rows`, at which the network will see them. Where the samples have an expert's
-    logits, items are (uint8 (h, w, 3), int64 (h/2, w/2), float32 (classes, h/4, w/4)).
+    logits, items are (uint8 (h, w, 3), int64 (h/2, w/2), float32 (classes, h/4, w/4)). A share
+    `compression` of the crops comes through a codec, at the scale that the network sees.
     """
 
     def __init__(
@@ -462,8 +490,10 @@ class RandomCrops(torch.utils.data.Dataset):
         size: tuple[int, int],
         length: int,
         seed: int,
+        compression: float = 0.0,
     ) -> None:
         self._samples = samples
+        self._compression = compression
         self._rows = rows
         self._size = size
         self._length = length
@@ -480,6 +510,8 @@ class RandomCrops(torch.utils.data.Dataset):
         rng = np.random.default_rng((self._seed, epoch, place))
         sample = fit_rows(self._samples[int(order[place])], self._rows)
         crop = augment(sample, self._size, rng)
+        if rng.random() < self._compression:
+            crop = crop._replace(frame=recompress(crop.frame, rng))
         item = torch.from_numpy(crop.frame), torch.from_numpy(self._channel[crop.mask])
         if crop.logits is None:
             return item

@@ -174,8 +174,8 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
     }
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Return the figures as a Markdown table; bytes a frame."""
+def table(figures: dict[str, Any], kind: str = "tokens") -> str:
+    """Return the figures as a Markdown table; bytes a frame, `kind` the bundle's."""
     lines = [
         "| what is sent | fixed length | intra | predicted | mIoU | of the expert's | agreement |"
         " vehicle GMACs | receiver GMACs |",
@@ -187,7 +187,7 @@ def table(figures: dict[str, Any]) -> str:
     )
     for row in figures["levels"]:
         lines.append(
-            f"| tokens, {row['levels']} level{'s' if row['levels'] > 1 else ''} | "
+            f"| {kind}, {row['levels']} level{'s' if row['levels'] > 1 else ''} | "
             f"{row['fixed_length_bytes']} | {row['intra_bytes']:.0f} | "
             f"{row['bytes_per_frame']:.0f} | {row['miou']:.3f} | {row['share_of_expert']:.3f} | "
             f"{row['agreement']:.3f} | {vehicle} | {receiver} |"
@@ -230,7 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (GosvaeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{figures['data']}, {figures['date']}\n\n{table(figures)}\n\n{classes_table(figures)}")
+    kind = bundle.manifest.get("kind", "tokens")
+    rows = table(figures, kind)
+    print(f"{figures['data']}, {figures['date']}\n\n{rows}\n\n{classes_table(figures)}")
     print(
         f"\nmilliseconds a frame, one thread of the CPU: vehicle {figures['vehicle_ms']}, "
         f"receiver {figures['receiver_ms']}, expert {figures['expert_ms']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import logging
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MASK, PRIOR, RECONSTRUCT
 from gosvae_codec.images import resize_frame
 
 from .config import Config, ConfigError, Fpn, Labels, Tokens, load_config
-from .data import DataError, Dataset, iterate, parse_folders
+from .data import DataError, Dataset, describe, iterate, parse_folders
 from .evaluate import INTRA_FRAMES, evaluate, table
 from .experts import OnnxExpert, build_expert
 from .light import LabelDecoder
@@ -36,9 +38,10 @@ from .objectives import build_tokens
 from .pixels import PixelDecoder, to_frames
 from .prior import fit_prior
 from .quantize import write_int8
-from .train import Material
+from .train import STAGES, Material
 
 OPSET = 18
+EXPERT = "expert.onnx"
 LEAST_KEPT = 0.95
 """Share of the tokens that must survive the rounding of the encoder's weights to float16."""
 FLOAT_CONVOLUTIONS = 5
@@ -450,7 +453,64 @@ def export(material: Material, runs: Path, models: Path) -> Path:
     finally:
         shutil.rmtree(made)
         delete_orphans(models)
-    print(table(manifest["figures"]))
+    print(table(manifest["figures"], manifest["kind"]))
+    return folder
+
+
+def export_expert(material: Material, runs: Path, models: Path) -> Path:
+    """Write ``models/<name>/expert.onnx`` with ``expert.yaml`` and card: an expert without tokens.
+
+    For receivers of pictures. It is measured on the validation frames, beside the expert whose
+    weights it started from.
+
+    Raises:
+        ExportError: the run is unfinished, or the written graph differs from the trained network.
+        DataError: a dataset cannot be read.
+    """
+    config, val = material.config, material.val
+    started = build_expert(config.expert.network, material.labels).eval().requires_grad_(False)
+    expert = copy.deepcopy(started)
+    if config.expert.steps:
+        _load(expert, runs / config.name / "expert", config.expert.steps)
+    folder = models / config.name
+    if (folder / "manifest.yaml").exists():
+        raise ExportError(f"{folder} is a bundle; give the expert's configuration another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = [(frame,) for frame in some_frames(val, 5, config.input_size)]
+    draft = folder / f".{EXPERT}.part"
+    try:
+        write_onnx(expert, frames, (["frames"], "logits"), draft)
+        session = ort.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
+        miou = material.score(lambda each: torch.from_numpy(infer(session, (each,))))
+        figures = {
+            "data": describe(val),
+            "date": str(date.today()),
+            "miou": round(miou, 4),
+        }
+        if isinstance(config.expert.network, Fpn) and config.expert.network.weights:
+            figures["started_from_miou"] = round(material.score(started), 4)
+        about: dict[str, Any] = {
+            "name": config.name,
+            "label_space": config.labels,
+            "input_size": list(config.input_size),
+            "expert": {"name": expert_name(config), **record(draft)},
+            "expert_macs": macs(expert, *frames[0]),
+            "provenance": {
+                "data": material.describe(),
+                "datasets": config.data.names(),
+                "compression": config.data.compression,
+                "license": material.terms(),
+                "commit": commit(),
+                "seed": config.seed,
+                **({"notes": config.notes} if config.notes else {}),
+            },
+            "figures": figures,
+        }
+        (folder / "README.md").write_text(expert_card(about))
+        (folder / "expert.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+        draft.replace(folder / EXPERT)
+    finally:
+        draft.unlink(missing_ok=True)
     return folder
 
 
@@ -482,7 +542,7 @@ def write_bundle(
         picture = PictureGraph(segmenter, config.input_size)
         write_onnx(picture, tokens_of, (["tokens"], "frames"), folder / RECONSTRUCT)
         files.append(RECONSTRUCT)
-    unnamed = folder / "expert.onnx"
+    unnamed = folder / EXPERT
     write_onnx(expert, frames, (["frames"], "logits"), unnamed)
     expert_record = {"name": expert_name(config), **record(unnamed)}
     # Named by its content, it can go to its place before the bundle does.
@@ -619,7 +679,7 @@ Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} {sends}, {wa
 packets: with codes of fixed length, as in wire format 1; as intra frames; and at the data's frame
 rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 
-{table(figures)}
+{table(figures, sends)}
 
 {precision}
 
@@ -646,6 +706,44 @@ Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes
 """
 
 
+def expert_card(about: dict[str, Any]) -> str:
+    """Return the text of the card of an expert without tokens."""
+    figures, provenance = about["figures"], about["provenance"]
+    height, width = about["input_size"]
+    before = ""
+    if "started_from_miou" in figures:
+        before = f"; the expert that it started from has {figures['started_from_miou']:.3f}"
+    compressed = ""
+    if share := provenance["compression"]:
+        compressed = f""", {share:.0%} of the crops compressed and
+decompressed first (JPEG, WebP or AVIF of any quality, one in three at half of its sides)"""
+    return f"""# {about["name"]}
+
+A segmentation network without tokens, for receivers of pictures: {about["expert"]["name"]},
+{about["expert_macs"] / 1e9:.2f} GMACs, {width}x{height} RGB, labels of {about["label_space"]}.
+`make bench` runs it on what all picture and video codecs bring, beside the bundle's own expert.
+
+mIoU {figures["miou"]:.3f} on untouched frames{before}
+({figures["data"]}, {figures["date"]}; weights stored as float16).
+docs/benchmark.md has what it makes of compressed ones.
+
+## Data and terms
+
+Trained on {provenance["data"]}{compressed}; no frame of `val` or `test` was trained on.
+{provenance["license"]}. Initial weights: EfficientNet-Lite, ImageNet (Apache-2.0).
+
+## Made by
+
+    for step in train export; do
+        python -m gosvae_training.$step training/configs/{about["name"]}.yaml --stage expert {
+        " ".join(f"--data {name}=PATH" for name in provenance["datasets"])
+    }
+    done
+
+Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
+"""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Export one configuration's run."""
     parser = argparse.ArgumentParser(prog="gosvae_training.export", description=__doc__)
@@ -654,6 +752,12 @@ def main(arguments: list[str] | None = None) -> int:
         "overrides", nargs="*", metavar="NAME=VALUE", help="as the run was trained with"
     )
     parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument(
+        "--stage",
+        choices=STAGES,
+        default=STAGES[-1],
+        help="expert: it alone, for receivers of pictures, instead of a bundle",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run lies")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
     options = parser.parse_intermixed_args(arguments)
@@ -663,7 +767,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         material = Material.load(config, parse_folders(config, options.data))
-        folder = export(material, options.runs, options.models)
+        write = export_expert if options.stage == "expert" else export
+        folder = write(material, options.runs, options.models)
     except (ConfigError, DataError, ExportError, GosvaeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

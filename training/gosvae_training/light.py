@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import EfficientNetLite, Expert, Variant, pad_to_stride, separable
+from .networks import (
+    ContextBlock,
+    EfficientNetLite,
+    Expert,
+    Variant,
+    pad_to_stride,
+    separable,
+)
 
 
 class LightEncoder(nn.Module):
@@ -122,7 +129,9 @@ class UpperDecoder(nn.Module):
 
     stride = 4
 
-    def __init__(self, dim: int, expert: Expert, token_stride: int, width: int) -> None:
+    def __init__(
+        self, dim: int, expert: Expert, token_stride: int, width: int, blocks: int = 0
+    ) -> None:
         """Make it.
 
         Args:
@@ -130,12 +139,14 @@ class UpperDecoder(nn.Module):
             expert: whose upper part is copied.
             token_stride: pixels from one vector to the next, 8, 16 or 32.
             width: channels before the expert's features.
+            blocks: residual ones of that width, at the tokens' stride.
         """
         super().__init__()
         self._multiple = 32 // token_stride
         self.enter = nn.Sequential(
             nn.Conv2d(dim, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
+        self.blocks = nn.Sequential(*(ContextBlock(width) for _ in range(blocks)))
         self.widen = nn.ModuleList()
         for channels, stride in zip(expert.backbone.channels, (4, 8), strict=False):
             up = token_stride // stride
@@ -155,7 +166,7 @@ class UpperDecoder(nn.Module):
         rows, columns = (-side % self._multiple for side in vectors.shape[2:])
         # Features of even and odd sides lie differently; see networks.pad_to_stride.
         vectors = F.pad(vectors, (0, columns, 0, rows), mode="replicate")
-        x = self.enter(vectors)
+        x = self.blocks(self.enter(vectors))
         stride4, stride8 = (widen(x) for widen in self.widen)
         coarser = self.expert.backbone.resume(stride8, 8)
         return self.expert.decode([stride4, stride8, *coarser])

@@ -322,7 +322,11 @@ class Argmax(nn.Module):
         return made, index[..., None], vectors.new_zeros(1)
 
 
-def residual_codes(levels: int, codes: int, dim: int) -> ResidualVQ:
+RARE = 0.5
+"""Vectors of a batch, on average, with fewer of which a code is restarted in training."""
+
+
+def residual_codes(levels: int, codes: int, dim: int, rare: float = RARE) -> ResidualVQ:
     """Return a quantiser with `levels` codebooks of `codes` vectors with `dim` numbers each."""
     return ResidualVQ(
         dim=dim,
@@ -332,7 +336,7 @@ def residual_codes(levels: int, codes: int, dim: int) -> ResidualVQ:
         kmeans_init=True,
         decay=0.97,
         commitment_weight=0.1,
-        threshold_ema_dead_code=0.5,
+        threshold_ema_dead_code=rare,
     )
 
 

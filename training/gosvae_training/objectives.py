@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from .config import (
     Light,
     Losses,
     Pixels,
+    Schedule,
     Segmenter,
     Tokens,
     Upper,
@@ -26,6 +28,7 @@ from .flow import LabelFlow
 from .light import LabelDecoder, LightEncoder, UpperDecoder
 from .losses import frame_miou, imitation_loss, segmentation_loss
 from .networks import (
+    RARE,
     Argmax,
     EfficientNetLite,
     Expert,
@@ -140,7 +143,7 @@ class TokenObjective(Objective):
                     theirs = resize(guide(frames), size)
                 ours = resize(made if seen is None else guide(seen), size)
                 each = imitation_loss(ours, theirs)
-                if index == 0:
+                if index == 0 and weights.supervised:
                     supervised = segmentation_loss(ours, target, self.class_weights)["loss"]
                     each["supervised"] = supervised * len(self.guides)
                 for name, value in each.items():
@@ -229,7 +232,10 @@ def usage(indices: Tensor, network: TokenNetwork) -> dict[str, Tensor]:
 
 
 def build_tokens(
-    tokens: Tokens | Segmenter, classes: int, expert: nn.Module | None = None
+    tokens: Tokens | Segmenter,
+    classes: int,
+    expert: nn.Module | None = None,
+    schedule: Schedule | None = None,
 ) -> TokenNetwork:
     """Return the network that a configuration describes.
 
@@ -238,6 +244,7 @@ def build_tokens(
         classes: channels of masks.
         expert: where given, what is pretrained starts with this expert's weights, if it has
             a backbone, else with ImageNet's.
+        schedule: where given, rare codes are restarted as suits its batches.
 
     Raises:
         ConfigError: the encoder has no such stride, or a decoder needs an expert with a backbone.
@@ -254,14 +261,19 @@ def build_tokens(
         if not isinstance(expert, Expert):
             raise ConfigError("tokens.decoder.kind: upper needs an expert of kind fpn")
         part = tokens.decoder
-        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width)
+        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width, part.blocks)
     else:
         decoder = MaskDecoder(
             tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
         )
     quantizer: nn.Module = Rounding()
     if tokens.codes:
-        quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim)
+        rare = RARE
+        if schedule is not None:
+            vectors = schedule.batch * math.prod(side / encoder.stride for side in schedule.crop)
+            # Of few vectors for many codes no more than a few can be expected for each.
+            rare = min(RARE, 0.1 * vectors / tokens.codes)
+        quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
     return TokenNetwork(encoder, quantizer, decoder)
 
 
@@ -316,5 +328,5 @@ def build_objective(
     if isinstance(config.tokens, Labels):
         flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
         return LabelObjective(flow, expert)
-    network = build_tokens(config.tokens, len(labels), expert)
+    network = build_tokens(config.tokens, len(labels), expert, config.segmenter)
     return TokenObjective(network, [expert, *guides.values()], config.losses, class_weights)

@@ -8,15 +8,18 @@ is measured on the validation frames with every expert of the study as judge.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import lzma
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -26,6 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from gosvae_codec.images import resize_frame
+from gosvae_codec.labels import LabelSpace
+from gosvae_codec.masks import colorize
 from gosvae_codec.metrics import ConfusionMatrix
 
 from .config import (
@@ -40,7 +45,7 @@ from .config import (
     parse,
     read_yaml,
 )
-from .data import DataError, describe, iterate, parse_folders
+from .data import DataError, Dataset, Sample, describe, iterate, parse_folders
 from .depth import DepthDecoder, DepthFrames, DepthObjective, Shuffled, depth_errors
 from .evaluate import LZMA
 from .experts import frozen
@@ -49,6 +54,9 @@ from .networks import TokenNetwork, resize_logits
 from .objectives import LabelObjective, Objective, TokenObjective, build_objective
 from .pixels import to_frames
 from .train import Material, add_machine_options, fingerprint, train_segmenter
+
+PANEL = "panel.npy"
+"""File in a row's folder: what the validation frame in the middle becomes."""
 
 
 class Row(Strict):
@@ -79,7 +87,23 @@ class Study(Strict):
     experts: dict[str, Network]
     """Frozen experts; all judge all rows. ``--weights NAME=PATH`` says where their weights are."""
     rows: dict[str, Row]
+    every: PositiveInt = 1
+    """Validation frames from one that is measured to the next."""
     depth: Depth | None = None
+
+
+class _Spaced:
+    """Every so many frames of a dataset."""
+
+    def __init__(self, dataset: Dataset, every: int) -> None:
+        self._dataset, self._every, self.terms = dataset, every, dataset.terms
+        self.title = dataset.title if every == 1 else f"{dataset.title}, one frame in {every}"
+
+    def __len__(self) -> int:
+        return -(-len(self._dataset) // self._every)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[index * self._every]
 
 
 def load_study(path: Path, weights: Mapping[str, str]) -> tuple[Study, dict[str, Config]]:
@@ -112,6 +136,9 @@ def load_study(path: Path, weights: Mapping[str, str]) -> tuple[Study, dict[str,
         for text in row.set:
             override(each, text)
         configs[name] = parse(Config, each, f"{path}: rows.{name}")
+    shared = [(each.data, each.input_size) for each in configs.values()]
+    if any(each != shared[0] for each in shared):
+        raise ConfigError(f"{path}: rows have to share data and input_size")
     return study, configs
 
 
@@ -163,51 +190,94 @@ def _sent_bytes(config: Config, objective: Objective, frame: Tensor) -> float:
     return float(places * config.tokens.levels * (config.tokens.codes - 1).bit_length() / 8)
 
 
-@torch.inference_mode()
-def measure(
-    config: Config, material: Material, objective: Objective, judges: Mapping[str, nn.Module]
-) -> dict[str, Any]:
-    """Return the figures of a trained row on the validation frames.
+def _mask(logits: Tensor, shape: tuple[int, int], labels: LabelSpace) -> np.ndarray:
+    return labels.ids[resize_logits(logits, shape).argmax(1)[0].numpy()]
 
-    Masks decoded directly have no other judge than themselves; pictures are shown to all.
+
+class Judge:
+    """A frozen expert and its masks of the validation frames as they are."""
+
+    def __init__(self, name: str, network: nn.Module, material: Material) -> None:
+        """Look at all frames once."""
+        self.network, truth = network, ConfusionMatrix()
+        self.masks = []
+        for sample, frame in _val(material, f"{name}, no codec"):
+            self.masks.append(_mask(network(frame), sample.mask.shape, material.labels))
+            truth.add(sample.mask, self.masks[-1])
+        self.miou = round(truth.miou(), 4)
+
+
+def _panel(picture: np.ndarray | None, mask: np.ndarray, material: Material) -> np.ndarray:
+    """Return a picture, white where there is none, above a mask: uint8 (360, 240, 3) RGB."""
+    if picture is None:
+        picture = np.full((*mask.shape, 3), 255, np.uint8)
+    parts = (picture, colorize(mask, material.labels))
+    return np.concatenate(
+        [cv2.resize(part, (240, 180), interpolation=cv2.INTER_AREA) for part in parts]
+    )
+
+
+def _strip(panels: Mapping[str, np.ndarray]) -> bytes:
+    """Return panels side by side, each under its name, as JPEG."""
+    titled = []
+    for name, panel in panels.items():
+        title = np.full((20, panel.shape[1], 3), 255, np.uint8)
+        cv2.putText(title, name, (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        titled.append(np.concatenate([title, panel]))
+    strip = cv2.cvtColor(np.concatenate(titled, 1), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+
+
+def _val(material: Material, name: str) -> Iterator[tuple[Sample, Tensor]]:
+    for sample in tqdm(iterate(material.val), total=len(material.val), desc=name, mininterval=5):
+        frame = resize_frame(sample.frame, material.config.input_size)
+        yield sample, torch.from_numpy(frame)[None]
+
+
+def measure(
+    config: Config, material: Material, objective: Objective, judges: Mapping[str, Judge], own: str
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the figures of a trained row on the validation frames, and what one looks like.
+
+    Masks decoded directly have no other judge than themselves; pictures are shown to all, and mIoU
+    and agreement are what judge `own`, the row's expert, makes of them.
     """
-    labels, size = material.labels, config.input_size
     network = objective.network
     draws = isinstance(objective, LabelObjective) or objective.draws
-    truth, agreement = ConfusionMatrix(), ConfusionMatrix()
-    foreign = {name: ConfusionMatrix() for name in judges} if draws else {}
-    sizes = []
-    first = objective.expert if isinstance(objective, LabelObjective) else objective.guides[0]
-
-    def mask(logits: Tensor, shape: tuple[int, int]) -> np.ndarray:
-        return labels.ids[resize_logits(logits, shape).argmax(1)[0].numpy()]
-
-    for sample in tqdm(iterate(material.val), total=len(material.val), desc=config.name):
-        frame, shape = torch.from_numpy(resize_frame(sample.frame, size))[None], sample.mask.shape
+    agreement = ConfusionMatrix()
+    truth = {name: ConfusionMatrix() for name in (judges if draws else [own])}
+    sizes, used = [], set()
+    for index, (sample, frame) in enumerate(_val(material, config.name)):
         sizes.append(_sent_bytes(config, objective, frame))
         if isinstance(objective, LabelObjective):
-            shown = to_frames(network.draw(objective.labels(frame)))
+            made = network.draw(objective.labels(frame))
         else:
-            made = network(frame, True)[0]
-            shown = to_frames(made) if draws else None
-        logits = made if shown is None else first(shown)
-        ours = mask(logits, shape)
-        truth.add(sample.mask, ours)
-        agreement.add(mask(first(frame), shape), ours)
-        for name, matrix in foreign.items():
-            matrix.add(sample.mask, mask(judges[name](shown), shape))
-    example = torch.zeros(1, *size, 3, dtype=torch.uint8)
+            made, _, indices = network(frame, True)
+            used.update(indices[..., :1].flatten().tolist())
+        for name, matrix in truth.items():
+            logits = judges[name].network(to_frames(made)) if draws else made
+            ours = _mask(logits, sample.mask.shape, material.labels)
+            matrix.add(sample.mask, ours)
+            if name == own:
+                agreement.add(judges[own].masks[index], ours)
+                if index == len(material.val) // 2:
+                    seen = to_frames(made)[0].byte().numpy() if draws else None
+                    panel = _panel(seen, ours, material)
+    example = torch.zeros(1, *config.input_size, 3, dtype=torch.uint8)
     vehicle, receiver = _compute(objective, example)
-    count = float(np.mean(sizes))
-    return {
-        "miou": round(truth.miou(), 4),
+    size, count = config.input_size, float(np.mean(sizes))
+    figures = {name: round(matrix.miou(), 4) for name, matrix in truth.items()}
+    row = {
+        "miou": figures[own],
         "agreement": round(agreement.miou(), 4),
-        "judges": {name: round(matrix.miou(), 4) for name, matrix in foreign.items()},
+        "judges": figures if draws else {},
+        "codes_used": len(used),
         "payload_bytes": round(count, 1),
         "compression_ratio": round(size[0] * size[1] * 3 / count, 1),
         "vehicle_macs": vehicle,
         "receiver_macs": receiver,
     }
+    return row, panel
 
 
 def study_depth(
@@ -255,26 +325,34 @@ def study_depth(
 
 def table(result: dict[str, Any]) -> str:
     """Return a study's figures as a Markdown section."""
-    judges = list(result["experts"])
+    experts = result["experts"]
+    # What the only expert sees is the row's mIoU.
+    judges = list(experts) if len(experts) > 1 else []
+    alone = "" if judges else f"{next(iter(experts.values())):.3f}"
+    rows = result["rows"].values()
+    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in rows})
+    minutes = [row["cpu_minutes"] for row in rows if "cpu_minutes" in row]
+    spent = f", {min(minutes):.1f} to {max(minutes):.1f} minutes of CPU" if minutes else ""
     lines = [
         f"## {result['title']}",
         "",
-        f"{result['data']}; {result['date']}; `{result['command']}`",
+        f"{result['data']}; a row is {' or '.join(runs)}{spent}; {result['date']};",
+        f"`{result['command']}`",
         "",
-        "| row | payload bytes | ratio | mIoU | agreement |"
+        "| row | payload bytes | ratio | codes used | mIoU | agreement |"
         + "".join(f" seen by {name} |" for name in judges)
         + " vehicle GMACs | receiver GMACs |",
-        "|---" * (7 + len(judges)) + "|",
+        "|---" * (8 + len(judges)) + "|",
     ]
-    ceilings = "".join(f" {value:.3f} |" for value in result["experts"].values())
-    lines.append(f"| frames, no codec | | 1 | | |{ceilings} | |")
+    ceilings = "".join(f" {experts[judge]:.3f} |" for judge in judges)
+    lines.append(f"| frames, no codec | | 1 | | {alone} | |{ceilings} | |")
     for name, row in result["rows"].items():
         seen = "".join(
             f" {row['judges'][judge]:.3f} |" if judge in row["judges"] else " |" for judge in judges
         )
         lines.append(
             f"| {name} | {row['payload_bytes']:.0f} | {row['compression_ratio']:.0f} | "
-            f"{row['miou']:.3f} | {row['agreement']:.3f} |{seen} "
+            f"{row['codes_used'] or ''} | {row['miou']:.3f} | {row['agreement']:.3f} |{seen} "
             f"{row['vehicle_macs'] / 1e9:.2f} | {row['receiver_macs'] / 1e9:.2f} |"
         )
     if any("depth" in row for row in result["rows"].values()):
@@ -285,6 +363,34 @@ def table(result: dict[str, Any]) -> str:
                     f"| {name}, {source} | {errors['abs_rel']:.3f} | {errors['delta1']:.3f} |"
                 )
     return "\n".join(lines) + "\n"
+
+
+def render(page: str, name: str, section: str) -> str:
+    """Return a Markdown page with a section between its marks, or at the end if it has none."""
+    start, end = f"<!-- study: {name} -->\n", "<!-- end -->"
+    before, found, after = page.partition(start)
+    if not found:
+        return f"{page}\n{start}{section}{end}\n"
+    return before + start + section + end + after.partition(end)[2]
+
+
+def _write(output: Path, result: dict[str, Any], panels: Mapping[str, np.ndarray]) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    page = output.with_name("README.md")
+    before = page.read_text() if page.exists() else "# Studies\n"
+    for path, content in (
+        (output, (json.dumps(result, indent=2) + "\n").encode()),
+        (page, render(before, output.stem, table(result)).encode()),
+        (output.with_suffix(".jpg"), _strip(panels)),
+    ):
+        path.with_suffix(".part").write_bytes(content)
+        path.with_suffix(".part").replace(path)
+
+
+def _folder(runs: Path, config: Config) -> Path:
+    """Return where a row is kept; rows of other studies that say the same are the same run."""
+    same = config.model_dump_json(exclude={"name", "notes"})
+    return runs / "studies" / hashlib.sha256(same.encode()).hexdigest()[:12]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -313,22 +419,35 @@ def main(arguments: list[str] | None = None) -> int:
         fabric = make_fabric(options.accelerator, options.devices, options.nodes, options.precision)
         output = options.output / f"{options.study.stem}.json"
         result: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"rows": {}}
-        for name in options.row or configs:
-            row = _run_row(fabric, study, configs[name], options)
-            result["rows"][name] = row.pop("row")
-            result |= {"title": study.title, "date": str(date.today()), **row}
-            data = " ".join(f"--data {each}=PATH" for each in configs[name].data.names())
-            result["command"] = f"python -m gosvae_training.studies {options.study} {data}"
+        names = options.row or list(configs)
+        first = configs[names[0]]
+        material, size = Material.load(first, parse_folders(first, options.data)), first.input_size
+        material = replace(material, val=_Spaced(material.val, study.every))
+        experts = {name: frozen(each, material.labels) for name, each in study.experts.items()}
+        with torch.inference_mode(), fabric.autocast():
+            judges = {name: Judge(name, each, material) for name, each in experts.items()}
+        middle = len(material.val) // 2
+        mask = judges[study.rows[names[0]].expert].masks[middle]
+        frame = _panel(material.val[middle].frame, mask, material)
+        for name in names:
+            config = configs[name]
+            result["rows"][name] = _run_row(
+                fabric, study, name, replace(material, config=config), judges, options
+            )
+            data = " ".join(f"--data {each}=PATH" for each in config.data.names())
+            result |= {
+                "title": study.title,
+                "date": str(date.today()),
+                "data": f"{describe(material.val)}, seen at {size[1]}x{size[0]}",
+                "experts": {name: judge.miou for name, judge in judges.items()},
+                "command": f"python -m gosvae_training.studies {options.study} {data}",
+            }
             result["rows"] = {
                 each: result["rows"][each] for each in configs if each in result["rows"]
             }
-            output.parent.mkdir(parents=True, exist_ok=True)
-            for path, text in (
-                (output, json.dumps(result, indent=2) + "\n"),
-                (output.with_suffix(".md"), table(result)),
-            ):
-                path.with_suffix(".part").write_text(text)
-                path.with_suffix(".part").replace(path)
+            made = {each: _folder(options.runs, configs[each]) / PANEL for each in result["rows"]}
+            panels = {each: np.load(path) for each, path in made.items() if path.exists()}
+            _write(output, result, {"frame, no codec": frame, **panels})
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -337,31 +456,44 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_row(
-    fabric: Fabric, study: Study, config: Config, options: argparse.Namespace
+    fabric: Fabric,
+    study: Study,
+    name: str,
+    material: Material,
+    judges: Mapping[str, Judge],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
-    started = time.monotonic()
-    material = Material.load(config, parse_folders(config, options.data))
-    judges = {name: frozen(each, material.labels) for name, each in study.experts.items()}
+    config, row = material.config, study.rows[name]
+    expert = judges[row.expert].network
+    folder = _folder(options.runs, config)
+    begun, started = (folder / "segmenter" / "last.pt").exists(), time.process_time()
     torch.manual_seed(config.seed)
-    expert = frozen(config.expert.network, material.labels)
-    folder = options.runs / config.name
-    averaged = train_segmenter(fabric, material, expert, folder / "segmenter", options.workers)
-    classes = len(material.labels)
-    guides = {name: judges[name] for name in config.guides}
-    objective = build_objective(config, material.labels, expert, guides, torch.ones(classes))
+    averaged = train_segmenter(
+        fabric, material, expert, folder / "segmenter", options.workers, report=False
+    )
+    spent = folder / "cpu_minutes.txt"
+    if not begun:
+        spent.write_text(f"{(time.process_time() - started) / 60:.2f}")
+    guides = {each: judges[each].network for each in row.guides}
+    weights = torch.ones(len(material.labels))
+    objective = build_objective(config, material.labels, expert, guides, weights)
     objective.network = averaged
     objective.to("cpu").eval()
-    figures = measure(config, material, objective, judges)
-    figures["minutes"] = round((time.monotonic() - started) / 60, 1)
+    with torch.inference_mode(), fabric.autocast():
+        figures, panel = measure(config, material, objective, judges, row.expert)
+    np.save(folder / PANEL, panel)
+    schedule = config.segmenter
+    crop = f"{schedule.crop[1]}x{schedule.crop[0]}"
+    figures["training"] = f"{schedule.steps} steps of {schedule.batch} crops of {crop}"
+    figures["seed"] = config.seed
+    # Of runs that went on where they had been interrupted it is not known.
+    if spent.exists():
+        figures["cpu_minutes"] = float(spent.read_text())
     if study.depth is not None and isinstance(objective, TokenObjective):
         figures["depth"] = study_depth(
             fabric, study, config, objective.network, options.streets, folder / "depth"
         )
-    return {
-        "row": figures,
-        "data": describe(material.val),
-        "experts": {name: round(material.score(judge), 4) for name, judge in judges.items()},
-    }
+    return figures
 
 
 if __name__ == "__main__":

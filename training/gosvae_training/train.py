@@ -92,6 +92,7 @@ class Material:
                 schedule.crop,
                 schedule.steps * schedule.batch,
                 seed + 1_000_003 * index,
+                self.config.data.compression,
             )
             for index, dataset in enumerate(train.values())
         ]
@@ -178,9 +179,17 @@ def train_expert(fabric: Fabric, material: Material, folder: Path, workers: int 
 
 
 def train_segmenter(
-    fabric: Fabric, material: Material, expert: nn.Module, folder: Path, workers: int = 0
+    fabric: Fabric,
+    material: Material,
+    expert: nn.Module,
+    folder: Path,
+    workers: int = 0,
+    report: bool = True,
 ) -> nn.Module:
-    """Return what ``tokens`` in the configuration describes, trained to imitate `expert`."""
+    """Return what ``tokens`` in the configuration describes, trained to imitate `expert`.
+
+    Unless `report` is off, validation figures are printed at the end.
+    """
     config, seed = material.config, material.config.seed + 1
     guides = {
         name: frozen(network, material.labels).to(fabric.device)
@@ -214,7 +223,7 @@ def train_segmenter(
         score,
         workers,
     )
-    if fabric.is_global_zero:
+    if report and fabric.is_global_zero:
         print(f"segmenter: val mIoU {score(averaged):.4f}")
         if isinstance(config.tokens, Tokens) and config.tokens.codes:
             report_codebook(averaged, material, fabric.device)

@@ -24,6 +24,7 @@ from gosvae_training.data import (
     fit_rows,
     iterate,
     load_dataset,
+    recompress,
     translate,
 )
 
@@ -152,6 +153,35 @@ def test_crops_are_repeatable_and_frame_and_mask_move_together() -> None:
         inside = cv2.erode((crop.mask == label).astype(np.uint8), np.ones((9, 9))) > 0
         if inside.sum() > 50:
             assert gray[inside].std() < 12
+
+
+def test_a_share_of_the_crops_comes_through_a_codec() -> None:
+    rng = np.random.default_rng(0)
+    frame = cv2.resize(rng.integers(0, 256, (16, 16, 3), np.uint8), (256, 256))
+    sample = Sample(frame, np.zeros((256, 256), np.uint8))
+    clean, half, whole = (
+        RandomCrops(Listed([sample] * 40), CAMVID, 256, (96, 128), 40, 5, compression=share)
+        for share in (0.0, 0.5, 1.0)
+    )
+    same = [torch.equal(half[index][0], clean[index][0]) for index in range(40)]
+    assert 10 < sum(same) < 30
+    for index in range(40):
+        (frame, target), (before, wanted) = whole[index], clean[index]
+        assert torch.equal(target, wanted)
+        away = (frame.float() - before.float()).abs().mean()
+        assert 0 < away < 40
+        assert torch.equal(frame, whole[index][0])
+
+
+def test_codecs_leave_frames_recognisable_at_any_size() -> None:
+    rng = np.random.default_rng(0)
+    frame = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (97, 65))
+    errors = [
+        np.abs(recompress(frame, np.random.default_rng(seed)).astype(int) - frame).mean()
+        for seed in range(60)
+    ]
+    assert min(errors) < 4 and max(errors) < 40
+    assert max(errors) > 3 * min(errors)
 
 
 def test_a_mixture_keeps_to_its_shares_and_repeats() -> None:

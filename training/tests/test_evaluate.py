@@ -76,6 +76,7 @@ def test_a_bundle_is_measured_on_any_known_layout(
     assert [row["scale"] for row in figures["labels"]] == [4, 8]
     printed = capsys.readouterr().out
     assert table(figures) in printed and "frames, no codec" in printed
+    assert "| tokens, 1 level |" in printed and "| labels, 1 level |" in table(figures, "labels")
 
 
 def test_labels_that_are_sent_arrive() -> None:

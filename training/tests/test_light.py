@@ -76,6 +76,12 @@ def test_rivals_are_compared_frame_by_frame(
     assert compare.table(figures) in capsys.readouterr().out
 
 
+def test_the_page_shows_the_committed_figures() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    figures = json.loads((docs / "light-vehicle.json").read_text())
+    assert compare.table(figures) in (docs / "light-vehicle.md").read_text()
+
+
 def test_miou_of_many_frames_is_that_of_the_confusion_matrix() -> None:
     rng, whole, counts = np.random.default_rng(0), ConfusionMatrix(), []
     for _ in range(3):

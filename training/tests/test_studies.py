@@ -52,6 +52,10 @@ def test_mistakes_in_a_study_are_named(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=r"rows.imitation: no experts \['nobody'\]"):
         studies.load_study(path, {})
+    values["rows"]["imitation"] = {"expert": "lite0", "set": ["input_size=[64, 96]"]}
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match="rows have to share data and input_size"):
+        studies.load_study(path, {})
 
 
 def write_study(root: Path, values: dict[str, object]) -> list[str]:
@@ -81,8 +85,29 @@ def test_a_study_becomes_a_table_row_by_row(
     for row in rows.values():
         assert set(row["judges"]) == {"one", "two"} and row["vehicle_macs"] > 0
         assert 0 <= row["miou"] <= 1
-    table = (tmp_path / "docs/study.md").read_text()
-    assert table.count("\n| ") == 5 and "| frames, no codec |" in table
+    assert rows["imitation"]["codes_used"] > 0 == rows["autoencoder"]["codes_used"]
+    assert rows["flow"]["training"] == "2 steps of 2 crops of 64x64"
+    page = (tmp_path / "docs/README.md").read_text()
+    assert page.count("\n| ") == 5 and "| frames, no codec |" in page
+
+
+def test_rows_that_say_the_same_are_one_run(tmp_path: Path) -> None:
+    rows = {"first": {"expert": "one"}, "again": {"expert": "one"}}
+    arguments = write_study(tmp_path, {**STUDY, "every": 2, "rows": rows})
+    assert studies.main(arguments) == 0
+    result = json.loads((tmp_path / "docs/study.json").read_text())
+    assert "val, one frame in 2, 2 frames" in result["data"]
+    first, again = result["rows"].values()
+    assert first == again and first["cpu_minutes"] >= 0
+    strip = cv2.imread(str(tmp_path / "docs/study.jpg"))
+    assert strip.shape == (380, 3 * 240, 3)
+    assert len(list((tmp_path / "runs/studies").iterdir())) == 1
+
+
+def test_a_page_keeps_what_stands_around_a_table() -> None:
+    page = studies.render("# Studies\n", "one", "a\n")
+    page = studies.render(page + "Of one.\n", "two", "b\n")
+    assert studies.render(page, "one", "c\n") == page.replace("a\n<!--", "c\n<!--")
 
 
 def write_depth(root: Path) -> Path:
@@ -121,4 +146,4 @@ def test_a_study_of_depth_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert studies.main([*arguments, "--streets", str(streets)]) == 0
     row = json.loads((tmp_path / "docs/study.json").read_text())["rows"]["imitation"]
     assert set(row["depth"]) == {"tokens", "not quantised"}
-    assert "| depth from |" in (tmp_path / "docs/study.md").read_text()
+    assert "| depth from |" in (tmp_path / "docs/README.md").read_text()

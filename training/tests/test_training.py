@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -133,6 +134,30 @@ def test_the_manifest_tells_what_was_read_and_kept(trained: Path) -> None:
     assert manifest["provenance"]["commit"]
     assert manifest["figures"]["data"] == "CamVid val, 4 frames at 96x64"
     assert 0.95 <= manifest["figures"]["tokens_kept_by_float16"] <= 1
+
+
+def test_an_expert_may_go_without_tokens(small: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(small, tmp_path / "alone"))
+    write_config(root / "tiny.yaml", **{**SMALL, "data": {"compression": 0.5}, "name": "tuned"})
+    models = root / "models"
+    assert run(train.main, root, "--stage", "expert") == 0
+    assert run(export.main, root, "--models", str(models), "--stage", "expert") == 0
+    about = yaml.safe_load((models / "tuned" / "expert.yaml").read_text())
+    assert (about["label_space"], about["input_size"]) == ("camvid", list(SIZE))
+    network = models / "tuned" / "expert.onnx"
+    assert about["expert"]["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
+    frame = load_dataset(root / "camvid", "val")[0].frame
+    assert Session(network, ["cpu"], 1).run(frame[None]).shape[:2] == (1, len(CAMVID))
+    card = (models / "tuned" / "README.md").read_text()
+    assert "50% of the crops compressed" in card and "--stage expert" in card
+    assert {path.name for path in (models / "tuned").iterdir()} == {
+        "README.md",
+        "expert.onnx",
+        "expert.yaml",
+    }
+    assert run(export.main, root, "--models", str(models)) == 1
+    write_config(root / "tiny.yaml", **SMALL)
+    assert run(export.main, root, "--models", str(models), "--stage", "expert") == 1
 
 
 @pytest.fixture
