@@ -2,6 +2,7 @@
 # the environment, where make puts them, so that they may hold spaces and quotes.
 
 RUN := python3 tools/setup_environment.py --exec
+BENCH := python3 tools/setup_environment.py --bench --exec
 TRAIN := python3 tools/setup_environment.py --training --exec
 STREETS := python3 tools/setup_environment.py --streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
@@ -10,7 +11,7 @@ BUNDLE ?= models/camvid-f16
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo view test test-training test-streets lint reference train evaluate sweep bench streets shell clean
+.PHONY: help demo view test test-training test-streets lint reference train evaluate sweep bench bench-pipeline streets shell clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +33,8 @@ help:
 	@echo "  BUNDLE=DIR, OUTPUT=DIR  another bundle; where to, instead of out/sweep"
 	@echo "make bench DATA=PATH      all codecs and this one, on the labelled frames at PATH; resumes"
 	@echo "  JSON=FILE, QUICK=1      results there, instead of out/benchmark.json; fewer settings"
+	@echo "make bench-pipeline       latency, rate, CPU and memory over DDS, beside JPEG and raw images; resumes"
+	@echo "  JSON=FILE, QUICK=1      results there, instead of out/pipeline.json; fewer rows"
 	@echo "make test-training        tests of training"
 	@echo "make streets ARGS=...     render labelled drives; ARGS='render --help' tells more"
 	@echo "make test-streets         tests of rendering"
@@ -47,7 +50,7 @@ view:
 	@$(RUN) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} --loop --view
 
 test:
-	@$(RUN) $(PYTEST)
+	@$(BENCH) $(PYTEST)
 
 test-training:
 	@$(TRAIN) $(PYTEST) training/tests
@@ -83,8 +86,11 @@ sweep:
 
 bench:
 	@test -d "$$DATA" || { echo "make bench DATA=PATH: PATH is a folder of labelled frames, not '$$DATA'"; exit 1; }
-	@$(RUN) python bench/benchmark.py --reference $(BUNDLE) --data "$$DATA" \
+	@$(BENCH) python bench/benchmark.py --reference $(BUNDLE) --data "$$DATA" \
 		$${JSON:+--json "$$JSON"} $${QUICK:+--quick}
+
+bench-pipeline:
+	@$(RUN) python bench/pipeline.py --bundle $(BUNDLE) $${JSON:+--json "$$JSON"} $${QUICK:+--quick}
 
 shell:
 	@$(RUN) "$${SHELL:-bash}"

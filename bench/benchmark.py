@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,14 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from contenders import Contender, contenders, find_bundles, open_expert, wire_bytes
+from contenders import (
+    Contender,
+    contenders,
+    find_bundles,
+    find_experts,
+    open_expert,
+    wire_bytes,
+)
 from rich.progress import Progress
 from streams import Image
 
@@ -70,7 +76,8 @@ class Task:
         """Return all contenders by their keys."""
         camera = Drive(self.frames).frame(0).shape[:2]
         bundles = find_bundles(self.models)
-        found = contenders(self.bundle(), bundles, camera, self.experts)
+        experts = [*find_experts(self.models, self.bundle()), *self.experts]
+        found = contenders(self.bundle(), bundles, camera, experts)
         return {each.key: each for each in found}
 
 
@@ -212,34 +219,40 @@ def counts_of(truth: Mask, mask: Mask) -> npt.NDArray[np.int64]:
     return matrix.counts
 
 
-def quality(task: Task, key: str) -> dict[str, Any]:
-    """Return bytes and quality of one contender over all frames."""
-    drive, contender = Drive(task.frames), task.contenders()[key]
-    codec = contender.make()
-    expert = open_expert(task.bundle(), contender.expert) if contender.expert else None
-    sizes, wires, truth, agreement = [], [], [], []
+def quality(task: Task, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return bytes and quality over all frames of contenders that send the same, by key."""
+    drive = Drive(task.frames)
+    some = [task.contenders()[key] for key in keys]
+    codec = some[0].make()
+    experts = [open_expert(task.bundle(), each.expert) if each.expert else None for each in some]
+    sizes, wires = [], []
+    truth: list[list[Any]] = [[] for _ in some]
+    agreement: list[list[Any]] = [[] for _ in some]
     for index in range(len(drive)):
         sent = codec.encode(drive.frame(index))
         messages = codec.messages(sent)
         sizes.append(sum(messages))
         wires.append(wire_bytes(messages))
         made = codec.decode(sent)
-        mask = expert.segment(made) if expert else made
-        label = drive.label(index)
-        mask = resize_mask(mask, label.shape)
-        truth.append(counts_of(label, mask))
-        agreement.append(counts_of(drive.expert(index), mask))
-    miou, miou_ci = Counts.of(truth).figures()
-    agreed, agreed_ci = Counts.of(agreement).figures()
-    return {
-        "bytes_per_frame": round(float(np.mean(sizes)), 1),
-        "bytes_p95": round(float(np.percentile(sizes, 95)), 1),
-        "wire_bytes_per_frame": round(float(np.mean(wires)), 1),
-        "miou": miou,
-        "miou_ci95": miou_ci,
-        "agreement": agreed,
-        "agreement_ci95": agreed_ci,
-    }
+        label, wanted = drive.label(index), drive.expert(index)
+        for place, expert in enumerate(experts):
+            mask = resize_mask(expert.segment(made) if expert else made, label.shape)
+            truth[place].append(counts_of(label, mask))
+            agreement[place].append(counts_of(wanted, mask))
+    found = {}
+    for key, of_labels, of_expert in zip(keys, truth, agreement, strict=True):
+        miou, miou_ci = Counts.of(of_labels).figures()
+        agreed, agreed_ci = Counts.of(of_expert).figures()
+        found[key] = {
+            "bytes_per_frame": round(float(np.mean(sizes)), 1),
+            "bytes_p95": round(float(np.percentile(sizes, 95)), 1),
+            "wire_bytes_per_frame": round(float(np.mean(wires)), 1),
+            "miou": miou,
+            "miou_ci95": miou_ci,
+            "agreement": agreed,
+            "agreement_ci95": agreed_ci,
+        }
+    return found
 
 
 def segment(task: Task, index: int) -> None:
@@ -392,7 +405,7 @@ class Results:
             "codec": contender.codec,
             "setting": contender.setting,
             "sends": contender.sends,
-            "expert": contender.expert.stem if contender.expert else None,
+            "expert": contender.expert_name,
             **empty,
             **self._rows.get(contender.key, {}),
             "vehicle_macs": contender.vehicle_macs,
@@ -460,33 +473,50 @@ def _parallel(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, 
         return
     drive = Drive(task.frames)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count(), _one_thread) as pool, Progress() as progress:
+    groups = list(_grouped(todo, lambda key: task.contenders()[key].stream).values())
+    cores = len(os.sched_getaffinity(0))
+    with context.Pool(cores, _one_thread) as pool, Progress() as progress:
         frames = [index for index in range(len(drive)) if not drive.has("expert", index)]
         bar = progress.add_task("expert", total=len(frames))
         for _ in pool.imap(_run, [(segment, task, index) for index in frames], 8):
             progress.advance(bar)
         bar = progress.add_task("quality", total=len(todo))
-        for key, figures in pool.imap_unordered(_run, [(quality, task, key) for key in todo]):
-            yield key, figures
-            progress.advance(bar)
+        for _, found in pool.imap_unordered(_run, [(quality, task, each) for each in groups]):
+            for key, figures in found.items():
+                yield key, figures
+                progress.advance(bar)
+
+
+def _grouped(keys: Sequence[str], by: Callable[[str], Any]) -> dict[Any, list[str]]:
+    """Return keys that share what `by` gives of them together, all in order."""
+    groups: dict[Any, list[str]] = {}
+    for key in keys:
+        groups.setdefault(by(key), []).append(key)
+    return groups
 
 
 def _in_turn(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the timing of contenders, settings of a codec in one process for each side."""
+    """Yield the timing of contenders.
+
+    Settings of a codec share a process that sends, and one that receives for each expert; what is
+    sent the same is sent once.
+    """
     everything = task.contenders()
     with Progress(disable=not todo) as progress:
         bar = progress.add_task("timing", total=len(todo))
-        for _, group in groupby(todo, lambda key: (everything[key].codec, everything[key].expert)):
-            keys = list(group)
-            sender, sent = _alone(time_sender, task, keys)
-            receiver = _alone(time_receiver, task, sent)
-            for key in keys:
-                figures = _percentiles("encode", sender.milliseconds[key])
-                figures |= _percentiles("decode", receiver.milliseconds[key])
-                figures["encode_mb"] = round(sender.memory, 1)
-                figures["decode_mb"] = round(receiver.memory, 1)
-                yield key, figures
-                progress.advance(bar)
+        for some in _grouped(todo, lambda key: everything[key].codec).values():
+            streams = _grouped(some, lambda key: everything[key].stream)
+            first = {key: same[0] for same in streams.values() for key in same}
+            sender, sent = _alone(time_sender, task, [same[0] for same in streams.values()])
+            for keys in _grouped(some, lambda key: everything[key].expert).values():
+                receiver = _alone(time_receiver, task, {key: sent[first[key]] for key in keys})
+                for key in keys:
+                    figures = _percentiles("encode", sender.milliseconds[first[key]])
+                    figures |= _percentiles("decode", receiver.milliseconds[key])
+                    figures["encode_mb"] = round(sender.memory, 1)
+                    figures["decode_mb"] = round(receiver.memory, 1)
+                    yield key, figures
+                    progress.advance(bar)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -527,7 +557,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         action="append",
         default=[],
-        help="another network for the receiver of pictures, as ONNX; may be given several times",
+        help="another network for the receiver of pictures, as ONNX, beside those in --models; "
+        "may be given several times",
     )
     parser.add_argument("--frames", type=int, help="take only so many, from the first")
     parser.add_argument("--quick", action="store_true", help="fewer settings")

@@ -7,6 +7,7 @@ encodes holds no decoder.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ import av
 import cv2
 import imagecodecs
 import numpy as np
+import yaml
 from streams import DATAGRAM_BYTES, IMAGE_HEADER_BYTES, Image, video_encoder
 
 from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, Header, LabelSpace, ModelBundle
@@ -31,6 +33,8 @@ GOP = 10
 """Frames from one key frame of a video to the next."""
 INTRA_FRAMES = 15
 """Frames from one intra frame of predicted tokens to the next: a second."""
+EXPERT = "expert.onnx"
+"""Network of an expert without tokens, with ``expert.yaml`` beside it."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -214,7 +218,8 @@ class Contender:
 
     Attributes:
         sends: ``pixels``, ``labels`` or ``tokens``.
-        model: fingerprint of what is learned in it; empty for codecs that are not.
+        model: fingerprint of what is learned in it, or of `expert` where that is not the bundle's;
+            else empty.
         expert: network that segments its pictures at the receiver, if any.
         vehicle_macs, receiver_macs: of the networks, a frame; None where nobody counted.
         quick: whether it is among the few that tell most.
@@ -231,10 +236,21 @@ class Contender:
     quick: bool = True
 
     @property
+    def expert_name(self) -> str | None:
+        """Return what the expert is called: its folder, or its file where that says more."""
+        if self.expert is None:
+            return None
+        return self.expert.parent.name if self.expert.name == EXPERT else self.expert.stem
+
+    @property
     def key(self) -> str:
         """Return what no two contenders share."""
-        name = self.expert.stem if self.expert else ""
-        return "; ".join((self.codec, self.setting, self.model, name))
+        return "; ".join((self.codec, self.setting, self.model, self.expert_name or ""))
+
+    @property
+    def stream(self) -> str:
+        """Return what contenders share that send the same, whatever the receiver does with it."""
+        return "; ".join((self.codec, self.setting, "" if self.expert else self.model))
 
 
 _Ladder = tuple[tuple[int, ...], tuple[int, ...]]
@@ -332,6 +348,34 @@ def find_bundles(folder: Path) -> list[ModelBundle]:
     return bundles
 
 
+def find_experts(folder: Path, reference: ModelBundle) -> list[Path]:
+    """Return the experts without tokens in a folder that do what the expert of `reference` does.
+
+    That is, label the same classes on frames of the same size.
+
+    Raises:
+        GosvaeError: one is not what its description says.
+    """
+    found = []
+    for path in sorted(folder.glob("*/expert.yaml")):
+        network = path.with_name(EXPERT)
+        try:
+            about = yaml.safe_load(path.read_text())
+            task = about["label_space"], tuple(about["input_size"])
+            whole = about["expert"]["sha256"] == _digest(network)
+        except (yaml.YAMLError, KeyError, TypeError, OSError) as error:
+            raise GosvaeError(f"{path}: describes no expert: {error}; export it anew") from error
+        if not whole:
+            raise GosvaeError(f"{network}: altered since {path.name} was written; export it anew")
+        if task == (reference.manifest.get("label_space", "camvid"), reference.input_size):
+            found.append(network)
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def open_expert(bundle: ModelBundle, path: Path | None) -> Expert:
     """Return the expert of a bundle, or the network of that interface in another file.
 
@@ -363,7 +407,12 @@ def contenders(
     found: list[Contender] = []
     for path in (reference.expert_path, *experts):
         pixels = partial(
-            Contender, sends="pixels", model="", expert=path, vehicle_macs=0, receiver_macs=macs
+            Contender,
+            sends="pixels",
+            model="" if path == reference.expert_path else _digest(path)[:16],
+            expert=path,
+            vehicle_macs=0,
+            receiver_macs=macs,
         )
         found += _pictures(pixels, reference.input_size, camera)
     found += [

@@ -1,7 +1,8 @@
 """Where a frame's time goes in the two nodes, stage by stage: ``python bench/stages.py``.
 
-Calls, in the nodes' order, what the nodes call, in one thread with all publishing over DDS to
-nobody. Times are of the CPU, so that a busy machine hardly counts; they are medians over frames.
+Calls, in the nodes' order, what the nodes call, with all publishing over DDS to nobody, and beside
+it what vehicle and edge do instead where JPEG crosses. Times are of the CPU, so that a busy machine
+hardly counts; they are medians over frames.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,11 +21,11 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_bringup.sources import open_source
-from gosvae_codec import Decoder, Encoder, ModelBundle
+from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
 from gosvae_codec.images import resize_frame, to_rgb
 from gosvae_codec.masks import classify, colorize, resize_mask
 from gosvae_codec.packets import Packet, slice_frame
@@ -40,7 +42,9 @@ from gosvae_node.qos import qos_profile
 SIZES = ((360, 480), (512, 1024), (1024, 2048))
 FRAMES = 40
 WARM_UP = 5
-NETWORKS = ("encoder network", "mask network")
+NETWORKS = ("encoder network", "mask network", "expert network")
+JPEG_QUALITY = 80
+"""Default of image_transport."""
 
 
 class Clock:
@@ -127,6 +131,40 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
     return clock.medians()
 
 
+def encode_jpeg(frame: np.ndarray) -> np.ndarray:
+    """Return uint8 (H, W, 3) RGB as a JPEG file, uint8 (bytes,)."""
+    bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1]
+
+
+def to_compressed(data: np.ndarray, header: HeaderMessage) -> CompressedImage:
+    """Return the message that image_transport would send a JPEG file in."""
+    message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+    message.data.frombytes(data.tobytes())
+    return message
+
+
+def measure_references(bundle: ModelBundle, frames: list[np.ndarray]) -> dict[str, float]:
+    """Return the milliseconds of what vehicle and edge do instead where JPEG crosses."""
+    clock = Clock()
+    expert = Expert(bundle)
+    for index in range(FRAMES + WARM_UP):
+        with clock.stage("JPEG encoding"):
+            data = encode_jpeg(frames[index % len(frames)])
+        message = to_compressed(data, HeaderMessage())
+        with clock.stage("JPEG decoding"):
+            frame = to_rgb(message)
+        with clock.stage("resize"):
+            pixels = resize_frame(frame, bundle.input_size)
+        with clock.stage("expert network"):
+            logits = expert.session.run(pixels[None])[0]
+        with clock.stage("classify"):
+            small = classify(logits, bundle.input_size, bundle.labels)
+        with clock.stage("resize mask"):
+            resize_mask(small, frame.shape[:2])
+    return clock.medians()
+
+
 def main() -> None:
     """Print a table, and write it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -139,18 +177,24 @@ def main() -> None:
     node = rclpy.create_node("stages")
     bundle = ModelBundle.load(options.bundle)
     drive = [frame.image for frame in islice(open_source(options.data).frames(), 20)]
-    columns = {}
-    for size in SIZES:
-        frames = [resize_frame(frame, size) for frame in drive]
-        columns[f"{size[1]}x{size[0]}"] = measure(bundle, frames, node)
-    print(f"| stage, ms | {' | '.join(columns)} |")
-    print("|---" * (1 + len(columns)) + "|")
-    for stage in next(iter(columns.values())):
-        print(f"| {stage} | {' | '.join(f'{each[stage]:.2f}' for each in columns.values())} |")
-    beside = [sum(v for k, v in each.items() if k not in NETWORKS) for each in columns.values()]
-    print(f"| all but the networks | {' | '.join(f'{each:.2f}' for each in beside)} |")
+    ours, theirs = {}, {}
+    # In a thread beside the main one, as in the nodes: malloc deals with the two differently.
+    with ThreadPoolExecutor(1) as thread:
+        for size in SIZES:
+            frames = [resize_frame(frame, size) for frame in drive]
+            name = f"{size[1]}x{size[0]}"
+            ours[name] = thread.submit(measure, bundle, frames, node).result()
+            theirs[name] = thread.submit(measure_references, bundle, frames).result()
+    for columns in (ours, theirs):
+        print(f"\n| stage, ms | {' | '.join(columns)} |")
+        print("|---" * (1 + len(columns)) + "|")
+        for stage in next(iter(columns.values())):
+            print(f"| {stage} | {' | '.join(f'{each[stage]:.2f}' for each in columns.values())} |")
+        beside = [sum(v for k, v in each.items() if k not in NETWORKS) for each in columns.values()]
+        print(f"| all but the networks | {' | '.join(f'{each:.2f}' for each in beside)} |")
     if options.json:
-        options.json.write_text(json.dumps({"bundle": bundle.name, "stages": columns}, indent=1))
+        results = {"bundle": bundle.name, "stages": ours, "references": theirs}
+        options.json.write_text(json.dumps(results, indent=1))
     node.destroy_node()
     rclpy.shutdown()
 

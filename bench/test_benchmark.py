@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import benchmark as module
 import cv2
 import numpy as np
 import pytest
-from benchmark import Counts, Drive, Results, Task, counts_of, find_split, main, unpack
+import yaml
+from benchmark import (
+    Counts,
+    Drive,
+    Results,
+    Task,
+    counts_of,
+    find_split,
+    main,
+    quality,
+    unpack,
+)
 from contenders import (
+    Still,
     Tokens,
     contenders,
     enlarge_labels,
     find_bundles,
+    find_experts,
     open_expert,
     shrink_labels,
     wire_bytes,
@@ -48,18 +63,20 @@ def pictures(count: int, size: tuple[int, int] = SIZE) -> list[np.ndarray]:
     return [cv2.resize(each, size[::-1], interpolation=cv2.INTER_NEAREST) for each in coarse]
 
 
-def write_cityscapes(root: Path, count: int, kind: str, size: tuple[int, int] = SIZE) -> Path:
+def write_cityscapes(
+    root: Path, count: int, kind: str, size: tuple[int, int] = SIZE, split: str = "val"
+) -> Path:
     """Write frames whose left half is labelled road and right half car, by ids of `kind`."""
     road, car = {"labelIds": (7, 26), "labelTrainIds": (0, 13)}[kind]
     for index, picture in enumerate(pictures(count, size)):
         name = f"aachen_{index:06}_000019"
         for folder in ("leftImg8bit", "gtFine"):
-            (root / folder / "val" / "aachen").mkdir(parents=True, exist_ok=True)
+            (root / folder / split / "aachen").mkdir(parents=True, exist_ok=True)
         label = np.full(size, road, np.uint8)
         label[:, size[1] // 2 :] = car
-        image = root / "leftImg8bit" / "val" / "aachen" / f"{name}_leftImg8bit.png"
+        image = root / "leftImg8bit" / split / "aachen" / f"{name}_leftImg8bit.png"
         cv2.imwrite(str(image), picture)
-        cv2.imwrite(str(root / "gtFine" / "val" / "aachen" / f"{name}_gtFine_{kind}.png"), label)
+        cv2.imwrite(str(root / "gtFine" / split / "aachen" / f"{name}_gtFine_{kind}.png"), label)
     return root
 
 
@@ -117,6 +134,64 @@ def test_another_expert_is_another_contender(bundle: ModelBundle, models: Path) 
     pixels = [each for each in found if each.sends == "pixels"]
     assert len({each.key for each in pixels}) == len(pixels)
     assert sum(each.expert == second for each in pixels) * 2 == len(pixels)
+
+
+def write_expert(folder: Path, bundle: ModelBundle, **changes: Any) -> Path:
+    """Write the bundle's expert as one without tokens; `changes` are to its description."""
+    folder.mkdir()
+    network = bundle.expert_path.read_bytes()
+    (folder / "expert.onnx").write_bytes(network)
+    about = {
+        "label_space": "camvid",
+        "input_size": list(bundle.input_size),
+        "expert": {"sha256": hashlib.sha256(network).hexdigest()},
+        **changes,
+    }
+    (folder / "expert.yaml").write_text(yaml.safe_dump(about))
+    return folder / "expert.onnx"
+
+
+def test_experts_beside_the_bundles_are_found(bundle: ModelBundle, tmp_path: Path) -> None:
+    tuned = write_expert(tmp_path / "tuned", bundle)
+    write_expert(tmp_path / "wider", bundle, input_size=[64, 128])
+    write_expert(tmp_path / "other", bundle, label_space="ade20k")
+    assert find_experts(tmp_path, bundle) == [tuned]
+    found = contenders(bundle, [bundle], SIZE, experts=[tuned])
+    jpeg = [each for each in found if (each.codec, each.setting) == ("JPEG", "quality 5, 96x64")]
+    assert {each.expert_name for each in jpeg} == {bundle.expert_path.stem, "tuned"}
+    assert (len({each.stream for each in jpeg}), len({each.key for each in jpeg})) == (1, 2)
+    tuned.write_bytes(b"else")
+    with pytest.raises(GosvaeError, match=r"expert\.onnx: altered since expert\.yaml"):
+        find_experts(tmp_path, bundle)
+    tuned.with_name("expert.yaml").write_text("[]")
+    with pytest.raises(GosvaeError, match=r"expert\.yaml: describes no expert"):
+        find_experts(tmp_path, bundle)
+
+
+def test_what_is_sent_the_same_is_measured_once(
+    bundle: ModelBundle, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = write_expert(tmp_path / "tuned", bundle)
+    (tmp_path / "frames").mkdir()
+    drive = Drive(tmp_path / "frames")
+    unpack(write_cityscapes(tmp_path / "data", 3, "labelIds"), None, bundle, drive)
+    for index in range(3):
+        drive.save("expert", index, open_expert(bundle, None).segment(drive.frame(index)))
+    both = [
+        each
+        for each in contenders(bundle, [], SIZE, experts=[tuned])
+        if (each.codec, each.setting) == ("JPEG", "quality 50, 96x64")
+    ]
+    encoded = []
+    encode = Still.encode
+    monkeypatch.setattr(Still, "encode", lambda *given: encoded.append(1) or encode(*given))
+    monkeypatch.setattr(Task, "contenders", lambda _: {each.key: each for each in both})
+    task = Task(models, models / "tiny", (), False, tmp_path / "frames")
+    found = quality(task, [each.key for each in both])
+    assert len(encoded) == 3
+    # The same network under another name.
+    first, second = (found[each.key] for each in both)
+    assert first == second and 0 < first["agreement"] <= 1
 
 
 def test_predicted_tokens_refer_to_the_frame_before(bundle: ModelBundle) -> None:
@@ -248,6 +323,31 @@ def test_a_run_goes_on_where_it_stopped(
     assert [again[1][name] for name in measured] == [removed[name] for name in measured]
     assert main([*arguments, "--frames", "2"]) == 1
     assert "has results of other data" in capsys.readouterr().err
+
+
+def test_frames_never_seen_are_measured_whatever_their_size_and_split(
+    models: Path, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Larger than what the expert takes, of odd sides, in `train` alone, with Cityscapes' ids."""
+    root = write_cityscapes(tmp_path / "data", 2, "labelIds", (135, 241), "train")
+    path = tmp_path / "results.json"
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: Here())
+    # One of a codec and size is enough.
+    every = contenders(bundle, [bundle], (135, 241))
+    some = {(each.codec, each.setting.partition(",")[2]): each for each in every}
+    monkeypatch.setattr(Task, "contenders", lambda _: {each.key: each for each in some.values()})
+    arguments = ["--data", str(root), "--json", str(path), "--models", str(models)]
+    arguments += ["--reference", str(models / "tiny"), "--only", "quality"]
+    assert main(arguments) == 0
+    results = json.loads(path.read_text())
+    assert results["data"]["size"] == "241x135"
+    assert results["data"]["classes"] == ["road", "car"]
+    assert {row["codec"] for row in results["rows"]} >= NAMES | {"PNG", "expert's labels", "tiny"}
+    sizes = {row["setting"].partition(", ")[2] for row in results["rows"]}
+    assert sizes >= {"241x135", "96x64", "48x32"}
+    for row in results["rows"]:
+        assert 0 <= row["miou"] <= 1 and row["bytes_per_frame"] > 20
+        assert row["encode_ms"] is None
 
 
 class Here:

@@ -13,13 +13,17 @@ from report import (
     PAGES,
     RESULTS,
     bytes_for,
+    coverage,
+    differences,
     dominated,
     front,
+    load_results,
     losses,
     plot_frontier,
     plot_quality,
     rate_difference,
     render,
+    studies,
     summary,
 )
 
@@ -52,9 +56,9 @@ def row(codec: str, setting: str, size: float, miou: float, **more: Any) -> dict
 def some_results() -> dict[str, Any]:
     ours = {"sends": "tokens", "expert": None, "vehicle_macs": 1_600_000_000, "encode_ms": 25.0}
     rows = [
-        row("PNG", "lossless", 300_000, 0.75, agreement=1.0),
-        *(row("JPEG", f"quality {n}", 1000 * 2**n, 0.4 + 0.05 * n) for n in range(7)),
-        *(row("AVIF", f"quality {n}", 500 * 2**n, 0.4 + 0.05 * n) for n in range(7)),
+        row("PNG", "lossless, 4x3", 300_000, 0.75, agreement=1.0),
+        *(row("JPEG", f"quality {n}, 4x3", 1000 * 2**n, 0.4 + 0.05 * n) for n in range(7)),
+        *(row("AVIF", f"quality {n}, 4x3", 500 * 2**n, 0.4 + 0.05 * n) for n in range(7)),
         row("expert's labels", "1/4", 500, 0.74, sends="labels", expert=None),
         row(BUNDLE, "1 level, predicted", 300, 0.68, **ours),
         row(BUNDLE, "2 levels, predicted", 800, 0.69, **ours),
@@ -62,7 +66,7 @@ def some_results() -> dict[str, Any]:
     ]
     about = {"data": {"frames": 3, "size": "4x3", "sha256": "ab" * 32}, "expert": "e"}
     machine = {"machine": {"cpu": "a CPU", "cores": 2}, "versions": {"av": "1"}}
-    return {**about, **machine, "date": "2026-11-23", "rows": rows}
+    return {**about, **machine, "date": "2026-11-23", "rows": rows, "studies": {}}
 
 
 def of(codec: str) -> list[dict[str, Any]]:
@@ -98,6 +102,77 @@ def test_losses_name_what_is_cheaper_and_better() -> None:
     assert "JPEG 0.700 at 64000 bytes" in text
 
 
+def test_a_tuned_expert_stands_beside_the_bundles() -> None:
+    results = some_results()
+    better = [row("JPEG", f"quality {n}, 4x3", 1000 * 2**n, 0.45 + 0.05 * n) for n in range(6)]
+    for each in better:
+        each |= {"expert": "tuned", "key": f"{each['key']}; tuned"}
+    results["rows"] += [*better, row("JPEG", "tiny, 4x3", 700, 0.695, expert="tuned", key="t")]
+    lines = {line.split(" | ")[0]: line for line in summary(results).splitlines()}
+    assert "/ 700 |" in lines["| JPEG"] and "| 0.700 / 0.700 |" in lines["| JPEG"]
+    assert "/" not in lines["| AVIF"] and "/" not in lines[f"| tokens of {BUNDLE}, intra"]
+    assert coverage(results) == "- `e`: PNG 1, JPEG 7, AVIF 7.\n- `tuned`: JPEG 7."
+    # That expert has not seen AVIF at settings that could tell.
+    results["rows"].append(row("AVIF", "quality 1, 4x3", 1000, 0.45, expert="tuned", key="u"))
+    avif = next(line for line in summary(results).splitlines() if line.startswith("| AVIF"))
+    assert avif.count("/ ?") == 2 and "| 0.700 / 0.450 |" in avif
+    text = losses(results)
+    assert "**JPEG, tiny, 4x3, seen by tuned: 0.695 mIoU at 700 bytes** beats 2 levels of" in text
+    # Nobody is compared at sizes that it was not measured at.
+    results["rows"].append(row("JPEG", "quality 1, 2x1", 100, 0.69, key="half"))
+    table = {line.split(" | ")[0]: line for line in differences(results).splitlines()}
+    assert "| AVIF | -50% |" in table["| AVIF"]
+    assert re.fullmatch(
+        r"\| JPEG \| \+0% \| 0\.690-0\.700 \| -\d\d% \| 0\.695-0\.700 \|", table["| JPEG"]
+    )
+
+
+def test_every_bundle_of_tokens_has_its_losses_told() -> None:
+    results = some_results()
+    more = {"sends": "tokens", "expert": None, "vehicle_macs": 150_000_000}
+    results["rows"].append(row("light", "1 level, predicted", 5000, 0.5, **more))
+    text = losses(results)
+    assert "beats 1 level of light, 0.500 at 5000 bytes" in text
+    assert text.count("beats 1 level of light") == 3, "by JPEG, AVIF and labels, each once"
+
+
+def test_studies_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(some_results()))
+    none = load_results(tmp_path / "results.json", tmp_path / "studies")
+    assert studies(none) == "None of these has been trained yet."
+    (tmp_path / "studies").mkdir()
+    figures = {
+        "miou": 0.41234,
+        "agreement": 0.5,
+        "judges": {"lite0": 0.41234},
+        "payload_bytes": 1012.5,
+        "compression_ratio": 512.0,
+        "vehicle_macs": 1_500_000_000,
+        "receiver_macs": 9_000_000_000,
+        "training": "100 steps of 4 crops of 128x96",
+        "cpu_minutes": 0.56,
+    }
+    study = {
+        "title": "Baselines",
+        "date": "2026-11-23",
+        "data": "CamVid val, 101 frames at 480x360",
+        "experts": {"lite0": 0.757},
+        "command": "python -m gosvae_training.studies",
+        "rows": {"VQ-VAE": figures, "autoencoder": figures},
+    }
+    (tmp_path / "studies" / "baselines.json").write_text(json.dumps(study))
+    found = load_results(tmp_path / "results.json", tmp_path / "studies")
+    text = studies(found)
+    assert text.startswith("*Baselines* (CamVid val, 101 frames at 480x360, 2026-11-23):")
+    assert (
+        "| VQ-VAE | 1012 | 0.412 | 0.500 | 1.50 | 9.00 | 100 steps of 4 crops of 128x96 | 0.6 |"
+        in text
+    )
+    plot_quality(none, tmp_path / "none.png")
+    plot_quality(found, tmp_path / "some.png")
+    assert (tmp_path / "none.png").read_bytes() != (tmp_path / "some.png").read_bytes()
+
+
 def test_what_is_never_reached_is_said_to_be() -> None:
     results = some_results()
     results["rows"] = [each for each in results["rows"] if each["miou"] < 0.695]
@@ -122,8 +197,7 @@ def test_pages_are_filled_between_their_marks(tmp_path: Path) -> None:
 def test_pages_say_what_the_committed_results_say(page: Path) -> None:
     text = page.read_text()
     assert re.search(r"<!-- benchmark: \w+ -->", text)
-    results = json.loads(RESULTS.read_text())
-    assert render(text, results) == text, "run python bench/report.py"
+    assert render(text, load_results()) == text, "run python bench/report.py"
 
 
 def test_committed_results_are_whole() -> None:
@@ -133,3 +207,5 @@ def test_committed_results_are_whole() -> None:
         assert each["miou_ci95"][0] <= each["miou"] <= each["miou_ci95"][1]
         assert each["bytes_per_frame"] < each["wire_bytes_per_frame"]
         assert each["encode_ms"] <= each["encode_ms_p95"]
+        # What is sent the same has one encoder; decoding may still wait for its pass.
+        assert (each["decode_ms"] is None) == (each["decode_ms_p95"] is None)

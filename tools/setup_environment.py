@@ -3,6 +3,7 @@
 
     setup_environment.py                       make it, unless it is there and up to date
     setup_environment.py --exec COMMAND ...    the same, then become COMMAND in it
+    setup_environment.py --bench ...           the same with what the benchmark compares with
     setup_environment.py --training ...        the environment for training instead
     setup_environment.py --streets ...         the one for rendering streets
 
@@ -621,7 +622,7 @@ def make_environment(wanted: str) -> Environment:
         SetupError: This machine lacks something.
     """
     venv, workspace = VirtualEnvironment(".venv"), Workspace()
-    sources = [REQUIREMENTS, VIEW_REQUIREMENTS, DEV_REQUIREMENTS, BENCH_REQUIREMENTS]
+    sources = [REQUIREMENTS, VIEW_REQUIREMENTS, DEV_REQUIREMENTS]
     content = digest([WHEELS, *sources, Path(__file__)])
     identity = venv.identify(wanted, use_ros=True)
     ros = identity["ros"]
@@ -642,8 +643,7 @@ def make_environment(wanted: str) -> Environment:
 
 def _install_packages(venv: VirtualEnvironment, identity: dict) -> None:
     env = clean_environment(identity["ros"])
-    requirements = read_requirements(REQUIREMENTS)
-    requirements += read_requirements(DEV_REQUIREMENTS) + read_requirements(BENCH_REQUIREMENTS)
+    requirements = read_requirements(REQUIREMENTS) + read_requirements(DEV_REQUIREMENTS)
     requirements = choose_onnxruntime(requirements, identity["gpu"])
     if identity["ros"]:
         requirements = complement_installation(requirements, venv, env)
@@ -656,6 +656,25 @@ def _install_packages(venv: VirtualEnvironment, identity: dict) -> None:
     venv.install("the view", ["--no-deps", *read_requirements(VIEW_REQUIREMENTS)], env)
     if not venv.version_of("rclpy", venv.environment(identity["ros"])):
         raise SetupError(f"{venv.python} cannot import rclpy (log: {venv.log})")
+
+
+def add_benchmark() -> None:
+    """Add to `.venv`, which has to be there, what the benchmark needs besides.
+
+    Raises:
+        SetupError: pip failed.
+    """
+    venv, stamp = VirtualEnvironment(".venv"), ROOT / ".venv" / "bench.json"
+    ready = {"content": digest([BENCH_REQUIREMENTS])}
+    if read_stamp(stamp) == ready:
+        return
+    with only_one():
+        ros = venv.stamp()["identity"]["ros"]
+        env, requirements = clean_environment(ros), read_requirements(BENCH_REQUIREMENTS)
+        if ros:
+            requirements = complement_installation(requirements, venv, env)
+        venv.install("what the benchmark compares with", requirements, env)
+        write_stamp(stamp, ready)
 
 
 def make_training_environment(wanted: str) -> Environment:
@@ -715,6 +734,7 @@ def main() -> int:
     """Make the environment and become the command, if there is one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bench", action="store_true", help="with what the benchmark needs besides")
     which.add_argument("--training", action="store_true", help="the environment for training")
     which.add_argument("--streets", action="store_true", help="the one for rendering streets")
     parser.add_argument("--exec", nargs=argparse.REMAINDER, help="the command to run in it")
@@ -729,6 +749,8 @@ def main() -> int:
             env, prelude = make_streets_environment(wanted), []
         else:
             env = make_environment(wanted)
+            if arguments.bench:
+                add_benchmark()
             prelude = ["bash", "-c", '. "$0" && exec "$@"', str(Workspace().setup)]
         if arguments.exec:
             command = prelude + arguments.exec

@@ -214,6 +214,29 @@ def test_unfinished_environment_is_not_used(setup: ModuleType) -> None:
     assert venv.stamp() == {}
 
 
+def test_what_the_benchmark_needs_is_added_once(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = []
+
+    def install(_: object, title: str, requirements: list[str], env: dict[str, str]) -> None:
+        installed.append(requirements)
+
+    monkeypatch.setattr(setup.VirtualEnvironment, "install", install)
+    folder = setup.ROOT / ".venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").touch()
+    setup.write_stamp(folder / "ready.json", {"identity": {"ros": False}, "content": ""})
+    (setup.ROOT / "bench").mkdir()
+    setup.BENCH_REQUIREMENTS.write_text("# Compared with.\none>=1\n")
+    for _ in range(2):
+        setup.add_benchmark()
+    assert installed == [["one>=1"]]
+    setup.BENCH_REQUIREMENTS.write_text("two>=1\n")
+    setup.add_benchmark()
+    assert installed[1:] == [["two>=1"]]
+
+
 def test_workspace_depends_on_names_and_on_what_is_compiled(setup: ModuleType) -> None:
     workspace = setup.Workspace()
     package = workspace.path / "src" / "one"

@@ -230,7 +230,7 @@ def _play(
     replay = dataclasses.replace(replay, parameters=parameters)
     records = [node for node in others if "output" in node.parameters]
     bags = [Path(str(node.parameters["output"])) for node in records]
-    environment, far = _network(pipeline.environment, logs, link)
+    environment, far = network(pipeline.environment, logs, link)
     meter = None
     with ExitStack() as stack:
         if link is not None:
@@ -391,8 +391,8 @@ class _Watcher:
         return None
 
 
-def _network(
-    environment: Mapping[str, str], folder: Path, link: EmulatedLink | None
+def network(
+    environment: Mapping[str, str], folder: Path, link: EmulatedLink | None = None
 ) -> tuple[dict[str, str], dict[Side, dict[str, str]]]:
     """Return `environment` with what keeps a process to its machine, in a domain of its own.
 

@@ -95,12 +95,15 @@ class Processes:
     ) -> None:
         self.stop()
 
-    def start(self, node: Node, prefix: Sequence[str] = ()) -> None:
+    def start(self, node: Node, prefix: Sequence[str] = ()) -> int:
         """Start a node, which ends with the calling thread at the latest.
 
         Args:
             node: what to start.
             prefix: a command that becomes the one that follows it, as `env` and `nsenter` do.
+
+        Returns:
+            The number of its process.
 
         Raises:
             PipelineError: it is not built.
@@ -126,6 +129,7 @@ class Processes:
             if output is not None:
                 output.close()
         self._running.append((node, process))
+        return process.pid
 
     def log(self, node: Node) -> Path:
         """Return the file of the node's output; only where there is a folder for them."""

@@ -437,7 +437,7 @@ def test_a_drive_without_masks_is_given_up(
 
     monkeypatch.setattr(module, "Processes", Nodes)
     monkeypatch.setattr(module._Watcher, "missing", lambda *_: None)
-    monkeypatch.setattr(module, "_network", lambda *_: ({}, {"rx": {}}))
+    monkeypatch.setattr(module, "network", lambda *_: ({}, {"rx": {}}))
     monkeypatch.setattr(module, "START_SECONDS", 0.2)
     pipeline = Pipeline((Node("p", "replay", "replay", lifetime="drive"),), {})
     with pytest.raises(module.DemoError, match="no mask within"):

@@ -354,7 +354,7 @@ def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    from gosvae_bringup.demo import _network
+    from gosvae_bringup.demo import network
 
     def leaves(root: ElementTree.Element, above: str = "") -> set[tuple[str, str]]:
         path = f"{above}/{root.tag}"
@@ -363,7 +363,7 @@ def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
         return set().union(*(leaves(each, path) for each in root))
 
     link = SimpleNamespace(address=lambda side: "10.0.0.1")
-    _, far = _network(dict(describe({}).environment), tmp_path, link)
+    _, far = network(dict(describe({}).environment), tmp_path, link)
     template = (ROOT / "config" / "fastdds-link.xml").read_text()
     ours = ElementTree.fromstring(template.replace("@ADDRESS@", "10.0.0.1"))
     made = ElementTree.parse(far["tx"][PROFILE_VARIABLE]).getroot()
