@@ -219,7 +219,7 @@ def _play(
     """Run the pipeline until its masks have come, and read what was recorded.
 
     Over a link this thread, the receiver and its recording are on the edge, transmitter and replay
-    in the vehicle. The link's usage is that from the first mask to the end of the drive.
+    in the vehicle. The link's usage is that from the replay's start to its end.
     """
     replay_report = folder / "replay.json"
     logs = folder / "logs"
@@ -231,7 +231,6 @@ def _play(
     records = [node for node in others if "output" in node.parameters]
     bags = [Path(str(node.parameters["output"])) for node in records]
     environment, far = network(pipeline.environment, logs, link)
-    meter = None
     with ExitStack() as stack:
         if link is not None:
             stack.enter_context(link)
@@ -257,6 +256,7 @@ def _play(
             if time.monotonic() > deadline:
                 raise DemoError(f"no {missing} within {START_SECONDS:.0f} s; see {logs}")
             watcher.spin(0.05)
+        meter = None if link is None else _Meter(link)
         start(replay)
         progress.update(task, description="masks received", total=frames)
         deadline = time.monotonic() + START_SECONDS
@@ -265,8 +265,6 @@ def _play(
         while sent is None or watcher.masks < sent:
             if time.monotonic() - max(ended_at, watcher.last_mask) > QUIET_SECONDS:
                 break
-            if link is not None and meter is None and watcher.masks:
-                meter = _Meter(link)
             if _check(processes, stop):
                 ended_at = time.monotonic()
                 if meter is not None:
@@ -284,7 +282,8 @@ def _play(
                 raise DemoError(_failure(ended, processes))
     if not sent:
         raise DemoError(f"the replay sent no frame; see {processes.log(replay)}")
-    return Delivery.read(replay_report, bags, CAMERA), meter and meter.usage
+    delivery = Delivery.read(replay_report, bags, CAMERA)
+    return delivery, meter and meter.usage(delivery)
 
 
 class _Meter:
@@ -292,18 +291,22 @@ class _Meter:
 
     def __init__(self, link: EmulatedLink) -> None:
         self._link = link
-        self._before, self._since = link.counters(), time.monotonic()
-        self.usage: Mapping[str, Usage] | None = None
+        self._before = self._after = link.counters()
 
     def stop(self) -> None:
-        seconds = time.monotonic() - self._since
-        self.usage = {}
-        for side, after in self._link.counters().items():
+        self._after = self._link.counters()
+
+    def usage(self, delivery: Delivery) -> dict[str, Usage]:
+        """Return the mean rates over the time of sending, and the shares lost."""
+        drives_per_s = delivery.frames_per_s / delivery.frames_sent
+        usage = {}
+        for side, after in self._after.items():
             before = self._before[side]
             packets = max(after.packets - before.packets, 1)
             lost = after.lost + after.dropped - before.lost - before.dropped
             kbit = (after.carried_bytes - before.carried_bytes) * 8 / 1000
-            self.usage[f"from_{side}"] = Usage(kbit / seconds, lost / packets)
+            usage[f"from_{side}"] = Usage(kbit * drives_per_s, lost / packets)
+        return usage
 
 
 def _check(processes: Processes, stop: Event) -> bool:
