@@ -189,6 +189,8 @@ class Light(Strict):
     """Pixels from one vector to the next; at least twice `shrink`."""
     width: PositiveInt
     """Channels of what joins the blocks' features."""
+    details: bool = False
+    """Whether another first block looks at the frame of twice the size; needs `shrink` 2 or 4."""
 
 
 class Masks(Strict):

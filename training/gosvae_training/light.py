@@ -35,6 +35,7 @@ class LightEncoder(nn.Module):
         width: int,
         variant: Variant = "lite0",
         normalize: bool = True,
+        details: bool = False,
     ) -> None:
         """Make it.
 
@@ -46,9 +47,11 @@ class LightEncoder(nn.Module):
             width: channels of what joins the features.
             variant: of the backbone.
             normalize: whether vectors have mean 0 and variance 1, number by number.
+            details: whether another first block looks at the frame of twice the size.
 
         Raises:
-            ValueError: `stride` is finer than what the first block gives.
+            ValueError: `stride` is finer than what the first block gives, or there is no frame of
+                twice the size.
         """
         super().__init__()
         self.stride, self._shrink = stride, shrink
@@ -58,6 +61,14 @@ class LightEncoder(nn.Module):
         strides = [shrink << 1 + index for index in range(len(channels))]
         if stride < strides[0]:
             raise ValueError(f"stride {stride} is finer than the finest, {strides[0]}")
+        if details and shrink < 2:
+            raise ValueError("details need shrink 2 or more")
+        self.closer = EfficientNetLite(variant, 1) if details else None
+        if self.closer is not None:
+            _freeze_depthwise(self.closer)
+            near = self.closer.all_channels[0]
+            step = stride // shrink
+            self.magnified = nn.Conv2d(near, width, step, step, bias=False)
         self._deepest = max(stride, strides[-1])
         self._fine = sum(each < stride for each in strides)
         self.details = nn.ModuleList(
@@ -74,11 +85,15 @@ class LightEncoder(nn.Module):
         self.classifier = nn.Conv2d(width, outputs, 1)
         self.normalize = nn.BatchNorm2d(outputs, affine=False) if normalize else nn.Identity()
 
+    @property
+    def pretrained(self) -> list[EfficientNetLite]:
+        """The parts that begin with an expert's weights."""
+        return [self.backbone] if self.closer is None else [self.backbone, self.closer]
+
     def forward(self, frames: Tensor) -> Tensor:
         h, w = (-(-side // self.stride) for side in frames.shape[1:3])
-        pixels = pad_to_stride(frames, self._deepest).permute(0, 3, 1, 2).float()
-        if self._shrink > 1:
-            pixels = F.avg_pool2d(pixels, self._shrink)
+        whole = pad_to_stride(frames, self._deepest).permute(0, 3, 1, 2).float()
+        pixels = _smaller(whole, self._shrink)
         maps = self.backbone.pyramid(pixels)
         size = [side * self._shrink // self.stride for side in pixels.shape[2:]]
         x = F.relu(self.context(maps[-1].mean((2, 3))))[:, :, None, None]
@@ -92,6 +107,8 @@ class LightEncoder(nn.Module):
             x = x + self.laterals[0](coarse[0])
         for each, detail in zip(fine, self.details, strict=True):
             x = x + detail(each)
+        if self.closer is not None:
+            x = x + self.magnified(self.closer.pyramid(_smaller(whole, self._shrink // 2))[0])
         x = self.smooth[0](x)
         return self.normalize(self.classifier(x))[:, :, :h, :w]
 
@@ -101,6 +118,10 @@ def _freeze_depthwise(network: nn.Module) -> None:
     for part in network.modules():
         if isinstance(part, nn.Conv2d) and part.groups > 1:
             part.requires_grad_(False)
+
+
+def _smaller(pixels: Tensor, shrink: int) -> Tensor:
+    return F.avg_pool2d(pixels, shrink) if shrink > 1 else pixels
 
 
 def _to(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -117,8 +117,10 @@ class TokenObjective(Objective):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        decoder = self.network.decoder
+        encoder, decoder = self.network.encoder, self.network.decoder
         upper = [decoder.expert] if isinstance(decoder, UpperDecoder) else []
+        if isinstance(encoder, LightEncoder):
+            return encoder.pretrained + upper
         return super().pretrained + upper
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
@@ -301,11 +303,19 @@ def _light_encoder(
         theirs.load_imagenet()
     try:
         encoder = LightEncoder(
-            outputs, each.stride, each.shrink, each.blocks, each.width, theirs.variant, normalize
+            outputs,
+            each.stride,
+            each.shrink,
+            each.blocks,
+            each.width,
+            theirs.variant,
+            normalize,
+            each.details,
         )
     except ValueError as error:
         raise ConfigError(f"encoder of kind light: {error}") from error
-    encoder.backbone.load_first(theirs)
+    for part in encoder.pretrained:
+        part.load_first(theirs)
     return encoder
 
 
