@@ -18,6 +18,21 @@ from .networks import (
 )
 
 
+class PatchConv(nn.Conv2d):
+    """Convolution of patches beside each other: its stride is its kernel's side."""
+
+    def __init__(self, inputs: int, outputs: int, side: int) -> None:
+        super().__init__(inputs, outputs, side, side, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        # The same, as oneDNN (of PyTorch 2.13, with AMX) takes bfloat16 of 16 or 24 channels in
+        # patches of 4x4 or more for something else altogether.
+        patches = F.pixel_unshuffle(x, self.kernel_size[0])
+        return F.conv2d(patches, self.weight.flatten(1)[:, :, None, None])
+
+
 class LightEncoder(nn.Module):
     """The first blocks of EfficientNet-Lite on a smaller frame: frames -> (N, outputs, h, w).
 
@@ -66,13 +81,11 @@ class LightEncoder(nn.Module):
         self.closer = EfficientNetLite(variant, 1) if details else None
         if self.closer is not None:
             _freeze_depthwise(self.closer)
-            near = self.closer.all_channels[0]
-            step = stride // shrink
-            self.magnified = nn.Conv2d(near, width, step, step, bias=False)
+            self.magnified = PatchConv(self.closer.all_channels[0], width, stride // shrink)
         self._deepest = max(stride, strides[-1])
         self._fine = sum(each < stride for each in strides)
         self.details = nn.ModuleList(
-            nn.Conv2d(each, width, stride // step, stride // step, bias=False)
+            PatchConv(each, width, stride // step)
             for each, step in zip(channels[: self._fine], strides, strict=False)
         )
         self.context = nn.Linear(channels[-1], width)

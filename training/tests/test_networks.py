@@ -31,7 +31,7 @@ from gosvae_training.export import (
     write_onnx,
 )
 from gosvae_training.flow import LabelFlow
-from gosvae_training.light import UpperDecoder
+from gosvae_training.light import PatchConv, UpperDecoder
 from gosvae_training.networks import EfficientNetLite, Expert, Rounding, TokenNetwork
 from gosvae_training.objectives import Objective, TokenObjective, build_objective, build_tokens
 from gosvae_training.pixels import Critic, PixelDecoder, to_frames
@@ -370,6 +370,17 @@ def test_a_decoder_given_the_experts_features_makes_the_experts_logits() -> None
         coarser = decoder.expert.backbone.resume(stride8, 8)
         made = decoder.expert.decode([stride4, stride8, *coarser])
         torch.testing.assert_close(made, expert(frames(SQUARE)))
+
+
+@pytest.mark.parametrize(("channels", "side"), [(16, 8), (24, 4), (16, 2)])
+def test_patches_are_convolved_in_training_as_later(channels: int, side: int) -> None:
+    torch.manual_seed(0)
+    layer = PatchConv(channels, 32, side)
+    x = torch.randn(2, channels, 16, 24)
+    wanted = layer.eval()(x)
+    torch.testing.assert_close(layer.train()(x), wanted, atol=1e-4, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), wanted, atol=0.05, rtol=0.05)
 
 
 def test_an_encoder_finer_than_its_blocks_is_refused() -> None:
