@@ -122,6 +122,17 @@ def code_level(  # type: ignore[no-untyped-def]
         depth += 1
     height, width = hidden.shape
     places = np.empty(len(contexts), np.uintp)
+    # Where each context lies in `current` and `reference`, from the top left of the token's reach.
+    tokens, past_tokens = current.reshape(-1), reference.reshape(-1)
+    _, tall, wide = current.shape
+    taller = reference.shape[1]
+    offsets = np.empty(len(contexts), np.int64)
+    past_offsets = np.empty(len(contexts), np.int64)
+    for i in range(len(contexts)):
+        down, right = contexts[i, 2] + REACH, contexts[i, 3] + REACH
+        offsets[i] = (contexts[i, 1] * tall + down) * wide + right
+        past_offsets[i] = (contexts[i, 1] * taller + down) * wide + right
+    kinds, firsts = contexts[:, 0].copy(), contexts[:, 4].copy()
     eights = len(places) // 8 * 8
     total = np.empty(width, np.int32)
     # Of 16 bits, so that processors multiply and add pairs in one step.
@@ -131,17 +142,17 @@ def code_level(  # type: ignore[no-untyped-def]
         for x in range(columns):
             for d in range(width):
                 total[d] = row[first_row + y, d] + column[x, d]
-            for i in range(len(contexts)):
-                kind, source = contexts[i, 0], contexts[i, 1]
-                down, right = contexts[i, 2] + REACH, contexts[i, 3] + REACH
-                past = reference[source, first_row + y + down, x + right]
-                value = past
-                if kind != REFERENCE:
-                    value = current[source, y + down, x + right]
-                if kind == SAME:
-                    known = value != codes and past != codes
-                    value = 1 + (value == past) if known else 0
-                places[i] = contexts[i, 4] + value
+            corner, past_corner = y * wide + x, (first_row + y) * wide + x
+            for i in range(len(kinds)):
+                if kinds[i] == REFERENCE:
+                    value = past_tokens[past_corner + past_offsets[i]]
+                else:
+                    value = tokens[corner + offsets[i]]
+                    if kinds[i] == SAME:
+                        past = past_tokens[past_corner + past_offsets[i]]
+                        known = value != codes and past != codes
+                        value = 1 + (value == past) if known else 0
+                places[i] = firsts[i] + value
             # Eight at once, as loading and storing the totals takes longer than adding.
             for i in range(0, eights, 8):
                 a, b, c, e = places[i], places[i + 1], places[i + 2], places[i + 3]
