@@ -28,7 +28,8 @@ from .data import Dataset, Sample, iterate
 BATCH = 5520
 """Tokens of a level in a batch, about: eight frames of camvid-f16, and no less than one frame."""
 LEARNING_RATE = 4e-3
-UNITS = 64
+UNITS, HIDDEN = 64, 32
+"""Of the first layer and the second."""
 EMBEDDING_SCALE = 32
 INTRA, ONE_LEVEL, STILL = 0.35, 0.1, 0.05
 """Shares of samples without a reference, with one of the first level only, and equal to theirs."""
@@ -210,8 +211,8 @@ class LevelModel(nn.Module):
         self.agreement = nn.Parameter(torch.randn(len(self.agreements), 3, UNITS) * 0.02)
         self.row = nn.Parameter(torch.zeros(grid[0], UNITS))
         self.column = nn.Parameter(torch.zeros(grid[1], UNITS))
-        self.hidden = nn.Linear(UNITS, UNITS)
-        self.node = nn.Parameter(torch.randn(1 << self.depth, UNITS) * 0.05)
+        self.hidden = nn.Linear(UNITS, HIDDEN)
+        self.node = nn.Parameter(torch.randn(1 << self.depth, HIDDEN) * 0.05)
         self.node_bias = nn.Parameter(torch.zeros(1 << self.depth))
 
     def forward(self, values: Tensor, row: Tensor, column: Tensor) -> Tensor:
