@@ -221,26 +221,9 @@ def _called(row: Row, results: Row) -> str:
 
 
 def losses(results: Row) -> str:
-    """Say where something else is the better choice, for each bundle that sends tokens."""
-    rows = results["rows"]
-    bundles = dict.fromkeys(row["codec"] for row in rows if row["sends"] == "tokens")
-    lines = []
-    for bundle in bundles:
-        ours = tokens_of(results, bundle)
-        rivals: dict[str, list[Row]] = {}
-        for row in rows:
-            if row["sends"] != "tokens" and any(dominated(each, [row]) for each in ours):
-                rivals.setdefault(row["codec"], []).append(row)
-        for some in rivals.values():
-            # Of a codec, the setting with the best masks for each number of levels tells enough.
-            chosen = {}
-            for each in ours:
-                better = dominated(each, some)
-                if better:
-                    rival = max(better, key=lambda row: (row["miou"], -row["bytes_per_frame"]))
-                    chosen.setdefault(rival["key"], (rival, []))[1].append(each)
-            lines += [_loss(rival, beaten, results) for rival, beaten in chosen.values()]
-    ours = tokens_of(results)
+    """Say where something else is the better choice than the bundle that ships as the default."""
+    rows, ours = results["rows"], tokens_of(results)
+    lines = _defeats(results, ours)
     best = _best(ours)
     ceilings = []
     pixels = [row for row in rows if row["sends"] == "pixels"]
@@ -258,6 +241,32 @@ def losses(results: Row) -> str:
             f"{BUNDLE} ({best:.3f}), without a network in the vehicle: {', '.join(ceilings)}."
         )
     return "\n".join(lines) or "- Nothing measured is cheaper and better."
+
+
+def others(results: Row) -> str:
+    """Say the same for each of the other bundles that send tokens."""
+    tokens = [row for row in results["rows"] if row["sends"] == "tokens"]
+    names = [name for name in dict.fromkeys(row["codec"] for row in tokens) if name != BUNDLE]
+    lines = [line for name in names for line in _defeats(results, tokens_of(results, name))]
+    return "\n".join(lines) or "- Nothing measured is cheaper and better."
+
+
+def _defeats(results: Row, ours: Sequence[Row]) -> list[str]:
+    rivals: dict[str, list[Row]] = {}
+    for row in results["rows"]:
+        if row["sends"] != "tokens" and any(dominated(each, [row]) for each in ours):
+            rivals.setdefault(row["codec"], []).append(row)
+    lines = []
+    for some in rivals.values():
+        # Of a codec, the setting with the best masks for each number of levels tells enough.
+        chosen: dict[str, tuple[Row, list[Row]]] = {}
+        for each in ours:
+            better = dominated(each, some)
+            if better:
+                rival = max(better, key=lambda row: (row["miou"], -row["bytes_per_frame"]))
+                chosen.setdefault(rival["key"], (rival, []))[1].append(each)
+        lines += [_loss(rival, beaten, results) for rival, beaten in chosen.values()]
+    return lines
 
 
 def _loss(rival: Row, beaten: Sequence[Row], results: Row) -> str:
@@ -393,6 +402,7 @@ BLOCKS: dict[str, Callable[[Row], str]] = {
     "coverage": coverage,
     "summary": summary,
     "losses": losses,
+    "others": others,
     "everything": everything,
     "differences": differences,
     "studies": studies,
