@@ -549,7 +549,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--reference",
         type=Path,
-        default=Path("models/camvid-base"),
+        default=Path("models/camvid-f16"),
         help="bundle whose expert segments pictures at the receiver",
     )
     parser.add_argument(

@@ -25,7 +25,7 @@ BUDGETS = {"micro": 0.03e9, "tiny": 0.15e9, "base": 0.5e9}
 
 
 def test_the_default_bundle_ships_and_keeps_what_the_expert_sees() -> None:
-    default = ModelBundle.load(ROOT / "models" / "camvid-base")
+    default = ModelBundle.load(ROOT / "models" / "camvid-f16")
     assert default.manifest["figures"]["levels"][-1]["share_of_expert"] >= 0.95
 
 
