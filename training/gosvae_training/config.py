@@ -189,8 +189,6 @@ class Light(Strict):
     """Pixels from one vector to the next; at least twice `shrink`."""
     width: PositiveInt
     """Channels of what joins the blocks' features."""
-    details: bool = False
-    """Whether another first block looks at the frame of twice the size; needs `shrink` 2 or 4."""
 
 
 class Masks(Strict):
@@ -215,8 +213,6 @@ class Upper(Strict):
 
     kind: Literal["upper"]
     width: PositiveInt = 96
-    blocks: NonNegativeInt = 0
-    """Residual ones before the features, at the tokens' stride."""
 
 
 class Tokens(Strict):

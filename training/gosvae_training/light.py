@@ -8,14 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import (
-    ContextBlock,
-    EfficientNetLite,
-    Expert,
-    Variant,
-    pad_to_stride,
-    separable,
-)
+from .networks import EfficientNetLite, Expert, Variant, pad_to_stride, separable
 
 
 class PatchConv(nn.Conv2d):
@@ -50,7 +43,6 @@ class LightEncoder(nn.Module):
         width: int,
         variant: Variant = "lite0",
         normalize: bool = True,
-        details: bool = False,
     ) -> None:
         """Make it.
 
@@ -62,11 +54,9 @@ class LightEncoder(nn.Module):
             width: channels of what joins the features.
             variant: of the backbone.
             normalize: whether vectors have mean 0 and variance 1, number by number.
-            details: whether another first block looks at the frame of twice the size.
 
         Raises:
-            ValueError: `stride` is finer than what the first block gives, or there is no frame of
-                twice the size.
+            ValueError: `stride` is finer than what the first block gives.
         """
         super().__init__()
         self.stride, self._shrink = stride, shrink
@@ -76,12 +66,6 @@ class LightEncoder(nn.Module):
         strides = [shrink << 1 + index for index in range(len(channels))]
         if stride < strides[0]:
             raise ValueError(f"stride {stride} is finer than the finest, {strides[0]}")
-        if details and shrink < 2:
-            raise ValueError("details need shrink 2 or more")
-        self.closer = EfficientNetLite(variant, 1) if details else None
-        if self.closer is not None:
-            _freeze_depthwise(self.closer)
-            self.magnified = PatchConv(self.closer.all_channels[0], width, stride // shrink)
         self._deepest = max(stride, strides[-1])
         self._fine = sum(each < stride for each in strides)
         self.details = nn.ModuleList(
@@ -98,15 +82,11 @@ class LightEncoder(nn.Module):
         self.classifier = nn.Conv2d(width, outputs, 1)
         self.normalize = nn.BatchNorm2d(outputs, affine=False) if normalize else nn.Identity()
 
-    @property
-    def pretrained(self) -> list[EfficientNetLite]:
-        """The parts that begin with an expert's weights."""
-        return [self.backbone] if self.closer is None else [self.backbone, self.closer]
-
     def forward(self, frames: Tensor) -> Tensor:
         h, w = (-(-side // self.stride) for side in frames.shape[1:3])
-        whole = pad_to_stride(frames, self._deepest).permute(0, 3, 1, 2).float()
-        pixels = _smaller(whole, self._shrink)
+        pixels = pad_to_stride(frames, self._deepest).permute(0, 3, 1, 2).float()
+        if self._shrink > 1:
+            pixels = F.avg_pool2d(pixels, self._shrink)
         maps = self.backbone.pyramid(pixels)
         size = [side * self._shrink // self.stride for side in pixels.shape[2:]]
         x = F.relu(self.context(maps[-1].mean((2, 3))))[:, :, None, None]
@@ -120,8 +100,6 @@ class LightEncoder(nn.Module):
             x = x + self.laterals[0](coarse[0])
         for each, detail in zip(fine, self.details, strict=True):
             x = x + detail(each)
-        if self.closer is not None:
-            x = x + self.magnified(self.closer.pyramid(_smaller(whole, self._shrink // 2))[0])
         x = self.smooth[0](x)
         return self.normalize(self.classifier(x))[:, :, :h, :w]
 
@@ -131,10 +109,6 @@ def _freeze_depthwise(network: nn.Module) -> None:
     for part in network.modules():
         if isinstance(part, nn.Conv2d) and part.groups > 1:
             part.requires_grad_(False)
-
-
-def _smaller(pixels: Tensor, shrink: int) -> Tensor:
-    return F.avg_pool2d(pixels, shrink) if shrink > 1 else pixels
 
 
 def _to(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -163,9 +137,7 @@ class UpperDecoder(nn.Module):
 
     stride = 4
 
-    def __init__(
-        self, dim: int, expert: Expert, token_stride: int, width: int, blocks: int = 0
-    ) -> None:
+    def __init__(self, dim: int, expert: Expert, token_stride: int, width: int) -> None:
         """Make it.
 
         Args:
@@ -173,14 +145,12 @@ class UpperDecoder(nn.Module):
             expert: whose upper part is copied.
             token_stride: pixels from one vector to the next, 8, 16 or 32.
             width: channels before the expert's features.
-            blocks: residual ones of that width, at the tokens' stride.
         """
         super().__init__()
         self._multiple = 32 // token_stride
         self.enter = nn.Sequential(
             nn.Conv2d(dim, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        self.blocks = nn.Sequential(*(ContextBlock(width) for _ in range(blocks)))
         self.widen = nn.ModuleList()
         for channels, stride in zip(expert.backbone.channels, (4, 8), strict=False):
             up = token_stride // stride
@@ -200,7 +170,7 @@ class UpperDecoder(nn.Module):
         rows, columns = (-side % self._multiple for side in vectors.shape[2:])
         # Features of even and odd sides lie differently; see networks.pad_to_stride.
         vectors = F.pad(vectors, (0, columns, 0, rows), mode="replicate")
-        x = self.blocks(self.enter(vectors))
+        x = self.enter(vectors)
         stride4, stride8 = (widen(x) for widen in self.widen)
         coarser = self.expert.backbone.resume(stride8, 8)
         return self.expert.decode([stride4, stride8, *coarser])

@@ -117,10 +117,8 @@ class TokenObjective(Objective):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        encoder, decoder = self.network.encoder, self.network.decoder
+        decoder = self.network.decoder
         upper = [decoder.expert] if isinstance(decoder, UpperDecoder) else []
-        if isinstance(encoder, LightEncoder):
-            return encoder.pretrained + upper
         return super().pretrained + upper
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
@@ -263,7 +261,7 @@ def build_tokens(
         if not isinstance(expert, Expert):
             raise ConfigError("tokens.decoder.kind: upper needs an expert of kind fpn")
         part = tokens.decoder
-        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width, part.blocks)
+        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width)
     else:
         decoder = MaskDecoder(
             tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
@@ -303,19 +301,11 @@ def _light_encoder(
         theirs.load_imagenet()
     try:
         encoder = LightEncoder(
-            outputs,
-            each.stride,
-            each.shrink,
-            each.blocks,
-            each.width,
-            theirs.variant,
-            normalize,
-            each.details,
+            outputs, each.stride, each.shrink, each.blocks, each.width, theirs.variant, normalize
         )
     except ValueError as error:
         raise ConfigError(f"encoder of kind light: {error}") from error
-    for part in encoder.pretrained:
-        part.load_first(theirs)
+    encoder.backbone.load_first(theirs)
     return encoder
 
 

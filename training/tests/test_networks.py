@@ -264,10 +264,8 @@ class TestAutoencoder(TokensContract):
     described = tokens(codes=0, encoder=convolutional(16), decoder=PIXEL_DECODER)
 
 
-def light(stride: int, shrink: int = 2, blocks: int = 6, details: bool = False) -> cfg.Light:
-    return cfg.Light(
-        kind="light", shrink=shrink, blocks=blocks, stride=stride, width=8, details=details
-    )
+def light(stride: int, shrink: int = 2, blocks: int = 6) -> cfg.Light:
+    return cfg.Light(kind="light", shrink=shrink, blocks=blocks, stride=stride, width=8)
 
 
 class TestLightTokens(TokensContract):
@@ -276,13 +274,6 @@ class TestLightTokens(TokensContract):
 
 class TestLightTokensCoarserThanAnyBlock(TokensContract):
     described = tokens(encoder=light(16, blocks=1), decoder=cfg.Upper(kind="upper", width=8))
-
-
-class TestLightTokensWithDetails(TokensContract):
-    described = tokens(
-        encoder=light(16, blocks=15, details=True),
-        decoder=cfg.Upper(kind="upper", width=8, blocks=1),
-    )
 
 
 class TestLightLabels(TokensContract):
@@ -387,11 +378,6 @@ def test_an_encoder_finer_than_its_blocks_is_refused() -> None:
     described = cfg.Segmenter(kind="segmenter", encoder=light(4, shrink=4))
     with pytest.raises(ConfigError, match="stride 4 is finer than the finest, 8"):
         build_tokens(described, 11)
-
-
-def test_there_is_no_frame_of_twice_the_size_for_details() -> None:
-    with pytest.raises(ConfigError, match="details need shrink 2 or more"):
-        build_tokens(tokens(encoder=light(8, shrink=1, details=True)), 11)
 
 
 def test_the_papers_size_is_the_papers_10_kilobytes() -> None:
