@@ -29,7 +29,8 @@ BATCH = 5520
 """Tokens of a level in a batch, about: eight frames of camvid-f16, and no less than one frame."""
 LEARNING_RATE = 4e-3
 UNITS, HIDDEN = 64, 32
-"""Of the first layer and the second."""
+"""Of the first layer and the second; 64 there would save camvid-tiny 1.5% of its bytes, for half
+as much time again."""
 EMBEDDING_SCALE = 32
 INTRA, ONE_LEVEL, STILL = 0.35, 0.1, 0.05
 """Shares of samples without a reference, with one of the first level only, and equal to theirs."""
