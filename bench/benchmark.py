@@ -40,6 +40,7 @@ from contenders import (
     open_expert,
     wire_bytes,
 )
+from results import machine, write_whole
 from rich.progress import Progress
 from streams import Image
 
@@ -418,20 +419,7 @@ class Results:
         """Write the file, whole or not at all, without rows of what is no contender any more."""
         rows = [self._rows[key] for key in order if key in self._rows]
         text = json.dumps({**self._about, "rows": rows}, indent=1) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        draft.write_text(text)
-        draft.replace(self._path)
-
-
-def machine() -> dict[str, Any]:
-    """Return what the timings depend on."""
-    model = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return {"cpu": model, "cores": os.cpu_count(), "gpu": None}
+        write_whole(self._path, text)
 
 
 def versions() -> dict[str, str]:

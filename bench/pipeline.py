@@ -37,6 +37,7 @@ import onnxruntime
 import psutil
 import rclpy
 from rclpy.signals import SignalHandlerOptions
+from results import machine, write_whole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -467,10 +468,7 @@ class Results:
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self.found, indent=1) + "\n")
-        draft.replace(self._path)
+        write_whole(self._path, json.dumps(self.found, indent=1) + "\n")
 
     def todo(self, planned: Sequence[Run]) -> list[Run]:
         """Return the runs that are missing, or were disturbed."""
@@ -493,9 +491,6 @@ class Results:
 
 def about(bundle: ModelBundle, drive: Path) -> dict[str, Any]:
     """Return what results are of."""
-    # Late, as it brings all codecs.
-    from benchmark import machine
-
     return {
         "bundle": bundle.name,
         "fingerprint": f"{bundle.fingerprint:016x}",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import bjontegaard
 import cv2
 import numpy as np
+from results import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "benchmark.json"
@@ -426,10 +426,7 @@ def fill_in(text: str, mark: str, blocks: Mapping[str, Callable[[Row], str]], re
 def rewrite(pages: Sequence[Path], change: Callable[[str], str]) -> None:
     """Change the text of each page, whole or not at all."""
     for page in pages:
-        text = change(page.read_text())
-        draft = page.with_name(f".{page.name}.{os.getpid()}")
-        draft.write_text(text)
-        draft.replace(page)
+        write_whole(page, change(page.read_text()))
 
 
 def render(text: str, results: Row) -> str:

@@ -13,7 +13,6 @@ import argparse
 import heapq
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from results import write_whole
 from rich.progress import track
 from streams import RATE, STREAMS, Image, Networks, Shown, Stream
 
@@ -219,14 +219,8 @@ def sweep(bundle: ModelBundle, drive: Drive, path: Path) -> dict[str, Any]:
         stream = STREAMS[cell.stream](networks, drive.frames, spec.rate)
         run = simulate(stream, spec, len(drive.frames))
         results["cells"][cell.key] = judge(run, drive)
-        _write(path, results)
+        write_whole(path, json.dumps(results, indent=1) + "\n")
     return results
-
-
-def _write(path: Path, results: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(results, indent=1) + "\n")
-    draft.replace(path)
 
 
 PANELS = {
