@@ -282,8 +282,7 @@ def _play(
                 raise DemoError(_failure(ended, processes))
     if not sent:
         raise DemoError(f"the replay sent no frame; see {processes.log(replay)}")
-    delivery = Delivery.read(replay_report, bags, CAMERA)
-    return delivery, meter and meter.usage(delivery)
+    return Delivery.read(replay_report, bags, CAMERA), meter and meter.usage
 
 
 class _Meter:
@@ -291,22 +290,18 @@ class _Meter:
 
     def __init__(self, link: EmulatedLink) -> None:
         self._link = link
-        self._before = self._after = link.counters()
+        self._before, self._since = link.counters(), time.monotonic()
+        self.usage: Mapping[str, Usage] | None = None
 
     def stop(self) -> None:
-        self._after = self._link.counters()
-
-    def usage(self, delivery: Delivery) -> dict[str, Usage]:
-        """Return the mean rates over the time of sending, and the shares lost."""
-        drives_per_s = delivery.frames_per_s / delivery.frames_sent
-        usage = {}
-        for side, after in self._after.items():
+        seconds = time.monotonic() - self._since
+        self.usage = {}
+        for side, after in self._link.counters().items():
             before = self._before[side]
             packets = max(after.packets - before.packets, 1)
             lost = after.lost + after.dropped - before.lost - before.dropped
             kbit = (after.carried_bytes - before.carried_bytes) * 8 / 1000
-            usage[f"from_{side}"] = Usage(kbit * drives_per_s, lost / packets)
-        return usage
+            self.usage[f"from_{side}"] = Usage(kbit / seconds, lost / packets)
 
 
 def _check(processes: Processes, stop: Event) -> bool:
