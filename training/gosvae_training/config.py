@@ -271,6 +271,8 @@ class Losses(Strict):
     """Mean absolute difference of the first guide's features; it has to be a FPN."""
     policy: float = Field(0.0, ge=0)
     """Policy gradient on sampled tokens, rewarded by each frame's mIoU against the labels."""
+    rate: tuple[NonNegativeFloat, ...] = ()
+    """Of the bits of a token, for each level; none for tokens that may cost what they will."""
 
 
 class Prior(Strict):
@@ -323,6 +325,12 @@ class Config(Strict):
                     raise ValueError(f"losses.{name} needs tokens.decoder.kind: pixels")
             if isinstance(self.tokens, Tokens) and not self.tokens.codes:
                 raise ValueError("tokens.codes: 0 needs tokens.decoder.kind: pixels")
+        if self.losses.rate and (
+            not isinstance(self.tokens, Tokens)
+            or not self.tokens.codes
+            or len(self.losses.rate) != self.tokens.levels
+        ):
+            raise ValueError("losses.rate: needs tokens with codes, and a weight for each level")
         if self.segmenter.teacher == "frame" and (draws or self.guides):
             raise ValueError("segmenter.teacher: frame needs masks, and no guide but the expert")
         if self.expert.teacher == "frame":

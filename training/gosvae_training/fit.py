@@ -73,7 +73,7 @@ def check_identity(last: Path, made: str, wanted: Identity) -> None:
 
 def _groups(objective: Objective, schedule: Schedule) -> list[dict[str, object]]:
     inner = {id(p) for part in objective.pretrained for p in part.parameters()}
-    trained = [objective.network, *([objective.critic] if objective.critic else [])]
+    trained = [objective.network, *objective.companions.values()]
     parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
     return [
         {
@@ -134,9 +134,7 @@ def fit(
     groups = _groups(objective, schedule)
     averaged = copy.deepcopy(network).eval().requires_grad_(False).to(fabric.device)
     last, start = folder / "last.pt", 0
-    trained = {"network": network, "averaged": averaged}
-    if objective.critic is not None:
-        trained["critic"] = objective.critic
+    trained = {"network": network, "averaged": averaged, **objective.companions}
     state = torch.load(last, weights_only=True, map_location="cpu") if last.exists() else None
     if state:
         # Checkpoints of the first runs have no identity.

@@ -364,13 +364,16 @@ class TokenNetwork(nn.Module):
         """Return the codebooks, float (levels, codes, dim)."""
         return self.quantizer.codebooks
 
-    def forward(self, frames: Tensor, quantize: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the decoder makes (cropped to the frame), commitment loss and token indices.
+    def forward(
+        self, frames: Tensor, quantize: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the decoder makes, cropped to the frame; commitment loss; indices; vectors.
 
         Indices are int64 (N, h, w, levels), -1 where the level was dropped; without `quantize`
-        the vectors pass unchanged, the loss is zero and the indices are empty.
+        the vectors pass unchanged, the loss is zero and the indices are empty. The vectors, float
+        (N, dim, h, w), are the encoder's.
         """
-        vectors = self.encoder(frames)
+        encoded = vectors = self.encoder(frames)
         commitment, indices = vectors.new_zeros(()), torch.empty(0, dtype=torch.long)
         if quantize:
             with torch.autocast(vectors.device.type, enabled=False):
@@ -380,7 +383,7 @@ class TokenNetwork(nn.Module):
             indices = indices.unflatten(1, vectors.shape[2:])
             vectors = flat.mT.unflatten(2, vectors.shape[2:])
         height, width = (-(-size // self.decoder.stride) for size in frames.shape[1:3])
-        return self.decoder(vectors)[:, :, :height, :width], commitment, indices
+        return self.decoder(vectors)[:, :, :height, :width], commitment, indices, encoded
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:

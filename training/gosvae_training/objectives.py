@@ -41,6 +41,7 @@ from .networks import (
 from .networks import resize_logits as resize
 from .perceptual import PERCEPTUAL
 from .pixels import ConvolutionalEncoder, Critic, PixelDecoder, to_frames
+from .rate import INTRA, TrainingPrior, moved
 
 
 class Objective(nn.Module):
@@ -52,10 +53,17 @@ class Objective(nn.Module):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Keep what is trained, averaged and exported; `critic` is what is trained against it."""
+        """Keep what is trained, averaged and exported."""
         super().__init__()
         self.network = network
         self.critic: nn.Module | None = None
+        self.prior: nn.Module | None = None
+
+    @property
+    def companions(self) -> dict[str, nn.Module]:
+        """What is trained beside the network, and of no use after it."""
+        named = {"critic": self.critic, "prior": self.prior}
+        return {name: module for name, module in named.items() if module is not None}
 
     @property
     def backbone(self) -> EfficientNetLite | None:
@@ -110,6 +118,9 @@ class TokenObjective(Objective):
             self.perceptual = PERCEPTUAL[losses.perceptual_network]()
         if losses.adversarial:
             self.critic = Critic()
+        if losses.rate:
+            levels, codes, _ = network.codebooks().shape
+            self.prior = TrainingPrior(levels, codes)
 
     @property
     def backbone(self) -> EfficientNetLite | None:
@@ -129,7 +140,7 @@ class TokenObjective(Objective):
         self, frames: Tensor, target: Tensor, warming_up: bool, taught: Tensor | None = None
     ) -> dict[str, Tensor]:
         weights, size = self.losses, target.shape[1:]
-        made, commitment, indices = self.network(frames, quantize=not warming_up)
+        made, commitment, indices, vectors = self.network(frames, quantize=not warming_up)
         terms: dict[str, Tensor] = {}
         if taught is not None:
             terms = imitation_loss(resize(made, taught.shape[2:]), taught.float())
@@ -156,7 +167,24 @@ class TokenObjective(Objective):
             real = frames.permute(0, 3, 1, 2).float()
             terms["adversarial"], terms["critic"] = self.critic.losses(real, made.float())
             loss = loss + weights.adversarial * terms["adversarial"] + terms["critic"]
+        if self.prior is not None and not warming_up:
+            bits = self.prior(vectors, self.network.codebooks(), indices, self._before(frames))
+            for level, (each, weight) in enumerate(zip(bits, weights.rate, strict=False), 1):
+                terms[f"bits_{level}"] = each
+                loss = loss + weight * each
         return {"loss": loss, **terms, **usage(indices, self.network)}
+
+    @torch.no_grad()
+    def _before(self, frames: Tensor) -> Tensor:
+        """Return the tokens of a moment before, int64 (N, h, w, levels); -1 for some frames."""
+        residual = self.network.encoder(moved(frames)).float().permute(0, 2, 3, 1)
+        levels = []
+        for codebook in self.network.codebooks():
+            index = torch.cdist(residual.flatten(0, 2), codebook).argmin(-1)
+            levels.append(index.unflatten(0, residual.shape[:3]))
+            residual = residual - codebook[levels[-1]]
+        alone = torch.rand(len(frames), 1, 1, 1, device=frames.device) < INTRA
+        return torch.where(alone, -1, torch.stack(levels, -1))
 
     def _picture_terms(self, frames: Tensor, target: Tensor, made: Tensor) -> dict[str, Tensor]:
         weights, seen, real = self.losses, to_frames(made), frames.float()

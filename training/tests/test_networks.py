@@ -188,7 +188,7 @@ class TokensContract(Contract):
         return network
 
     def call(self, network: nn.Module, size: tuple[int, int]) -> Tensor:
-        made, commitment, _ = network(frames(size), True)
+        made, commitment, *_ = network(frames(size), True)
         return made + commitment
 
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
@@ -213,7 +213,7 @@ class TokensContract(Contract):
         if isinstance(network.quantizer, Rounding):
             return
         with torch.inference_mode():
-            _, _, indices = network(frames(NEW), True)
+            _, _, indices, _ = network(frames(NEW), True)
             encoder = EncoderGraph(network)
             own = encoder(frames(NEW), encoder.no_reference(frames(NEW)))
         assert torch.equal(own, indices.permute(0, 3, 1, 2).int())
