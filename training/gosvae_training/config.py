@@ -189,6 +189,9 @@ class Light(Strict):
     """Pixels from one vector to the next; at least twice `shrink`."""
     width: PositiveInt
     """Channels of what joins the blocks' features."""
+    trunk: str = ""
+    """A checkpoint of a network of the same `shrink`, `blocks` and `width` to start from, such as
+    a light segmenter's ``runs/<name>/segmenter/last.pt``; its `stride` may be finer."""
 
 
 class Masks(Strict):
@@ -307,9 +310,9 @@ class Config(Strict):
     segmenter: Schedule
     """Training of what `tokens` describes."""
     inertia: tuple[NonNegativeFloat, ...] = ()
-    """How much further away than the nearest a code may be, as a share of the squared distance, and
-    still be kept from the frame referred to: one number for each level of tokens, or none for 0.
-    It matters to nothing before export."""
+    """How much further away than the nearest a code may be, in squared distance, and still be kept
+    from the frame referred to: one number for each level of tokens, or none for 0. Numbers of
+    vectors have variance 1. It matters to nothing before export."""
     prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""

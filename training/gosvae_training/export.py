@@ -56,8 +56,8 @@ class EncoderGraph(nn.Module):
     """uint8 (N, H, W, 3) RGB and int32 (N, levels, h, w) -> int32 (N, levels, h, w).
 
     Made are the nearest codes of each residual; but the reference's code, the second input, where
-    its squared distance is at most `1 + inertia` times the nearest one's. A reference of `codes`
-    is none.
+    its squared distance is at most the nearest one's and `inertia`: what another code would cost
+    has to buy a nearer one. A reference of `codes` is none.
     """
 
     def __init__(self, segmenter: TokenNetwork, inertia: Sequence[float] = ()) -> None:
@@ -85,7 +85,7 @@ class EncoderGraph(nn.Module):
             present = kept < len(codebook)
             kept = torch.where(present, kept, 0)
             away = distances.gather(-1, kept[..., None])[..., 0]
-            index = torch.where(present & (away <= (1 + inertia) * nearest), kept, index)
+            index = torch.where(present & (away <= nearest + inertia), kept, index)
             residual = residual - codebook[index]
             levels.append(index)
         return torch.stack(levels, 1).to(torch.int32)

@@ -49,6 +49,31 @@ def frames(size: tuple[int, int], count: int = 2) -> Tensor:
     )
 
 
+class Given(nn.Module):
+    """An encoder the vectors of which are the frames."""
+
+    stride = 1
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames.permute(0, 3, 1, 2)
+
+
+def test_a_token_is_kept_until_another_is_nearer_by_its_inertia() -> None:
+    network = TokenNetwork(Given(), nn.Module(), nn.Identity())
+    network.quantizer.codebooks = torch.tensor([[[0.0, 0, 0], [2, 0, 0]], [[0, 0, 0], [0, 1, 0]]])
+    # Squared distances to the first level's codes: 0 and 4, 1 and 1, 1.69 and 0.49.
+    vectors = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1.3, 0, 0]]).expand(1, 1, 3, 3)
+    encoder = EncoderGraph(network, (1.3, 0.0))
+    nothing = encoder.no_reference(vectors)
+    assert encoder(vectors, nothing)[0, 0, 0].tolist() == [0, 0, 1]
+    for earlier, kept in ((0, [0, 0, 0]), (1, [0, 1, 1])):
+        reference = torch.full_like(nothing, earlier)
+        tokens = encoder(vectors, reference)
+        assert tokens[0, 0, 0].tolist() == kept
+        # Without inertia, only what is as near.
+        assert tokens[0, 1, 0].tolist() == [0, 0, 0]
+
+
 class Contract:
     """What every network can do; a subclass builds it and says what it gives."""
 
