@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ BLOCK = 10
 """Consecutive frames that are drawn together: neighbours show the same street."""
 DRAWS = 2000
 RIVAL = "-labels"
-"""What the name of a label sender has behind that of its rival."""
+"""What the name of a label sender has behind that of its rivals, or behind their beginning."""
 
 Counts = npt.NDArray[np.int64]
 """Confusion matrices of frames, (frames, classes, classes)."""
@@ -62,6 +63,13 @@ def resampled(counts: Counts) -> npt.NDArray[np.float64]:
 def interval(values: npt.NDArray[np.float64]) -> list[float]:
     """Return the bounds that 95% of `values` lie between."""
     return [round(float(each), 4) for each in np.percentile(values, (2.5, 97.5))]
+
+
+def rival(name: str, names: Iterable[str]) -> str | None:
+    """Return which of `names` sends labels at the budget of bundle `name`; it is not its own."""
+    senders = [each for each in names if each.endswith(RIVAL) and each != name]
+    budgets = [each for each in senders if f"{name}-".startswith(each.removesuffix(RIVAL) + "-")]
+    return max(budgets, key=len, default=None)
 
 
 def measure(bundle: ModelBundle, samples: Dataset, levels: int) -> tuple[dict[str, Any], Counts]:
@@ -131,21 +139,22 @@ def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
             row["share_of_expert"] = round(reached / best, 4)
             rows.append(row)
     by_name = {(row["name"], row["levels"]): row for row in rows}
-    differences = [
-        {
-            "name": name,
-            "levels": levels,
-            "bytes_ratio": round(
-                by_name[name, levels]["bytes_per_frame"]
-                / by_name[name + RIVAL, 1]["bytes_per_frame"],
-                3,
-            ),
-            "miou": round(by_name[name, levels]["miou"] - by_name[name + RIVAL, 1]["miou"], 4),
-            "interval": interval(values[name, levels] - values[name + RIVAL, 1]),
-        }
-        for name, levels in by_name
-        if (name + RIVAL, 1) in by_name
-    ]
+    differences = []
+    for name, levels in by_name:
+        other = rival(name, (each for each, _ in by_name))
+        if other is None:
+            continue
+        ours, theirs = by_name[name, levels], by_name[other, 1]
+        ratio = ours["bytes_per_frame"] / theirs["bytes_per_frame"]
+        differences.append(
+            {
+                "name": name,
+                "levels": levels,
+                "bytes_ratio": round(ratio, 3),
+                "miou": round(ours["miou"] - theirs["miou"], 4),
+                "interval": interval(values[name, levels] - values[other, 1]),
+            }
+        )
     return {
         "data": describe(samples),
         "date": str(date.today()),
@@ -188,8 +197,10 @@ def table(figures: dict[str, Any]) -> str:
 def plot(figures: dict[str, Any], path: Path) -> None:
     """Draw mIoU against bytes, a line for each bundle; rivals share a colour."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    budgets = list(dict.fromkeys(row["name"].removesuffix(RIVAL) for row in figures["rows"]))
-    for name in dict.fromkeys(row["name"] for row in figures["rows"]):
+    names = list(dict.fromkeys(row["name"] for row in figures["rows"]))
+    budgets = [rival(name, names) or name for name in names]
+    colours = {budget: f"C{index}" for index, budget in enumerate(dict.fromkeys(budgets))}
+    for name, budget in zip(names, budgets, strict=True):
         rows = [row for row in figures["rows"] if row["name"] == name]
         reached = np.array([row["miou"] for row in rows])
         bounds = np.array([row["interval"] for row in rows]).T
@@ -198,7 +209,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
             reached,
             np.abs(bounds - reached),
             label=f"{name}, {rows[0]['vehicle_macs'] / 1e9:.2f} GMACs",
-            color=f"C{budgets.index(name.removesuffix(RIVAL))}",
+            color=colours[budget],
             marker="s" if rows[0]["kind"] == "labels" else "o",
             fillstyle="none" if rows[0]["kind"] == "labels" else "full",
             capsize=3,
@@ -213,7 +224,12 @@ def plot(figures: dict[str, Any], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Compare bundles on one split of a dataset."""
     parser = argparse.ArgumentParser(prog="gosvae_training.compare", description=__doc__)
-    parser.add_argument("bundles", nargs="+", type=Path, help="folders; X and X-labels are rivals")
+    parser.add_argument(
+        "bundles",
+        nargs="+",
+        type=Path,
+        help="folders; X-labels is the rival of X and of X-anything",
+    )
     parser.add_argument("--data", type=Path, required=True, help="a labelled dataset")
     parser.add_argument("--split", default="val")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

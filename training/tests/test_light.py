@@ -78,6 +78,23 @@ def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
         assert decoded.mask.shape == SIZE and set(np.unique(decoded.mask)) <= set(CAMVID.ids)
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("tiny", "tiny-labels"),
+        ("tiny-thin", "tiny-labels"),
+        ("tiny-thin-thinner", "tiny-thin-labels"),
+        ("tiny-labels", None),
+        ("tinier", None),
+    ],
+)
+def test_the_rival_is_the_label_sender_of_the_same_budget(name: str, other: str | None) -> None:
+    names = ["tiny-labels", "tiny", "tiny-thin", "tiny-thin-labels", "micro-labels", "tinier"]
+    if name == "tiny-thin":
+        names.remove("tiny-thin-labels")
+    assert compare.rival(name, names) == other
+
+
 def test_rivals_are_compared_frame_by_frame(
     rivals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
