@@ -189,9 +189,6 @@ class Light(Strict):
     """Pixels from one vector to the next; at least twice `shrink`."""
     width: PositiveInt
     """Channels of what joins the blocks' features."""
-    trunk: str = ""
-    """A checkpoint of a network of the same `shrink`, `blocks` and `width` to start from, such as
-    a light segmenter's ``runs/<name>/segmenter/last.pt``; its `stride` may be finer."""
 
 
 class Masks(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,30 +81,6 @@ class LightEncoder(nn.Module):
         )
         self.classifier = nn.Conv2d(width, outputs, 1)
         self.normalize = nn.BatchNorm2d(outputs, affine=False) if normalize else nn.Identity()
-
-    def load_trunk(self, state: Mapping[str, Tensor]) -> None:
-        """Load all but the outermost layers from another light encoder, whose stride may be finer.
-
-        Args:
-            state: its weights and buffers.
-
-        Raises:
-            ValueError: its `shrink`, `blocks` or `width` are others.
-        """
-        finer = len({name.split(".")[1] for name in state if name.startswith("laterals.")})
-        finer -= len(self.laterals)
-        theirs = {}
-        for name, value in state.items():
-            part, *rest = name.split(".")
-            if part in ("laterals", "smooth"):
-                rest[0] = str(int(rest[0]) - finer)
-            theirs[".".join((part, *rest))] = value
-        trunk = ("backbone.", "context.", "laterals.", "smooth.")
-        own = {name: each for name, each in self.state_dict().items() if name.startswith(trunk)}
-        for name, each in own.items():
-            if name not in theirs or theirs[name].shape != each.shape:
-                raise ValueError(f"{name} differs; shrink, blocks and width have to be the same")
-        self.load_state_dict({name: theirs[name] for name in own}, strict=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         h, w = (-(-side // self.stride) for side in frames.shape[1:3])

@@ -334,15 +334,6 @@ def _light_encoder(
     except ValueError as error:
         raise ConfigError(f"encoder of kind light: {error}") from error
     encoder.backbone.load_first(theirs)
-    if each.trunk and expert is not None:
-        try:
-            state = torch.load(each.trunk, weights_only=True)["averaged"]
-            prefix = "encoder."
-            encoder.load_trunk(
-                {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-            )
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"encoder.trunk: {each.trunk}: {error}") from error
     return encoder
 
 

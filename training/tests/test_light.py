@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +17,8 @@ from trees import write_camvid
 from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, ModelBundle
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_training import compare, export, train
-from gosvae_training.config import Config, ConfigError, load_config, parse
+from gosvae_training.config import ConfigError, load_config
 from gosvae_training.data import RandomCrops, Sample, Taught, _at_parts, load_dataset
-from gosvae_training.networks import Expert
-from gosvae_training.objectives import build_tokens
 
 LIGHT = {"kind": "light", "shrink": 2, "blocks": 3, "stride": 4, "width": 8}
 LABELS: dict[str, Any] = {
@@ -49,21 +46,6 @@ def rivals(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert train.main(paths) == 0
         assert export.main([*paths, "--models", str(root / "models")]) == 0
     return root
-
-
-def test_tokens_may_start_from_the_trunk_of_labels(rivals: Path) -> None:
-    checkpoint = rivals / "runs/tiny-labels/segmenter/last.pt"
-    config = parse(Config, TOKENS, "tokens")
-    light = config.tokens.encoder.model_copy(update={"trunk": str(checkpoint)})
-    tokens = config.tokens.model_copy(update={"encoder": light})
-    theirs = torch.load(checkpoint, weights_only=True)["averaged"]
-    ours = build_tokens(tokens, 11, Expert(11)).state_dict()
-    for part in ("backbone._conv_stem.weight", "context.weight", "laterals.{}.weight"):
-        finer, same = (f"encoder.{part.format(index)}" for index in (1, 0))
-        assert torch.equal(ours[same], theirs[finer])
-    wider = tokens.model_copy(update={"encoder": light.model_copy(update={"width": 16})})
-    with pytest.raises(ConfigError, match=r"trunk: .*width have to be the same"):
-        build_tokens(wider, 11, Expert(11))
 
 
 def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
