@@ -252,7 +252,7 @@ def measure(
         if isinstance(objective, LabelObjective):
             made = network.draw(objective.labels(frame))
         else:
-            made, _, indices = network(frame, True)
+            made, _, indices, _ = network(frame, True)
             used.update(indices[..., :1].flatten().tolist())
         for name, matrix in truth.items():
             logits = judges[name].network(to_frames(made)) if draws else made
