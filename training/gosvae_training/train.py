@@ -314,6 +314,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        # Left to the interpreter's exit, its threads may abort a process that has done all.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0
 
 
