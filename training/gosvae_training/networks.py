@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -340,6 +340,38 @@ def residual_codes(levels: int, codes: int, dim: int, rare: float = RARE) -> Res
     )
 
 
+@torch.no_grad()
+def nearest_codes(vectors: Tensor, codebooks: Tensor) -> Tensor:
+    """Return the nearest code of each level's residual.
+
+    Args:
+        vectors: float (N, dim, h, w).
+        codebooks: float (levels, codes, dim).
+
+    Returns:
+        int64 (N, h, w, levels).
+    """
+    residual, levels = vectors.float().permute(0, 2, 3, 1), []
+    for codebook in codebooks:
+        index = torch.cdist(residual.flatten(0, 2), codebook).argmin(-1)
+        levels.append(index.unflatten(0, residual.shape[:3]))
+        residual = residual - codebook[levels[-1]]
+    return torch.stack(levels, -1)
+
+
+class Coded(NamedTuple):
+    """What becomes of N frames."""
+
+    made: Tensor
+    """Of the decoder, cropped to the frames."""
+    commitment: Tensor
+    """Loss; zero where vectors were not quantised."""
+    indices: Tensor
+    """int64 (N, h, w, levels), -1 where the level was dropped; empty without quantisation."""
+    vectors: Tensor
+    """Of the encoder, float (N, dim, h, w)."""
+
+
 class TokenNetwork(nn.Module):
     """Encoder, residual quantiser and decoder, the latter to logits or to pixels.
 
@@ -364,15 +396,8 @@ class TokenNetwork(nn.Module):
         """Return the codebooks, float (levels, codes, dim)."""
         return self.quantizer.codebooks
 
-    def forward(
-        self, frames: Tensor, quantize: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the decoder makes, cropped to the frame; commitment loss; indices; vectors.
-
-        Indices are int64 (N, h, w, levels), -1 where the level was dropped; without `quantize`
-        the vectors pass unchanged, the loss is zero and the indices are empty. The vectors, float
-        (N, dim, h, w), are the encoder's.
-        """
+    def forward(self, frames: Tensor, quantize: bool = True) -> Coded:
+        """Encode, quantise and decode; without `quantize` vectors reach the decoder unchanged."""
         encoded = vectors = self.encoder(frames)
         commitment, indices = vectors.new_zeros(()), torch.empty(0, dtype=torch.long)
         if quantize:
@@ -383,7 +408,8 @@ class TokenNetwork(nn.Module):
             indices = indices.unflatten(1, vectors.shape[2:])
             vectors = flat.mT.unflatten(2, vectors.shape[2:])
         height, width = (-(-size // self.decoder.stride) for size in frames.shape[1:3])
-        return self.decoder(vectors)[:, :, :height, :width], commitment, indices, encoded
+        made = self.decoder(vectors)[:, :, :height, :width]
+        return Coded(made, commitment, indices, encoded)
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:

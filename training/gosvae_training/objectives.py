@@ -36,6 +36,7 @@ from .networks import (
     Rounding,
     TokenEncoder,
     TokenNetwork,
+    nearest_codes,
     residual_codes,
 )
 from .networks import resize_logits as resize
@@ -133,7 +134,7 @@ class TokenObjective(Objective):
         return super().pretrained + upper
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
-        made = network(frames, True)[0]
+        made = network(frames).made
         return self.guides[0](to_frames(made)) if self.draws else made
 
     def forward(
@@ -177,14 +178,9 @@ class TokenObjective(Objective):
     @torch.no_grad()
     def _before(self, frames: Tensor) -> Tensor:
         """Return the tokens of a moment before, int64 (N, h, w, levels); -1 for some frames."""
-        residual = self.network.encoder(moved(frames)).float().permute(0, 2, 3, 1)
-        levels = []
-        for codebook in self.network.codebooks():
-            index = torch.cdist(residual.flatten(0, 2), codebook).argmin(-1)
-            levels.append(index.unflatten(0, residual.shape[:3]))
-            residual = residual - codebook[levels[-1]]
+        tokens = nearest_codes(self.network.encoder(moved(frames)), self.network.codebooks())
         alone = torch.rand(len(frames), 1, 1, 1, device=frames.device) < INTRA
-        return torch.where(alone, -1, torch.stack(levels, -1))
+        return torch.where(alone, -1, tokens)
 
     def _picture_terms(self, frames: Tensor, target: Tensor, made: Tensor) -> dict[str, Tensor]:
         weights, seen, real = self.losses, to_frames(made), frames.float()

@@ -36,6 +36,32 @@ def moved(frames: Tensor) -> Tensor:
     return (seen + 2 * torch.randn_like(seen)).clamp(0, 255).permute(0, 2, 3, 1)
 
 
+class _Level(nn.Module):
+    """Logits of one level's codes, (N, codes, h, w), from one-hot tokens of all levels."""
+
+    def __init__(self, level: int, codes: int, width: int) -> None:
+        super().__init__()
+        self.own = slice(level * codes, (level + 1) * codes)
+        self.before = nn.Conv2d(codes, width, 5, padding=2)
+        self.below = nn.Conv2d(self.own.start, width, 3, padding=1) if level else None
+        self.reference = nn.Conv2d(self.own.stop, width, 3, padding=1)
+        self.mix = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
+        self.code = nn.Conv2d(width, codes, 1)
+        self.same = nn.Conv2d(width, 1, 1)
+        causal = torch.ones(5, 5)
+        causal[2, 2:] = causal[3:] = 0
+        self.register_buffer("causal", causal, persistent=False)
+
+    def forward(self, current: Tensor, past: Tensor) -> Tensor:
+        kernel = self.before
+        x = F.conv2d(current[:, self.own], kernel.weight * self.causal, kernel.bias, padding=2)
+        x = x + self.reference(past[:, : self.own.stop])
+        if self.below is not None:
+            x = x + self.below(current[:, : self.own.start])
+        x = self.mix(x)
+        return self.code(x) + self.same(x) * past[:, self.own]
+
+
 class TrainingPrior(nn.Module):
     """Bits of each level's tokens, given those before them and those of an earlier frame.
 
@@ -48,21 +74,7 @@ class TrainingPrior(nn.Module):
     def __init__(self, levels: int, codes: int, width: int = 64) -> None:
         super().__init__()
         self.codes = codes
-        self.before = nn.ModuleList(nn.Conv2d(codes, width, 5, padding=2) for _ in range(levels))
-        self.below = nn.ModuleList(
-            nn.Conv2d(codes * level, width, 3, padding=1) for level in range(1, levels)
-        )
-        self.reference = nn.ModuleList(
-            nn.Conv2d(codes * (level + 1), width, 3, padding=1) for level in range(levels)
-        )
-        self.mix = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()) for _ in range(levels)
-        )
-        self.code = nn.ModuleList(nn.Conv2d(width, codes, 1) for _ in range(levels))
-        self.same = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in range(levels))
-        causal = torch.ones(5, 5)
-        causal[2, 2:] = causal[3:] = 0
-        self.register_buffer("causal", causal, persistent=False)
+        self.levels = nn.ModuleList(_Level(level, codes, width) for level in range(levels))
 
     def costs(self, indices: Tensor, reference: Tensor) -> list[Tensor]:
         """Return what each code would cost in each place, in bits.
@@ -76,18 +88,8 @@ class TrainingPrior(nn.Module):
         """
         present = int((indices >= 0).flatten(0, 2).all(0).sum())
         current, past = (self._one_hot(each[..., :present]) for each in (indices, reference))
-        costs = []
-        for level in range(present):
-            own = slice(level * self.codes, (level + 1) * self.codes)
-            kernel = self.before[level]
-            x = F.conv2d(current[:, own], kernel.weight * self.causal, kernel.bias, padding=2)
-            x = x + self.reference[level](past[:, : own.stop])
-            if level:
-                x = x + self.below[level - 1](current[:, : own.start])
-            x = self.mix[level](x)
-            logits = self.code[level](x) + self.same[level](x) * past[:, own]
-            costs.append(-F.log_softmax(logits.float(), 1).permute(0, 2, 3, 1) / math.log(2))
-        return costs
+        logits = [level(current, past).float() for level in self.levels[:present]]
+        return [-F.log_softmax(each, 1).permute(0, 2, 3, 1) / math.log(2) for each in logits]
 
     def forward(
         self, vectors: Tensor, codebooks: Tensor, indices: Tensor, reference: Tensor

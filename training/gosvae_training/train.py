@@ -258,7 +258,7 @@ def report_codebook(network: TokenNetwork, material: Material, device: torch.dev
     size = material.config.input_size
     frames = (torch.from_numpy(resize_frame(s.frame, size)) for s in iterate(material.val))
     indices = torch.cat(
-        [network(frame[None].to(device), True)[2].flatten(0, 2).cpu() for frame in frames]
+        [network(frame[None].to(device)).indices.flatten(0, 2).cpu() for frame in frames]
     )
     codes = network.codebooks().shape[1]
     for level, column in enumerate(indices.T):

@@ -65,15 +65,14 @@ def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
     [
         ("tiny", "tiny-labels"),
         ("tiny-thin", "tiny-labels"),
-        ("tiny-thin-thinner", "tiny-thin-labels"),
+        ("base-thin-thinner", "base-thin-labels"),
         ("tiny-labels", None),
         ("tinier", None),
     ],
 )
 def test_the_rival_is_the_label_sender_of_the_same_budget(name: str, other: str | None) -> None:
-    names = ["tiny-labels", "tiny", "tiny-thin", "tiny-thin-labels", "micro-labels", "tinier"]
-    if name == "tiny-thin":
-        names.remove("tiny-thin-labels")
+    names = ["tiny-labels", "tiny", "tiny-thin", "tinier", "micro-labels"]
+    names += ["base-labels", "base-thin", "base-thin-labels", "base-thin-thinner"]
     assert compare.rival(name, names) == other
 
 

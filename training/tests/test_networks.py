@@ -369,7 +369,7 @@ def test_labels_are_the_greatest_logit_and_their_mask_is_theirs() -> None:
     torch.manual_seed(0)
     network = build_tokens(cfg.Segmenter(kind="segmenter", encoder=light(4)), 11).eval()
     with torch.inference_mode():
-        logits = network(frames(NEW), quantize=False)[0]
+        logits = network(frames(NEW), quantize=False).made
         encoder = EncoderGraph(network)
         labels = encoder(frames(NEW), encoder.no_reference(frames(NEW)))
         mask = MaskGraph(network, NEW, TinyFrames())(labels)

@@ -10,6 +10,7 @@ from tiny import SMALL
 from torch import Tensor
 
 from gosvae_training.config import Config, ConfigError, parse
+from gosvae_training.networks import nearest_codes
 from gosvae_training.rate import TrainingPrior, moved
 
 CODES, DIM = 4, 2
@@ -18,21 +19,11 @@ BOOKS = torch.tensor(
 )
 
 
-def quantized(vectors: Tensor) -> Tensor:
-    """Return the nearest codes, (N, h, w, levels)."""
-    residual, levels = vectors.permute(0, 2, 3, 1), []
-    for book in BOOKS:
-        levels.append(torch.cdist(residual.flatten(0, 2), book).argmin(-1))
-        levels[-1] = levels[-1].unflatten(0, residual.shape[:3])
-        residual = residual - book[levels[-1]]
-    return torch.stack(levels, -1)
-
-
 def grids(seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return vectors (2, DIM, 5, 6) and their indices."""
     torch.manual_seed(seed)
     vectors = torch.randn(2, DIM, 5, 6) * 3
-    return vectors, quantized(vectors)
+    return vectors, nearest_codes(vectors, BOOKS)
 
 
 def test_bits_are_those_of_the_probabilities_given_to_what_was_chosen() -> None:
@@ -74,14 +65,14 @@ def test_vectors_are_drawn_to_what_is_cheaper() -> None:
     prior = TrainingPrior(1, CODES)
     for parameter in prior.parameters():
         parameter.data.zero_()
-    prior.code[0].bias.data[1] = 3.0
+    prior.levels[0].code.bias.data[1] = 3.0
     # Nearer to the first code than to the second, which lies to the right and costs less.
     vectors = torch.tensor([1.6, 0.1])[None, :, None, None].repeat(1, 1, 3, 3).requires_grad_()
     indices = torch.zeros(1, 3, 3, 1, dtype=torch.long)
     (bits,) = prior(vectors, BOOKS[:1], indices, -torch.ones_like(indices))
     bits.backward()
     assert vectors.grad is not None and (vectors.grad[:, 0] < 0).all()
-    assert prior.code[0].bias.grad is not None and prior.code[0].bias.grad[0] < 0
+    assert prior.levels[0].code.bias.grad[0] < 0
 
 
 def test_a_prior_learns_that_still_scenes_cost_next_to_nothing() -> None:

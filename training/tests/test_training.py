@@ -90,7 +90,7 @@ def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> Non
     segmenter.eval()
     frame = load_dataset(trained / "camvid", "val")[1].frame
     with torch.inference_mode():
-        logits, _, indices, _ = segmenter(torch.from_numpy(frame)[None], quantize=True)
+        logits, _, indices, _ = segmenter(torch.from_numpy(frame)[None])
         encoder, taken = EncoderGraph(segmenter), torch.from_numpy(frame)[None]
         nothing = encoder.no_reference(taken)
         own = encoder(taken, nothing)
