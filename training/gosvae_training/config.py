@@ -166,6 +166,12 @@ class Backbone(Strict):
     kind: Literal["backbone"] = "backbone"
 
 
+class WholeExpert(Strict):
+    """Encoder that is the whole expert but for its classifier, frozen; a token for 16x16 pixels."""
+
+    kind: Literal["expert"]
+
+
 class Convolutional(Strict):
     """Encoder of a VQ-VAE, from scratch."""
 
@@ -225,6 +231,7 @@ class Tokens(Strict):
     dim: PositiveInt
     encoder: Annotated[
         Annotated[Backbone, Tag("backbone")]
+        | Annotated[WholeExpert, Tag("expert")]
         | Annotated[Convolutional, Tag("convolutional")]
         | Annotated[Light, Tag("light")],
         _kind("backbone"),

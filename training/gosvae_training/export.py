@@ -684,7 +684,8 @@ rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 {precision}
 
 The vehicle's encoder takes {share:.0%} of the expert's operations{
-        ": this bundle shows that the tokens carry the task, and saves the vehicle little compute"
+        ": this bundle shows that the tokens carry the task, and saves the vehicle "
+        f"{'little' if share < 1 else 'no'} compute"
         if share > 0.5
         else ""
     }.

@@ -5,6 +5,7 @@ Every network takes frames as uint8 or float (N, H, W, 3) RGB, 0 to 255.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from collections.abc import Sequence
@@ -204,6 +205,10 @@ class Expert(nn.Module):
 
     def decode(self, features: list[Tensor]) -> Tensor:
         """Return the logits of the backbone's features, at stride 4."""
+        return self.classifier(self.join(features))
+
+    def join(self, features: list[Tensor]) -> Tensor:
+        """Return what the classifier sees of the backbone's features, (N, width, H/4, W/4)."""
         x = self.context(features[-1].mean((2, 3)))[:, :, None, None]
         levels = []
         for feature, lateral, smooth in zip(
@@ -213,7 +218,7 @@ class Expert(nn.Module):
             levels.append(x)
         size = levels[-1].shape[2:]
         levels = [F.interpolate(x, size=size, mode="bilinear") for x in levels]
-        return self.classifier(self.head(self.merge(torch.cat(levels, 1))))
+        return self.head(self.merge(torch.cat(levels, 1)))
 
 
 class TokenEncoder(nn.Module):
@@ -249,6 +254,38 @@ class TokenEncoder(nn.Module):
             F.pixel_unshuffle(stride4, 4),
         ]
         return self.project(torch.cat(parts, 1))[:, :, :h, :w]
+
+
+class ExpertEncoder(nn.Module):
+    """What a frozen expert's classifier sees, to one vector per 16x16 pixels.
+
+    Frames -> (N, dim, h, w); h and w are H/16 and W/16 rounded up.
+    """
+
+    stride = 16
+
+    def __init__(self, dim: int, expert: Expert, width: int = 256) -> None:
+        super().__init__()
+        self.expert = copy.deepcopy(expert).requires_grad_(False)
+        self.project = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(expert.classifier.in_channels * 16, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            separable(width, width, 5),
+            nn.Conv2d(width, dim, 1, bias=False),
+            nn.BatchNorm2d(dim, affine=False),
+        )
+
+    def train(self, mode: bool = True) -> ExpertEncoder:
+        super().train(mode)
+        self.expert.eval()
+        return self
+
+    def forward(self, frames: Tensor) -> Tensor:
+        h, w = (-(-side // 16) for side in frames.shape[1:3])
+        seen = self.expert.join(self.expert.backbone(pad_to_stride(frames)))
+        return self.project(seen)[:, :, :h, :w]
 
 
 class ContextBlock(nn.Module):

@@ -22,6 +22,7 @@ from .config import (
     Segmenter,
     Tokens,
     Upper,
+    WholeExpert,
 )
 from .experts import features
 from .flow import LabelFlow
@@ -32,6 +33,7 @@ from .networks import (
     Argmax,
     EfficientNetLite,
     Expert,
+    ExpertEncoder,
     MaskDecoder,
     Rounding,
     TokenEncoder,
@@ -307,6 +309,10 @@ def _encoder(tokens: Tokens, expert: nn.Module | None) -> nn.Module:
         return ConvolutionalEncoder(tokens.dim, each.stride, each.width, each.blocks)
     if isinstance(each, Light):
         return _light_encoder(each, tokens.dim, expert)
+    if isinstance(each, WholeExpert):
+        if not isinstance(expert, Expert):
+            raise ConfigError("tokens.encoder.kind: expert needs an expert of kind fpn")
+        return ExpertEncoder(tokens.dim, expert)
     if isinstance(expert, Expert):
         encoder = TokenEncoder(tokens.dim, variant=expert.backbone.variant)
         encoder.backbone.load_state_dict(expert.backbone.state_dict())

@@ -269,6 +269,20 @@ class TestMasksFromBackbone(TokensContract):
     described = tokens()
 
 
+class TestMasksOfWhatTheExpertSees(TokensContract):
+    described = tokens(encoder=cfg.WholeExpert(kind="expert"))
+
+    def test_training_leaves_the_expert_as_it_is(self) -> None:
+        network = self.build()
+        before = {
+            name: value.clone() for name, value in network.encoder.expert.state_dict().items()
+        }
+        self.call(network.train(), SQUARE).mean().backward()
+        assert all(each.grad is None for each in network.encoder.expert.parameters())
+        after = network.encoder.expert.state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 class TestMasksAtStride4(TokensContract):
     described = tokens(encoder=convolutional(4))
 
@@ -403,6 +417,14 @@ def test_an_encoder_finer_than_its_blocks_is_refused() -> None:
     described = cfg.Segmenter(kind="segmenter", encoder=light(4, shrink=4))
     with pytest.raises(ConfigError, match="stride 4 is finer than the finest, 8"):
         build_tokens(described, 11)
+
+
+@pytest.mark.parametrize(
+    "part", [{"encoder": cfg.WholeExpert(kind="expert")}, {"decoder": cfg.Upper(kind="upper")}]
+)
+def test_parts_of_an_expert_need_one_with_a_backbone(part: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="needs an expert of kind fpn"):
+        build_tokens(tokens(**part), 11, TinyFrames())
 
 
 def test_the_papers_size_is_the_papers_10_kilobytes() -> None:
