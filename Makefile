@@ -6,7 +6,7 @@ BENCH := python3 tools/setup_environment.py --bench --exec
 TRAIN := python3 tools/setup_environment.py --training --exec
 STREETS := python3 tools/setup_environment.py --streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
-BUNDLE ?= models/camvid-f16
+BUNDLE ?= models/camvid-base
 
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest

@@ -537,7 +537,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--reference",
         type=Path,
-        default=Path("models/camvid-f16"),
+        default=Path("models/camvid-base"),
         help="bundle whose expert segments pictures at the receiver",
     )
     parser.add_argument(

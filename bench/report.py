@@ -26,7 +26,7 @@ RESULTS = ROOT / "docs" / "benchmark.json"
 STUDIES = ROOT / "docs" / "studies"
 IMAGES = ROOT / "docs" / "images"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md")
-BUNDLE = "camvid-f16"
+BUNDLE = "camvid-base"
 """Whose masks others are asked to match."""
 ANCHOR = "JPEG"
 """Against which rate differences are."""

@@ -316,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Simulate what is missing, then print the table and draw the plots."""
     parser = argparse.ArgumentParser(prog="sweep", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
-    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-f16"))
+    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base"))
     parser.add_argument("--output", type=Path, default=Path("out/sweep"), help="folder")
     options = parser.parse_args(arguments)
     try:

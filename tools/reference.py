@@ -115,7 +115,7 @@ class Nodes:
 
     def _work(self) -> None:
         """Let the nodes do all that they do on demand."""
-        bundle = Parameter("bundle", value=str(ROOT / "models" / "camvid-f16"))
+        bundle = Parameter("bundle", value=str(ROOT / "models" / "camvid-base"))
         self.transmitter.set_parameters([bundle, Parameter("lazy", value=False)])
         self.receiver.set_parameters([bundle])
         for node in (self.transmitter, self.receiver):

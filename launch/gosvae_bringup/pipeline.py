@@ -34,7 +34,7 @@ Side = Literal["both", "tx", "rx"]
 Value = bool | int | float | str | Sequence[str]
 
 PACKAGE = "gosvae_bringup"
-BUNDLE = "camvid-f16"
+BUNDLE = "camvid-base"
 BUNDLE_VARIABLE = "GOSVAE_BUNDLE"
 DRIVE = "street.mcap"
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -536,8 +536,8 @@ def _absolute(path: str) -> Path:
 _REMEDIES = {
     "bag": "give a rosbag2 folder or file, a video or a folder of images, or leave it empty for "
     "cameras that are there",
-    "bundle": "give a folder like models/camvid-f16, or leave it empty for the one that ships",
-    BUNDLE_VARIABLE: "name a folder like models/camvid-f16, or unset it",
+    "bundle": "give a folder like models/camvid-base, or leave it empty for the one that ships",
+    BUNDLE_VARIABLE: "name a folder like models/camvid-base, or unset it",
     "params_file": "copy config/pipeline.yaml of this package, and name the copy",
 }
 

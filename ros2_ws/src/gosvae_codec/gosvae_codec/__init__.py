@@ -1,6 +1,6 @@
 """Frames to packets to masks: the GOS-VAE codec, free of ROS and of torch.
 
-    bundle = ModelBundle.load("models/camvid-f16")
+    bundle = ModelBundle.load("models/camvid-base")
     packets = Encoder(bundle).encode(frame)      # uint8 (H, W, 3) RGB -> list of Packet
     mask = Decoder(bundle).decode(packets).mask  # uint8 (H, W) label ids
 

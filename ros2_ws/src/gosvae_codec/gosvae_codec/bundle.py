@@ -62,7 +62,7 @@ class ModelBundle:
         """
         path = Path(path)
         if not path.is_dir():
-            raise BundleError(f"{path}: no such folder; give a model bundle like models/camvid-f16")
+            raise BundleError(f"{path}: no such folder; give a model bundle like models/camvid-base")
         raw = _read_manifest(path)
         manifest = _parse(path, raw)
         try:

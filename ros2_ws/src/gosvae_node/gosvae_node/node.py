@@ -239,7 +239,7 @@ class PipelineNode(LifecycleNode):
             for name, *_ in _EVENTS:
                 self._check_level(self.get_parameter(f"diagnostics.{name}"))
             if not self.value("bundle"):
-                raise ConfigurationError("bundle is empty: give a folder like models/camvid-f16")
+                raise ConfigurationError("bundle is empty: give a folder like models/camvid-base")
             self.bundle = ModelBundle.load(self.value("bundle"))
             self.setup()
         except Exception as error:  # rclpy would swallow it, and nobody would learn the reason
