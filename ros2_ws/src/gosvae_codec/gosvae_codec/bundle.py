@@ -62,7 +62,9 @@ class ModelBundle:
         """
         path = Path(path)
         if not path.is_dir():
-            raise BundleError(f"{path}: no such folder; give a model bundle like models/camvid-base")
+            raise BundleError(
+                f"{path}: no such folder; give a model bundle like models/camvid-base"
+            )
         raw = _read_manifest(path)
         manifest = _parse(path, raw)
         try:
