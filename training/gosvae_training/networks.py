@@ -221,6 +221,18 @@ class Expert(nn.Module):
         return self.head(self.merge(torch.cat(levels, 1)))
 
 
+def _projection(inputs: int, width: int, dim: int) -> nn.Sequential:
+    """Return what makes features vectors, (N, inputs, h, w) -> (N, dim, h, w) of variance 1."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        separable(width, width, 5),
+        nn.Conv2d(width, dim, 1, bias=False),
+        nn.BatchNorm2d(dim, affine=False),
+    )
+
+
 class TokenEncoder(nn.Module):
     """Expert's backbone to one vector per 16x16 pixels: frames -> (N, dim, h, w).
 
@@ -235,14 +247,7 @@ class TokenEncoder(nn.Module):
         self.backbone = EfficientNetLite(variant)
         stride4, stride8, stride16, stride32 = self.backbone.channels
         channels = stride4 * 16 + stride8 * 4 + stride16 + stride32
-        self.project = nn.Sequential(
-            nn.Conv2d(channels, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            separable(width, width, 5),
-            nn.Conv2d(width, dim, 1, bias=False),
-            nn.BatchNorm2d(dim, affine=False),
-        )
+        self.project = _projection(channels, width, dim)
 
     def forward(self, frames: Tensor) -> Tensor:
         h, w = (-(-side // 16) for side in frames.shape[1:3])
@@ -267,15 +272,7 @@ class ExpertEncoder(nn.Module):
     def __init__(self, dim: int, expert: Expert, width: int = 256) -> None:
         super().__init__()
         self.expert = copy.deepcopy(expert).requires_grad_(False)
-        self.project = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            nn.Conv2d(expert.classifier.in_channels * 16, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            separable(width, width, 5),
-            nn.Conv2d(width, dim, 1, bias=False),
-            nn.BatchNorm2d(dim, affine=False),
-        )
+        self.project = _projection(expert.classifier.in_channels * 16, width, dim)
 
     def train(self, mode: bool = True) -> ExpertEncoder:
         super().train(mode)
@@ -285,7 +282,7 @@ class ExpertEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         h, w = (-(-side // 16) for side in frames.shape[1:3])
         seen = self.expert.join(self.expert.backbone(pad_to_stride(frames)))
-        return self.project(seen)[:, :, :h, :w]
+        return self.project(F.pixel_unshuffle(seen, 4))[:, :, :h, :w]
 
 
 class ContextBlock(nn.Module):
