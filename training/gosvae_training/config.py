@@ -68,6 +68,7 @@ class Schedule(Strict):
     crop: Size
     learning_rate: float = Field(ge=0)
     backbone_learning_rate: float = Field(ge=0)
+    """Of what is pretrained; 0 leaves it as it is."""
     frozen_blocks: NonNegativeInt
     """EfficientNet blocks, counted from the stem, that keep their ImageNet or expert weights."""
     teacher: Literal["crop", "frame"] = "crop"
@@ -166,12 +167,6 @@ class Backbone(Strict):
     kind: Literal["backbone"] = "backbone"
 
 
-class WholeExpert(Strict):
-    """Encoder that is the whole expert but for its classifier, frozen; a token for 16x16 pixels."""
-
-    kind: Literal["expert"]
-
-
 class Convolutional(Strict):
     """Encoder of a VQ-VAE, from scratch."""
 
@@ -195,6 +190,29 @@ class Light(Strict):
     """Pixels from one vector to the next; at least twice `shrink`."""
     width: PositiveInt
     """Channels of what joins the blocks' features."""
+
+
+class Trunk(Strict):
+    """Encoder that is a trained segmenter but for its classifier; a token for 16x16 pixels.
+
+    It learns at ``backbone_learning_rate``.
+    """
+
+    kind: Literal["trunk"]
+    segmenter: Light | None = None
+    """The network of a label sender; without one, the expert's."""
+    weights: str = ""
+    """The label sender's checkpoint, ``runs/<name>/segmenter/last.pt``."""
+    narrow: PositiveInt | None = None
+    """Channels that its features are brought down to, before 16x16 pixels are joined."""
+    width: PositiveInt = 256
+    """Channels of what joins them."""
+
+    @model_validator(mode="after")
+    def _segmenter_has_weights(self) -> Trunk:
+        if (self.segmenter is None) != (not self.weights):
+            raise ValueError("segmenter and weights: give both, or none for the expert itself")
+        return self
 
 
 class Masks(Strict):
@@ -231,9 +249,9 @@ class Tokens(Strict):
     dim: PositiveInt
     encoder: Annotated[
         Annotated[Backbone, Tag("backbone")]
-        | Annotated[WholeExpert, Tag("expert")]
         | Annotated[Convolutional, Tag("convolutional")]
-        | Annotated[Light, Tag("light")],
+        | Annotated[Light, Tag("light")]
+        | Annotated[Trunk, Tag("trunk")],
         _kind("backbone"),
     ] = Backbone()
     decoder: Annotated[

@@ -7,6 +7,7 @@ Every expert takes frames, uint8 or float (N, H, W, 3) RGB from 0 to 255, and gi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,18 @@ def build_expert(network: config.Network, labels: LabelSpace) -> nn.Module:
     if isinstance(network, config.Fpn):
         expert = Expert(len(labels), variant=network.backbone)
         if network.weights:
-            _load(expert, lambda path: torch.load(path, weights_only=True)["averaged"], network)
+            load_weights(
+                expert,
+                lambda path: torch.load(path, weights_only=True)["averaged"],
+                network.weights,
+                network.kind,
+            )
         else:
             expert.backbone.load_imagenet()
         return expert
     if isinstance(network, config.EspNet):
         inner = EspNet(20, network.p, network.q)
-        _load(inner, load_file, network)
+        load_weights(inner, load_file, network.weights, network.kind)
         before = Normalize(
             config.Picture(
                 order="bgr",
@@ -162,15 +168,20 @@ def build_expert(network: config.Network, labels: LabelSpace) -> nn.Module:
     return TorchExpert(before, inner.eval(), after)
 
 
-def _load(network: nn.Module, read: Any, described: config.Fpn | config.EspNet) -> None:
+def load_weights(
+    network: nn.Module, read: Callable[[Path], dict[str, Tensor]], file: str, kind: str
+) -> None:
+    """Load what `read` makes of a file into a network, of which the message says the kind.
+
+    Raises:
+        ConfigError: the file is missing, or does not fit.
+    """
     try:
-        network.load_state_dict(read(Path(described.weights)))
+        network.load_state_dict(read(Path(file)))
     except OSError as error:
-        raise ConfigError(f"weights {described.weights}: {error}") from error
+        raise ConfigError(f"weights {file}: {error}") from error
     except (RuntimeError, KeyError) as error:
-        raise ConfigError(
-            f"weights {described.weights}: not those of {described.kind}: {error}"
-        ) from error
+        raise ConfigError(f"weights {file}: not those of {kind}: {error}") from error
 
 
 def frozen(network: config.Network, labels: LabelSpace) -> nn.Module:

@@ -129,6 +129,8 @@ def fit(
         raise TrainingError(f"a batch of {schedule.batch} cannot be shared by {world} processes")
     network, backbone = objective.network, objective.backbone
     frozen = [] if backbone is None else backbone.frozen(schedule.frozen_blocks)
+    if not schedule.backbone_learning_rate:
+        frozen = objective.pretrained
     for module in frozen:
         module.requires_grad_(False)
     groups = _groups(objective, schedule)

@@ -84,6 +84,10 @@ class LightEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         h, w = (-(-side // self.stride) for side in frames.shape[1:3])
+        return self.normalize(self.classifier(self.embed(frames)))[:, :, :h, :w]
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Return what the classifier sees, (N, width, h, w); a little of it padding."""
         pixels = pad_to_stride(frames, self._deepest).permute(0, 3, 1, 2).float()
         if self._shrink > 1:
             pixels = F.avg_pool2d(pixels, self._shrink)
@@ -100,8 +104,7 @@ class LightEncoder(nn.Module):
             x = x + self.laterals[0](coarse[0])
         for each, detail in zip(fine, self.details, strict=True):
             x = x + detail(each)
-        x = self.smooth[0](x)
-        return self.normalize(self.classifier(x))[:, :, :h, :w]
+        return self.smooth[0](x)
 
 
 def _freeze_depthwise(network: nn.Module) -> None:

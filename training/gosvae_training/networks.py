@@ -9,12 +9,15 @@ import copy
 import importlib
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
+
+if TYPE_CHECKING:
+    from .light import LightEncoder
 
 Variant = Literal["lite0", "lite2"]
 _SCALES: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
@@ -188,6 +191,8 @@ def separable(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
 class Expert(nn.Module):
     """EfficientNet-Lite with a feature pyramid: frames -> logits (N, classes, H/4, W/4)."""
 
+    stride = 4
+
     def __init__(self, classes: int, width: int = 96, variant: Variant = "lite0") -> None:
         super().__init__()
         self.backbone = EfficientNetLite(variant)
@@ -206,6 +211,10 @@ class Expert(nn.Module):
     def decode(self, features: list[Tensor]) -> Tensor:
         """Return the logits of the backbone's features, at stride 4."""
         return self.classifier(self.join(features))
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Return what the classifier sees, (N, width, h, w) at stride 4; a little of it padding."""
+        return self.join(self.backbone(pad_to_stride(frames)))
 
     def join(self, features: list[Tensor]) -> Tensor:
         """Return what the classifier sees of the backbone's features, (N, width, H/4, W/4)."""
@@ -261,28 +270,44 @@ class TokenEncoder(nn.Module):
         return self.project(torch.cat(parts, 1))[:, :, :h, :w]
 
 
-class ExpertEncoder(nn.Module):
-    """What a frozen expert's classifier sees, to one vector per 16x16 pixels.
+class TrunkEncoder(nn.Module):
+    """What a trained segmenter's classifier sees, to one vector per 16x16 pixels.
 
-    Frames -> (N, dim, h, w); h and w are H/16 and W/16 rounded up.
+    Frames -> (N, dim, h, w); h and w are H/16 and W/16 rounded up. The segmenter's normalisation
+    keeps its statistics.
     """
 
     stride = 16
 
-    def __init__(self, dim: int, expert: Expert, width: int = 256) -> None:
-        super().__init__()
-        self.expert = copy.deepcopy(expert).requires_grad_(False)
-        self.project = _projection(expert.classifier.in_channels * 16, width, dim)
+    def __init__(
+        self, dim: int, segmenter: Expert | LightEncoder, width: int, narrow: int | None = None
+    ) -> None:
+        """Make it.
 
-    def train(self, mode: bool = True) -> ExpertEncoder:
+        Args:
+            dim: numbers of a vector.
+            segmenter: has `embed`, `classifier` and `stride`; copied.
+            width: channels of what makes its features vectors.
+            narrow: channels that its features are brought down to first, at their own stride.
+        """
+        super().__init__()
+        self.segmenter = copy.deepcopy(segmenter)
+        del self.segmenter.classifier
+        channels = segmenter.classifier.in_channels
+        self.narrow = nn.Conv2d(channels, narrow, 1, bias=False) if narrow else nn.Identity()
+        self._down = self.stride // segmenter.stride
+        self.project = _projection((narrow or channels) * self._down**2, width, dim)
+
+    def train(self, mode: bool = True) -> TrunkEncoder:
         super().train(mode)
-        self.expert.eval()
+        self.segmenter.eval()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        h, w = (-(-side // 16) for side in frames.shape[1:3])
-        seen = self.expert.join(self.expert.backbone(pad_to_stride(frames)))
-        return self.project(F.pixel_unshuffle(seen, 4))[:, :, :h, :w]
+        h, w = (-(-side // self.stride) for side in frames.shape[1:3])
+        # Cropped first, as the padding of deep segmenters takes a seventh of the work.
+        seen = self.segmenter.embed(frames)[:, :, : h * self._down, : w * self._down]
+        return self.project(F.pixel_unshuffle(self.narrow(seen), self._down))
 
 
 class ContextBlock(nn.Module):

@@ -21,10 +21,10 @@ from .config import (
     Schedule,
     Segmenter,
     Tokens,
+    Trunk,
     Upper,
-    WholeExpert,
 )
-from .experts import features
+from .experts import features, load_weights
 from .flow import LabelFlow
 from .light import LabelDecoder, LightEncoder, UpperDecoder
 from .losses import frame_miou, imitation_loss, segmentation_loss
@@ -33,11 +33,11 @@ from .networks import (
     Argmax,
     EfficientNetLite,
     Expert,
-    ExpertEncoder,
     MaskDecoder,
     Rounding,
     TokenEncoder,
     TokenNetwork,
+    TrunkEncoder,
     nearest_codes,
     residual_codes,
 )
@@ -133,7 +133,9 @@ class TokenObjective(Objective):
     def pretrained(self) -> list[nn.Module]:
         decoder = self.network.decoder
         upper = [decoder.expert] if isinstance(decoder, UpperDecoder) else []
-        return super().pretrained + upper
+        encoder = self.network.encoder
+        trunk = [encoder.segmenter] if isinstance(encoder, TrunkEncoder) else []
+        return super().pretrained + trunk + upper
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         made = network(frames).made
@@ -278,7 +280,7 @@ def build_tokens(
     if isinstance(tokens, Segmenter):
         encoder = _light_encoder(tokens.encoder, classes, expert, normalize=False)
         return TokenNetwork(encoder, Argmax(classes), LabelDecoder(encoder.stride))
-    encoder = _encoder(tokens, expert)
+    encoder = _encoder(tokens, classes, expert)
     decoder: nn.Module
     if isinstance(tokens.decoder, Pixels):
         part = tokens.decoder
@@ -303,16 +305,19 @@ def build_tokens(
     return TokenNetwork(encoder, quantizer, decoder)
 
 
-def _encoder(tokens: Tokens, expert: nn.Module | None) -> nn.Module:
+def _encoder(tokens: Tokens, classes: int, expert: nn.Module | None) -> nn.Module:
     each = tokens.encoder
     if isinstance(each, Convolutional):
         return ConvolutionalEncoder(tokens.dim, each.stride, each.width, each.blocks)
     if isinstance(each, Light):
         return _light_encoder(each, tokens.dim, expert)
-    if isinstance(each, WholeExpert):
-        if not isinstance(expert, Expert):
-            raise ConfigError("tokens.encoder.kind: expert needs an expert of kind fpn")
-        return ExpertEncoder(tokens.dim, expert)
+    if isinstance(each, Trunk):
+        segmenter: nn.Module | None = expert
+        if each.segmenter is not None:
+            segmenter = _label_sender(each, classes, expert)
+        if not isinstance(segmenter, Expert | LightEncoder):
+            raise ConfigError("tokens.encoder.kind: trunk needs an expert of kind fpn")
+        return TrunkEncoder(tokens.dim, segmenter, each.width, each.narrow)
     if isinstance(expert, Expert):
         encoder = TokenEncoder(tokens.dim, variant=expert.backbone.variant)
         encoder.backbone.load_state_dict(expert.backbone.state_dict())
@@ -321,6 +326,24 @@ def _encoder(tokens: Tokens, expert: nn.Module | None) -> nn.Module:
         if expert is not None:
             encoder.backbone.load_imagenet()
     return encoder
+
+
+def _label_sender(each: Trunk, classes: int, expert: nn.Module | None) -> LightEncoder:
+    """Return the network of a label sender, with its weights if it is to be trained upon."""
+    assert each.segmenter is not None
+    sender = _light_encoder(each.segmenter, classes, expert, normalize=False)
+    if expert is not None:
+        load_weights(
+            sender,
+            lambda path: {
+                name.removeprefix("encoder."): value
+                for name, value in torch.load(path, weights_only=True)["averaged"].items()
+                if name.startswith("encoder.")
+            },
+            each.weights,
+            "the label sender described",
+        )
+    return sender
 
 
 def _light_encoder(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,33 @@ def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
         decoded = decoder.decode(encoder.encode(sample.frame))
         encoder.acknowledge(decoded.sequence)
         assert decoded.mask.shape == SIZE and set(np.unique(decoded.mask)) <= set(CAMVID.ids)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_tokens_start_from_a_label_senders_trunk_and_train_it_or_not(
+    rivals: Path, rate: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = rivals / "runs/tiny-labels/segmenter/last.pt"
+    trunk = {"kind": "trunk", "segmenter": LIGHT, "weights": str(file), "narrow": 4, "width": 8}
+    schedule = {**LABELS["segmenter"], "backbone_learning_rate": rate}
+    tokens = {**TOKENS["tokens"], "encoder": trunk}
+    values = {**TOKENS, "name": f"trunk-{rate}", "tokens": tokens, "segmenter": schedule}
+    config = rivals / "trunk.yaml"
+    config.write_text(yaml.safe_dump(values))
+    run = [str(config), "--data", str(rivals / "camvid"), "--runs", str(rivals / "runs")]
+    assert train.main(run) == 0
+    state = torch.load(rivals / f"runs/trunk-{rate}/segmenter/last.pt", weights_only=True)
+    theirs = torch.load(file, weights_only=True)["averaged"]
+    kept = {
+        name: torch.equal(value, theirs[name.replace("encoder.segmenter.", "encoder.")])
+        for name, value in state["network"].items()
+        if name.startswith("encoder.segmenter.")
+    }
+    assert len(kept) > 20 and all(kept.values()) == (rate == 0)
+    assert train.main([*run, "name=wider", "tokens.encoder.segmenter.width=9"]) == 1
+    assert "not those of the label sender described" in capsys.readouterr().err
+    assert train.main([*run, "name=lost", "tokens.encoder.weights="]) == 1
+    assert "segmenter and weights: give both" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
