@@ -28,7 +28,7 @@ from gosvae_bringup.sources import open_source
 from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
 from gosvae_codec.images import resize_frame, to_rgb
 from gosvae_codec.masks import classify, colorize, resize_mask
-from gosvae_codec.packets import Packet, slice_frame
+from gosvae_codec.packets import Packet, band_of, slice_frame
 from gosvae_msgs.msg import TokenPacket
 from gosvae_node.messages import (
     from_header_message,
@@ -75,7 +75,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
     packets = node.create_publisher(TokenPacket, "packets", qos_profile("packets"))
     masks = node.create_publisher(Image, "mask", qos_profile("sensor_data"))
     colors = node.create_publisher(Image, "color", qos_profile("sensor_data"))
-    labels, reference = bundle.labels, None
+    labels, reference, likely = bundle.labels, None, 1
     for index in range(FRAMES + WARM_UP):
         message = to_image(frames[index % len(frames)], "rgb8", HeaderMessage(frame_id="camera"))
         with clock.stage("convert"):
@@ -101,7 +101,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
             payload=b"",
         )
         with clock.stage("entropy coding and packing"):
-            sent = slice_frame(tokens, bundle.coder, template, reference)
+            sent = slice_frame(tokens, bundle.coder, template, reference, likely=likely)
         with clock.stage("publish packets"):
             messages = [to_packet_message(packet) for packet in sent]
             for each in messages:
@@ -111,7 +111,9 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
             for each in received:
                 each.check(bundle)
         with clock.stage("entropy decoding"):
-            bundle.coder.decode(sent[0].payload, bundle.levels, 0, bundle.grid[0], reference)
+            for each in received:
+                first, end = band_of(each.slice_index, each.slice_count, bundle.grid[0])
+                bundle.coder.decode(each.payload, bundle.levels, first, end - first, reference)
         with clock.stage("mask network"):
             logits = decoder.session.run(tokens[None].astype(np.int32))[0]
         with clock.stage("classify"):
@@ -125,7 +127,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
             color = colorize(mask, labels)
         with clock.stage("publish colour"):
             colors.publish(to_image(color, "rgb8", header))
-        reference = tokens
+        reference, likely = tokens, len(sent)
     for each in (packets, masks, colors):
         node.destroy_publisher(each)
     return clock.medians()

@@ -38,6 +38,7 @@ class Encoder:
         self._coder = bundle.coder
         self._sequence = 0
         self._sent: OrderedDict[int, Tokens] = OrderedDict()
+        self._slices: dict[int, int] = {}  # of the last frame cut, by its levels
         self._acknowledged: int | None = None
 
     def tokens(self, frame: Frame, reference: Tokens | None = None) -> Tokens:
@@ -116,9 +117,11 @@ class Encoder:
         def versions() -> Iterator[list[Packet]]:
             for count in range(levels, 0, -1):
                 spare = LENGTH_BYTES if parity else 0
+                likely = self._slices.get(count, 1)
                 packets = slice_frame(
-                    tokens[:count], self._coder, template, reference, slices, spare
+                    tokens[:count], self._coder, template, reference, slices, spare, likely
                 )
+                self._slices[count] = len(packets)
                 yield packets + parity_packets(packets, parity)
             if parity:
                 yield packets

@@ -150,8 +150,9 @@ def slice_frame(
     reference: Tokens | None = None,
     least: int = 1,
     spare: int = 0,
+    likely: int = 1,
 ) -> list[Packet]:
-    """Cut a frame into as few bands of near equal height as fit the packet size.
+    """Cut a frame into few bands of near equal height that fit the packet size.
 
     Args:
         tokens: uint16 (levels, rows, columns).
@@ -160,6 +161,8 @@ def slice_frame(
         reference: tokens of the frame that `template` refers to; None for intra.
         least: slices to make at least, as far as there are rows.
         spare: bytes to leave free in each packet.
+        likely: slices to try first, best those of the frame before, as each trial codes the frame
+            anew; fewer are tried if the bytes call for fewer.
 
     Raises:
         PacketError: not even a single row fits beside the header, whose frame_id may be too long.
@@ -167,12 +170,14 @@ def slice_frame(
     rows = tokens.shape[1]
     room = MAX_SERIALIZED_BYTES - serialized_overhead(template.header.frame_id) - spare
     most = min(rows, 255)
-    count = min(least, most)
+
+    def cut(count: int) -> list[bytes]:
+        bands = (band_of(index, count, rows) for index in range(count))
+        return [coder.encode(tokens[:, first:end], first, reference) for first, end in bands]
+
+    count = min(max(least, likely), most)
     while True:
-        payloads = []
-        for index in range(count):
-            first, end = band_of(index, count, rows)
-            payloads.append(coder.encode(tokens[:, first:end], first, reference))
+        payloads = cut(count)
         longest = max(map(len, payloads))
         if longest <= room:
             break
@@ -183,6 +188,11 @@ def slice_frame(
             )
         # Few numbers of slices are tried, even where a band's share of the bytes is large.
         count = min(max(count + 1, count * longest // max(room, 1)), most)
+    fewer = max(least, -(-sum(map(len, payloads)) // room))
+    if fewer < count <= likely:
+        fitting = cut(fewer)
+        if max(map(len, fitting)) <= room:
+            count, payloads = fewer, fitting
     return [
         replace(
             template, levels=len(tokens), slice_index=index, slice_count=count, payload=payload

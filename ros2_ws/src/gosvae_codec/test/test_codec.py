@@ -289,16 +289,17 @@ def test_bands_cover_the_grid_in_near_equal_parts(count: int, rows: int) -> None
     columns=st.integers(1, 60),
     levels=st.integers(1, 2),
     least=st.integers(1, 5),
+    likely=st.integers(1, 9),
     frame_id=st.text(max_size=100),
 )
 def test_slices_cover_the_frame_and_keep_within_a_datagram(
-    rows: int, columns: int, levels: int, least: int, frame_id: str
+    rows: int, columns: int, levels: int, least: int, likely: int, frame_id: str
 ) -> None:
     coder = random_coder(2, 300, (rows, columns))
     tokens = np.random.default_rng(0).integers(0, 300, (levels, rows, columns), np.uint16)
     header = Header(1, 2, frame_id.encode("utf-8", "ignore").decode())
     template = Packet(header, 1, 2, 3, columns, rows, levels, 0, 0, 0, b"")
-    packets = slice_frame(tokens, coder, template, least=least)
+    packets = slice_frame(tokens, coder, template, least=least, likely=likely)
     assert [p.slice_index for p in packets] == list(range(packets[0].slice_count))
     assert len(packets) >= min(least, rows)
     for packet in packets:
@@ -307,6 +308,23 @@ def test_slices_cover_the_frame_and_keep_within_a_datagram(
         first, end = band_of(packet.slice_index, packet.slice_count, rows)
         band = coder.decode(packet.payload, levels, first, end - first, None)
         np.testing.assert_array_equal(band, tokens[:, first:end])
+
+
+@pytest.mark.parametrize(("columns", "needed"), [(4, 1), (60, 3)])
+def test_slices_are_guessed_from_the_frame_before(
+    columns: int, needed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coder = random_coder(2, 300, (20, columns))
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 20, columns), np.uint16)
+    template = Packet(Header(), 1, 2, 3, columns, 20, 2, 0, 0, 0, b"")
+    fresh = slice_frame(tokens, coder, template)
+    assert len(fresh) == needed
+    assert slice_frame(tokens, coder, template, likely=9) == fresh
+    coded = []
+    encode = coder.encode
+    monkeypatch.setattr(coder, "encode", lambda *each: coded.append(each) or encode(*each))
+    assert slice_frame(tokens, coder, template, likely=needed) == fresh
+    assert len(coded) == needed
 
 
 def test_a_frame_id_that_fills_the_packet_is_explained() -> None:
