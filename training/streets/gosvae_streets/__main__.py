@@ -14,6 +14,8 @@ from .drives import Job, render_drives
 from .output import OutputError, claim
 from .scene import KINDS, SKIES
 
+SPLITS = ("train", "val", "test")
+
 
 def _render(arguments: argparse.Namespace) -> None:
     if find_spec("bpy") is None:
@@ -41,7 +43,12 @@ def _render(arguments: argparse.Namespace) -> None:
 
 def _bag(arguments: argparse.Namespace) -> None:
     count = write_bag(
-        arguments.folder, arguments.drive, arguments.rate, arguments.file, arguments.quality
+        arguments.folder,
+        arguments.split,
+        arguments.drive,
+        arguments.rate,
+        arguments.file,
+        arguments.quality,
     )
     size = arguments.file.stat().st_size / 1e6
     print(f"{arguments.file}: {count} frames at {arguments.rate:g} Hz, {size:.1f} MB")
@@ -111,13 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--workers", type=count, default=1, help="processes, one drive each")
     render.add_argument("--threads", type=count, default=1, help="of each process")
     render.add_argument("--shutter", type=_share, default=0.0, help="0 to 1, for motion blur")
-    render.add_argument("--split", choices=("train", "val", "test"), default="train")
+    render.add_argument("--split", choices=SPLITS, default=SPLITS[0])
     render.add_argument("--kind", choices=KINDS, default="", help="of street; drawn if not given")
     render.add_argument("--sky", choices=SKIES, default="", help="drawn if not given")
     bag = commands.add_parser("bag", help="write a rendered drive as an MCAP file")
     bag.set_defaults(run=_bag)
     bag.add_argument("folder", type=Path)
     bag.add_argument("file", type=Path)
+    bag.add_argument("--split", choices=SPLITS, default=SPLITS[0])
     bag.add_argument("--drive", type=whole, default=0)
     bag.add_argument("--rate", type=_positive, default=10.0, help="that it was rendered at")
     bag.add_argument("--quality", type=count, default=92, help="of the JPEGs, to 100")

@@ -28,7 +28,9 @@ CAMERA = "camera"
 FRAME = "camera_optical_frame"
 
 
-def write_bag(root: Path, number: int, rate: float, path: Path, quality: int = 92) -> int:
+def write_bag(
+    root: Path, split: str, number: int, rate: float, path: Path, quality: int = 92
+) -> int:
     """Write a drive as one MCAP file.
 
     Topics: `/camera/image_raw/compressed` (JPEG), `/camera/label/compressed` (PNG of Cityscapes
@@ -37,6 +39,7 @@ def write_bag(root: Path, number: int, rate: float, path: Path, quality: int = 9
 
     Args:
         root: folder that was rendered into.
+        split: of the drive: train, val or test.
         number: of the drive.
         rate: frames per second.
         path: file to write; one of that name is replaced.
@@ -51,7 +54,7 @@ def write_bag(root: Path, number: int, rate: float, path: Path, quality: int = 9
     """
     types = get_typestore(Stores.ROS2_JAZZY)
     message = {name.rpartition("/")[2]: each for name, each in types.types.items()}
-    frames = list(drive(root, number))
+    frames = list(drive(root, split, number))
     if [place.frame for place, _ in frames] != list(range(len(frames))):
         raise OutputError(f"{root} lacks frames of drive {number}; render it to its end first")
     path.parent.mkdir(parents=True, exist_ok=True)

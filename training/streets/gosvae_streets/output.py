@@ -116,38 +116,40 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def claim(root: Path, settings: dict[str, Any]) -> None:
-    """Note in a folder how its frames are made, or see that it was noted so before.
+    """Note in a folder how frames of a split are made, or see that it was noted so before.
 
     Raises:
-        OutputError: the folder's frames are made in another way.
+        OutputError: the split's frames are made in another way.
     """
-    note = root / "streets.json"
+    note = root / f"streets-{settings['split']}.json"
     if note.exists():
         before = json.loads(note.read_text())
         differing = [key for key in settings if before.get(key) != settings[key]]
         if differing:
             key = differing[0]
             raise OutputError(
-                f"{root} was begun with {key} {before.get(key)!r}, not {settings[key]!r}; "
+                f"{root}: {settings['split']} was begun with {key} {before.get(key)!r}, not {settings[key]!r}; "
                 "give the same, or another folder"
             )
         return
-    if root.exists() and any(root.iterdir()):
-        raise OutputError(f"{root} is not empty, and has no streets.json; give another folder")
+    if root.exists() and any(root.iterdir()) and not any(root.glob("streets-*.json")):
+        raise OutputError(
+            f"{root} is not empty, and has no streets-SPLIT.json; give another folder"
+        )
     _write(note, (json.dumps(settings, indent=1) + "\n").encode())
 
 
-def drive(root: Path, number: int) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yield the frames of a drive that are on disk, in order, each with its camera file's content.
+def drive(root: Path, split: str, number: int) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the frames of a split's drive that are on disk, in order, each with its camera file's content.
 
     Raises:
         OutputError: there are none.
     """
-    files = sorted(root.glob(f"camera/*/streets*/*_{number:06d}_*_camera.json"))
+    files = sorted(root.glob(f"camera/{split}/streets*/*_{number:06d}_*_camera.json"))
     if not files:
-        raise OutputError(f"{root} has no frames of drive {number}")
+        raise OutputError(f"{root} has no frames of drive {number} in {split}")
     for file in files:
         _, _, frame, _ = file.name.split("_")
         seed = int(file.parent.name.removeprefix("streets"))
-        place = Place(root, file.parent.parent.name, seed, number, int(frame))
+        place = Place(root, split, seed, number, int(frame))
         yield place, json.loads(file.read_text())

@@ -222,14 +222,18 @@ def test_frames_have_the_layout_of_cityscapes(tmp_path: Path, scenes: list[Scene
 
 
 def test_a_folder_keeps_to_its_settings(tmp_path: Path) -> None:
-    claim(tmp_path / "new", {"seed": 1, "rate": 2.0})
-    claim(tmp_path / "new", {"seed": 1, "rate": 2.0})
-    with pytest.raises(OutputError, match=r"begun with rate 2.0, not 3.0; give the same, or"):
-        claim(tmp_path / "new", {"seed": 1, "rate": 3.0})
+    settings = {"split": "train", "seed": 1, "rate": 2.0}
+    claim(tmp_path / "new", settings)
+    claim(tmp_path / "new", settings)
+    with pytest.raises(OutputError, match=r"train was begun with rate 2.0, not 3.0; give the same"):
+        claim(tmp_path / "new", settings | {"rate": 3.0})
+    claim(tmp_path / "new", settings | {"split": "val", "seed": 2})
+    with pytest.raises(OutputError, match=r"val was begun with seed 2, not 1; give the same"):
+        claim(tmp_path / "new", settings | {"split": "val"})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").touch()
-    with pytest.raises(OutputError, match=r"not empty, and has no streets\.json"):
-        claim(tmp_path / "mine", {"seed": 1})
+    with pytest.raises(OutputError, match=r"not empty, and has no streets-SPLIT\.json"):
+        claim(tmp_path / "mine", settings)
 
 
 def test_a_drive_becomes_a_bag(tmp_path: Path, scenes: list[Scene]) -> None:
@@ -237,7 +241,7 @@ def test_a_drive_becomes_a_bag(tmp_path: Path, scenes: list[Scene]) -> None:
     for place in places:
         fake_frame(scenes[0], place)
     path = tmp_path / "drives" / "it.mcap"
-    assert write_bag(tmp_path / "set", 0, 10.0, path) == 4
+    assert write_bag(tmp_path / "set", "train", 0, 10.0, path) == 4
     assert [each.name for each in path.parent.iterdir()] == ["it.mcap"]
     with AnyReader([path]) as reader:
         counts = {each.topic: each.msgcount for each in reader.connections}
@@ -258,9 +262,9 @@ def test_a_drive_becomes_a_bag(tmp_path: Path, scenes: list[Scene]) -> None:
                 )
     places[1].camera.unlink()
     with pytest.raises(OutputError, match="lacks frames of drive 0; render it to its end first"):
-        write_bag(tmp_path / "set", 0, 10.0, path)
-    with pytest.raises(OutputError, match="has no frames of drive 8"):
-        write_bag(tmp_path / "set", 8, 10.0, path)
+        write_bag(tmp_path / "set", "train", 0, 10.0, path)
+    with pytest.raises(OutputError, match="has no frames of drive 8 in train"):
+        write_bag(tmp_path / "set", "train", 8, 10.0, path)
 
 
 @pytest.mark.parametrize(
