@@ -128,8 +128,8 @@ def claim(root: Path, settings: dict[str, Any]) -> None:
         if differing:
             key = differing[0]
             raise OutputError(
-                f"{root}: {settings['split']} was begun with {key} {before.get(key)!r}, not {settings[key]!r}; "
-                "give the same, or another folder"
+                f"{root}: {settings['split']} was begun with {key} {before.get(key)!r}, not "
+                f"{settings[key]!r}; give the same, or another folder"
             )
         return
     if root.exists() and any(root.iterdir()) and not any(root.glob("streets-*.json")):
@@ -140,7 +140,7 @@ def claim(root: Path, settings: dict[str, Any]) -> None:
 
 
 def drive(root: Path, split: str, number: int) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yield the frames of a split's drive that are on disk, in order, each with its camera file's content.
+    """Yield the frames of a drive that are on disk, in order, each with its camera file's content.
 
     Raises:
         OutputError: there are none.
