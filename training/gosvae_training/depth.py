@@ -121,6 +121,21 @@ class DepthObjective(Objective):
         return {"loss": (error * known).sum() / known.sum().clamp(min=1)}
 
 
+def typical_depth(frames: DepthFrames) -> Tensor:
+    """Return each place's geometric mean of known metres, (1, H, W): a guess without tokens.
+
+    Places where no frame knows the depth have the mean of all others.
+    """
+    total, count = torch.zeros(()), torch.zeros(())
+    for index in range(len(frames)):
+        metres = frames[index][1]
+        known = (metres > NEAR) & (metres < FAR)
+        total = total + torch.where(known, metres, 1).log()
+        count = count + known
+    overall = total.sum() / count.sum()
+    return torch.where(count > 0, total / count.clamp(min=1), overall).exp()[None]
+
+
 @torch.inference_mode()
 def depth_errors(
     network: Callable[[Tensor], Tensor],

@@ -2,7 +2,9 @@
 
 The label map is what is sent; the receiver draws a picture of it in a few steps of a rectified
 flow (Liu et al. 2023; Lipman et al. 2023), conditioned as in GESCO (Pezone et al. 2023) on the
-one-hot map, and segments the picture.
+one-hot map, and segments the picture. The network gives the picture, from which the velocity
+follows: noise has more dimensions than so small a network can pass on, pictures do not (Li and He
+2025, arXiv 2511.13720).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class _Stage(nn.Module):
 
 
 class LabelFlow(nn.Module):
-    """Velocity from noise to picture: U-Net of three scales over patches of pixels."""
+    """Picture from noise and labels: U-Net of three scales over patches of pixels."""
 
     def __init__(self, classes: int, width: int = 96, steps: int = 8) -> None:
         """Make the network.
@@ -56,7 +58,7 @@ class LabelFlow(nn.Module):
         self.up = nn.ModuleList(_Stage(width, classes) for _ in range(3))
         self.leave = nn.Conv2d(width, 3 * PATCH**2, 3, padding=1)
 
-    def _velocity(self, x: Tensor, labels: Tensor, time: Tensor) -> Tensor:
+    def _picture(self, x: Tensor, labels: Tensor, time: Tensor) -> Tensor:
         frequencies = torch.exp(
             torch.arange(self.width // 2, device=x.device) * (-math.log(1e4) / (self.width // 2))
         )
@@ -87,8 +89,8 @@ class LabelFlow(nn.Module):
         time = torch.rand(len(picture), device=picture.device)
         share = time[:, None, None, None]
         mixed = noise + share * (picture - noise)
-        velocity = self._velocity(mixed, self.one_hot(labels), time)
-        return F.mse_loss(velocity.float(), picture - noise)
+        drawn = self._picture(mixed, self.one_hot(labels), time).float()
+        return F.mse_loss(drawn, picture)
 
     @torch.no_grad()
     def draw(self, labels: Tensor, seed: int = 0) -> Tensor:
@@ -99,5 +101,5 @@ class LabelFlow(nn.Module):
         hot = self.one_hot(labels)
         for step in range(self.steps):
             time = torch.full((len(x),), step / self.steps, device=x.device)
-            x = x + self._velocity(x, hot, time) / self.steps
+            x = x + (self._picture(x, hot, time) - x) / (self.steps - step)
         return F.pixel_shuffle(x, PATCH) * 127.5 + 127.5

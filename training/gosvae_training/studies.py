@@ -46,7 +46,14 @@ from .config import (
     read_yaml,
 )
 from .data import DataError, Dataset, Sample, describe, iterate, parse_folders
-from .depth import DepthDecoder, DepthFrames, DepthObjective, Shuffled, depth_errors
+from .depth import (
+    DepthDecoder,
+    DepthFrames,
+    DepthObjective,
+    Shuffled,
+    depth_errors,
+    typical_depth,
+)
 from .evaluate import LZMA
 from .experts import frozen
 from .fit import TrainingError, fit, make_fabric
@@ -283,7 +290,10 @@ def measure(
 def study_depth(
     fabric: Fabric, study: Study, config: Config, tokens: TokenNetwork, streets: Path, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """Train depth decoders on tokens and on what they were before quantisation; return errors."""
+    """Train depth decoders on tokens and on what they were before quantisation; return errors.
+
+    Beside them those of a guess that sees nothing.
+    """
     assert study.depth is not None and isinstance(config.tokens, Tokens)
     train, val = (DepthFrames(streets, split, config.input_size) for split in ("train", "val"))
     schedule = Schedule(
@@ -294,7 +304,7 @@ def study_depth(
         backbone_learning_rate=0.0,
         frozen_blocks=0,
     )
-    figures = {}
+    figures: dict[str, dict[str, float]] = {}
     for name, quantize in (("tokens", True), ("not quantised", False)):
         torch.manual_seed(config.seed)
         decoder = DepthDecoder(config.tokens.dim, tokens.encoder.stride)
@@ -319,8 +329,13 @@ def study_depth(
             val,
             fabric.device,
         )
-        figures[name] = {key: round(value, 4) for key, value in errors.items()}
-    return figures
+        figures[name] = errors
+    typical = typical_depth(train)
+    figures["no tokens, the mean of training"] = depth_errors(lambda frames: typical, val)
+    return {
+        name: {key: round(value, 4) for key, value in errors.items()}
+        for name, errors in figures.items()
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -332,7 +347,8 @@ def table(result: dict[str, Any]) -> str:
     rows = result["rows"].values()
     runs = sorted({f"{row['training']}, seed {row['seed']}" for row in rows})
     minutes = [row["cpu_minutes"] for row in rows if "cpu_minutes" in row]
-    spent = f", {min(minutes):.1f} to {max(minutes):.1f} minutes of CPU" if minutes else ""
+    span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
+    spent = f", {span} minutes of CPU" if minutes else ""
     lines = [
         f"## {result['title']}",
         "",

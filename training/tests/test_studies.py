@@ -17,7 +17,7 @@ from trees import write_camvid, write_cityscapes
 from gosvae_training import studies
 from gosvae_training.config import ConfigError
 from gosvae_training.data import DataError
-from gosvae_training.depth import DepthFrames, Shuffled, depth_errors
+from gosvae_training.depth import DepthFrames, Shuffled, depth_errors, typical_depth
 
 FOLDER = Path(__file__).parents[1] / "studies"
 EXPERT = {"kind": "torch", "factory": "tiny:expert", "channels": CHANNELS}
@@ -133,6 +133,13 @@ def test_depth_is_read_mirrored_and_judged(tmp_path: Path) -> None:
     assert any(torch.equal(a[0], frame.flip(1)) for a in items)
     errors = depth_errors(lambda frames: torch.full((1, 16, 24), 12.0), frames)
     assert errors["abs_rel"] == pytest.approx(0.2) and errors["delta1"] == 1
+    path = next((tmp_path / "streets/depth/train").glob("*/*.png"))
+    assert cv2.imwrite(str(path), np.full((64, 128), 256 * 40, np.uint16))
+    typical = typical_depth(frames)
+    # Only one of the three knows the top; elsewhere the mean of 10, 10 and 40 is geometric.
+    assert len(frames) == 3 and typical.shape == (1, *SIZE)
+    ends = torch.tensor([40.0, 4000 ** (1 / 3)]).expand(SIZE[1], 2).T
+    torch.testing.assert_close(typical[0, [0, -1]], ends)
     with pytest.raises(DataError, match=r"no files \*/\*_depth.png"):
         DepthFrames(tmp_path, "train", SIZE)
 
@@ -145,5 +152,5 @@ def test_a_study_of_depth_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     streets = write_depth(tmp_path / "streets")
     assert studies.main([*arguments, "--streets", str(streets)]) == 0
     row = json.loads((tmp_path / "docs/study.json").read_text())["rows"]["imitation"]
-    assert set(row["depth"]) == {"tokens", "not quantised"}
+    assert set(row["depth"]) == {"tokens", "not quantised", "no tokens, the mean of training"}
     assert "| depth from |" in (tmp_path / "docs/README.md").read_text()
