@@ -44,11 +44,11 @@ from results import machine, write_whole
 from rich.progress import Progress
 from streams import Image
 
-from gosvae_bringup.sources import open_source
 from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.masks import Mask, resize_mask
 from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_tools.drives import open_source
 
 WARM_UP = 3
 TIMED = 20

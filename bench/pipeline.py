@@ -41,13 +41,13 @@ from results import machine, write_whole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_bringup.demo import network
+from gosvae_bringup.demo.demo import network
 from gosvae_bringup.pipeline import describe
-from gosvae_bringup.process import spinning
-from gosvae_bringup.supervisor import Processes
+from gosvae_bringup.processes import Processes
 from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_common.process import spinning
+from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import TokenPacket
-from gosvae_node.qos import qos_profile
 
 SIZES = {"480x360": (360, 480), "1024x512": (512, 1024), "2048x1024": (1024, 2048)}
 """Height and width."""

@@ -25,13 +25,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from stages import encode_jpeg, to_compressed
 from std_msgs.msg import Header as HeaderMessage
 
-from gosvae_bringup.process import spinning
-from gosvae_bringup.sources import open_source
 from gosvae_codec import Expert, ModelBundle
 from gosvae_codec.images import resize_frame, to_rgb
-from gosvae_node.messages import to_image
-from gosvae_node.qos import qos_profile
-from gosvae_node.worker import FrameWorker
+from gosvae_common.messages import to_image
+from gosvae_common.process import spinning
+from gosvae_common.qos import qos_profile
+from gosvae_common.worker import FrameWorker
+from gosvae_tools.drives import open_source
 
 FRAMES = 10
 """Frames of the drive that the cameras repeat."""

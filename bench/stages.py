@@ -24,20 +24,20 @@ import rclpy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
-from gosvae_bringup.sources import open_source
 from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
 from gosvae_codec.images import resize_frame, to_rgb
 from gosvae_codec.masks import classify, colorize, resize_mask
 from gosvae_codec.packets import Packet, band_of, slice_frame
-from gosvae_msgs.msg import TokenPacket
-from gosvae_node.messages import (
+from gosvae_common.messages import (
     from_header_message,
     from_packet_message,
     to_header_message,
     to_image,
     to_packet_message,
 )
-from gosvae_node.qos import qos_profile
+from gosvae_common.qos import qos_profile
+from gosvae_msgs.msg import TokenPacket
+from gosvae_tools.drives import open_source
 
 SIZES = ((360, 480), (512, 1024), (1024, 2048))
 FRAMES = 40

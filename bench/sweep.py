@@ -2,9 +2,9 @@
 
     python bench/sweep.py --data path/to/camvid
 
-plays the val split of CamVid at 15 Hz through :mod:`gosvae_bringup.link` on simulated time, once
-for every stream, link and seed, and writes figures as JSON and plots. It goes on where an earlier
-run stopped. Networks and codecs take no time here: ages are those that the link makes.
+plays the val split of CamVid at 15 Hz through :mod:`gosvae_tools.link.channel` on simulated time,
+once for every stream, link and seed, and writes figures as JSON and plots. It goes on where
+an earlier run stopped. Networks and codecs take no time here: ages are those that the link makes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from results import write_whole
 from rich.progress import track
 from streams import RATE, STREAMS, Image, Networks, Shown, Stream
 
-from gosvae_bringup.link import Channel, Counters, LinkSpec
-from gosvae_bringup.sources import open_source
 from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.masks import Mask
 from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_tools.drives import open_source
+from gosvae_tools.link.channel import Channel, Counters, LinkSpec
 
 AXES = {
     "loss": ("delay=50ms", ("0%", "1%", "2%", "5%", "10%", "20%", "30%")),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from streams import H264, RATE, STREAMS, Datagram, Jpeg, Networks, Shown, Stream, Tokens
 from sweep import Drive, cells, judge, plot, simulate, sweep, table
 
-from gosvae_bringup.link import LinkSpec
 from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle
 from gosvae_codec.sender import Settings
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_tools.link.channel import LinkSpec
 
 SIZE = (64, 96)
 

@@ -2,7 +2,7 @@
 
 from launch import LaunchDescription
 
-from gosvae_bringup.launching import launch_description
+from gosvae_bringup.launch_description import launch_description
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -8,11 +8,11 @@ MODELS = [each for each in glob("../models/*/*") if Path(each).is_file()]
 setup(
     name="gosvae_bringup",
     version="0.1.0",
-    description="Launch files, parameters, and the replay, record and view nodes of GOS-VAE.",
+    description="Launch files, parameters, demo and command line of GOS-VAE.",
     license="Apache-2.0",
     maintainer="GOS-VAE maintainers",
     maintainer_email="maintainers@gosvae.invalid",
-    packages=find_packages(include=["gosvae_bringup"]),
+    packages=find_packages(include=["gosvae_bringup", "gosvae_bringup.*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/gosvae_bringup"]),
         ("share/gosvae_bringup", ["package.xml"]),
@@ -24,13 +24,9 @@ setup(
         *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
     ],
     python_requires=">=3.10",
-    install_requires=["argcomplete", "av", "numpy", "pyyaml", "rich", "rosbags"],
-    extras_require={"view": ["rerun-sdk>=0.39,<0.42"]},
+    install_requires=["argcomplete", "av", "numpy", "pyyaml", "rich"],
     entry_points={
         "console_scripts": [
-            "replay = gosvae_bringup.replay:main",
-            "record = gosvae_bringup.record:main",
-            "view = gosvae_bringup.view:main",
             "gosvae = gosvae_bringup.cli:main",
         ],
     },

@@ -9,8 +9,8 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from gosvae_bringup.sources import CAMERA_INFO, COMPRESSED_IMAGE, EPOCH, IMAGE
 from gosvae_codec.labels import CITYSCAPES
+from gosvae_tools.drives import CAMERA_INFO, COMPRESSED_IMAGE, EPOCH, IMAGE
 
 RATE = 15
 

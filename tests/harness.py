@@ -21,9 +21,9 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from gosvae_common.messages import to_image
+from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import TokenPacket
-from gosvae_node.messages import to_image
-from gosvae_node.qos import qos_profile
 
 DEADLINE = 90.0
 """Seconds after which what is waited for counts as never coming."""

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
-from gosvae_bringup.pipeline import find_drive
-from gosvae_bringup.sources import open_source
 from gosvae_codec.labels import CITYSCAPES, UNLABELLED
+from gosvae_common.shipped import find_drive
+from gosvae_tools.drives import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVE = ROOT / "drives" / "street.mcap"

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from gosvae_bringup.pipeline import BUNDLE, find_drive
-from gosvae_bringup.sources import open_source
 from gosvae_codec import Decoder, Encoder, Expert, Header, ModelBundle
 from gosvae_codec.labels import camvid_to_train_ids
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
+from gosvae_common.shipped import BUNDLE, find_drive
+from gosvae_tools.drives import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.yaml"))

@@ -24,8 +24,8 @@ from std_msgs.msg import Header as HeaderMessage
 from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle, Reconstructor
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_common.messages import from_packet_message, to_packet_message
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
-from gosvae_node.messages import from_packet_message, to_packet_message
 
 
 def expected_mask(bundle: ModelBundle, frame: np.ndarray, levels: int | None = None) -> np.ndarray:

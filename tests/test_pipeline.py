@@ -15,8 +15,9 @@ from harness import DEADLINE, DOMAINS
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from gosvae_bringup.sources import open_source, read_stamp
 from gosvae_codec import Decoder, Encoder, ModelBundle
+from gosvae_tools.drives import open_source
+from gosvae_tools.drives.stamps import read_stamp
 
 GOSVAE = Path(get_package_prefix("gosvae_bringup")) / "lib" / "gosvae_bringup" / "gosvae"
 

@@ -27,7 +27,7 @@ PATIENCE = 240.0
 """Seconds that a browser may take to draw the page by software, beside all else."""
 
 pytest.importorskip("rerun", reason="needs rerun-sdk: requirements-view.txt")
-view = pytest.importorskip("gosvae_bringup.view")
+view = pytest.importorskip("gosvae_tools.view")
 playwright = pytest.importorskip("playwright.sync_api")
 
 

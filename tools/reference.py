@@ -40,12 +40,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
 from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_bringup.pipeline import ARGUMENTS  # noqa: E402
-from gosvae_bringup.record import Record  # noqa: E402
-from gosvae_bringup.replay import Replay  # noqa: E402
-from gosvae_bringup.view import View  # noqa: E402
-from gosvae_node.node import PipelineNode  # noqa: E402
-from gosvae_node.qos import qos_profile  # noqa: E402
+from gosvae_common.node import PipelineNode  # noqa: E402
+from gosvae_common.qos import qos_profile  # noqa: E402
 from gosvae_rx.receiver import Receiver  # noqa: E402
+from gosvae_tools.record import Record  # noqa: E402
+from gosvae_tools.replay import Replay  # noqa: E402
+from gosvae_tools.view import View  # noqa: E402
 from gosvae_tx.transmitter import Transmitter  # noqa: E402
 
 HEADER = """\

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 import argcomplete
 
 from gosvae_codec.errors import GosvaeError
+from gosvae_common.errors import UsageError
+from gosvae_tools.link.channel import LinkError
 
-from .link import LinkError
-from .pipeline import ARGUMENTS, Pipeline, PipelineError, describe, describe_view, split_names
-from .supervisor import DRAIN_SECONDS, Processes, stop_signals
+from .pipeline import ARGUMENTS, Pipeline, describe, describe_view, split_names
+from .processes import DRAIN_SECONDS, Processes, stop_signals
 
 RUN = """\
 Starts the nodes that `ros2 launch gosvae_bringup pipeline.launch.py` starts, with the same
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handle: Callable[[argparse.Namespace], int] = options.handle
     try:
         return handle(options)
-    except (PipelineError, LinkError) as error:
+    except (UsageError, LinkError) as error:
         print(f"gosvae {options.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -335,7 +336,7 @@ def _run(pipeline: Pipeline, command: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo import Options, demo
+    from .demo.demo import Options, demo
 
     given = {
         name: value for name, value in vars(options).items() if name in Options.__annotations__
@@ -345,12 +346,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _encode(options: argparse.Namespace) -> int:
     from gosvae_codec.sender import Settings
-
-    from .coding import Coding, encode
+    from gosvae_tools.transcode import Coding, encode
 
     for name, least in (("levels", 0), ("intra_period", 0), ("slices", 1), ("parity", 0)):
         if getattr(options, name) < least:
-            raise PipelineError(
+            raise UsageError(
                 f"{name.replace('_', '-')} is {getattr(options, name)}; give {least} or more"
             )
     settings = Settings(
@@ -368,7 +368,7 @@ def _encode(options: argparse.Namespace) -> int:
 
 
 def _decode(options: argparse.Namespace) -> int:
-    from .coding import Coding, decode
+    from gosvae_tools.transcode import Coding, decode
 
     coding = Coding(options.bundle, options.providers, options.threads)
     figures = decode(options.input, options.output, coding, options.color)
@@ -376,7 +376,7 @@ def _decode(options: argparse.Namespace) -> int:
 
 
 def _report(title: str, figures: Mapping[str, Any], as_json: bool) -> int:
-    from .tables import Table, show, show_json
+    from gosvae_tools.tables import Table, show, show_json
 
     if as_json:
         show_json(figures)
@@ -386,8 +386,8 @@ def _report(title: str, figures: Mapping[str, Any], as_json: bool) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from .inspection import inspect
-    from .tables import show, show_json
+    from gosvae_tools.inspect import inspect
+    from gosvae_tools.tables import show, show_json
 
     found = inspect(options.path, options.packets)
     if options.json:
@@ -398,8 +398,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from gosvae_tools.tables import show, show_json
+
     from .doctor import examine, table
-    from .tables import show, show_json
 
     checks = list(examine(options.bundle, options.providers))
     if options.json:

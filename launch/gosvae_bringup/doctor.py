@@ -24,26 +24,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gosvae_codec.errors import GosvaeError
+from gosvae_common.errors import UsageError
+from gosvae_common.fastdds import PROFILE_VARIABLE, SHARED_MEMORY, shared_memory_problem
+from gosvae_common.shipped import find_bundle, find_profile
+from gosvae_tools.tables import Table
 
-from .pipeline import (
-    PACKAGE,
-    PROFILE_VARIABLE,
-    SHARED_MEMORY,
-    PipelineError,
-    find_bundle,
-    find_profile,
-    shared_memory_problem,
-)
-from .supervisor import find_executable
-from .tables import Table
+from .processes import find_executable
 
 DISTRO = "jazzy"
 PYTHONS = (3, 10), (3, 13)
 EXECUTABLES = (
     ("gosvae_tx", "transmitter"),
     ("gosvae_rx", "receiver"),
-    (PACKAGE, "replay"),
-    (PACKAGE, "record"),
+    ("gosvae_tools", "replay"),
+    ("gosvae_tools", "record"),
 )
 DISCOVERY_SECONDS = 10.0
 """How long two nodes of this process may take to hear each other."""
@@ -133,7 +127,7 @@ def check_packages() -> Check:
     try:
         for package, executable in EXECUTABLES:
             find_executable(package, executable)
-    except PipelineError as error:
+    except UsageError as error:
         return Check("packages", "fail", str(error), "colcon build in ros2_ws, or `make shell`")
     return Check("packages", "ok", ", ".join(executable for _, executable in EXECUTABLES))
 

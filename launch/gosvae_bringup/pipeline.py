@@ -12,48 +12,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from ament_index_python.packages import (
     PackageNotFoundError,
     get_package_prefix,
-    get_package_share_directory,
 )
 
-from gosvae_codec.errors import GosvaeError
+from gosvae_common.errors import UsageError
+from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
+from gosvae_common.shipped import (
+    BUNDLE,
+    BUNDLE_VARIABLE,
+    absolute,
+    existing,
+    find_bundle,
+    find_profile,
+    share_folder,
+)
+from gosvae_common.topics import Side
+from gosvae_tools.limits import PORT_LIMITS, RATE_LIMITS
 
-Side = Literal["both", "tx", "rx"]
+from .rviz import write_layout
+
 Value = bool | int | float | str | Sequence[str]
 
-PACKAGE = "gosvae_bringup"
-BUNDLE = "camvid-base"
-BUNDLE_VARIABLE = "GOSVAE_BUNDLE"
-DRIVE = "street.mcap"
-PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-"""Where Fast DDS 2, the one of ROS 2 Jazzy, takes the path of its profile from."""
-
-
-SHARED_MEMORY = Path("/dev/shm")
-
-RATE_LIMITS = (0.01, 100.0)
-"""Slowest and fastest replay."""
-CAMERAS_OWN = ("image_raw", "semantic/overlay")
-"""Topics of a camera that take its own frames."""
 RVIZ_CAMERAS = 4
-PORT_LIMITS = (1024, 65534)
-"""First and last port of the view's page; the one after it is that of its data."""
-
-
-class PipelineError(GosvaeError):
-    """The arguments contradict each other, or name something that is not there."""
 
 
 @dataclass(frozen=True)
@@ -200,15 +188,15 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
             recording and RViz), "both" for one machine.
 
     Raises:
-        PipelineError: a value is not of its kind, or names a file that is not there.
+        UsageError: a value is not of its kind, or names a file that is not there.
         SourceError: the bag cannot be read.
     """
     chosen = _complete(values, side)
     cameras = _cameras(chosen["cameras"])
-    share = _share()
+    share = share_folder()
     params_files = [share / "config" / "pipeline.yaml"]
     if chosen["params_file"]:
-        params_files.append(_existing("params_file", chosen["params_file"]))
+        params_files.append(existing("params_file", chosen["params_file"]))
     replay = _replay(chosen)
     simulated = bool(replay)
     if chosen["use_sim_time"] != "auto":
@@ -237,17 +225,17 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     if side != "rx":
         nodes.append(node("gosvae_tx", "transmitter", "gosvae_tx", "tx", coding))
         if replay:
-            player = node(PACKAGE, "replay", "gosvae_replay", "tx", replay)
+            player = node("gosvae_tools", "replay", "gosvae_replay", "tx", replay)
             nodes.append(dataclasses.replace(player, lifetime="drive"))
     if side != "tx":
         nodes.append(node("gosvae_rx", "receiver", "gosvae_rx", "rx", coding))
     if chosen["record"]:
-        output = _absolute(chosen["record"])
+        output = absolute(chosen["record"])
         if output.exists():
-            raise PipelineError(f"record: {output} exists; name a folder to make")
+            raise UsageError(f"record: {output} exists; name a folder to make")
         name = "gosvae_record" if side == "both" else f"gosvae_record_{side}"
         parameters = {"output": str(output), "side": side, **clock}
-        record = node(PACKAGE, "record", name, side, parameters)
+        record = node("gosvae_tools", "record", name, side, parameters)
         nodes.append(dataclasses.replace(record, remappings=(("__node", name),)))
     if side != "tx" and chosen["view"] == "true":
         nodes.append(_view({"cameras": cameras, "frames": side == "both"}, params_files))
@@ -281,88 +269,15 @@ def describe_view(
         browser: whether to open the page.
 
     Raises:
-        PipelineError: a value is not of its kind, or rerun-sdk is not installed.
+        UsageError: a value is not of its kind, or rerun-sdk is not installed.
     """
-    share = _share()
+    share = share_folder()
     parameters: dict[str, Value] = {"cameras": _cameras(cameras), "frames": frames}
     parameters |= {"open_browser": browser, "port": _port(port)}
     if save:
-        parameters["save"] = str(_absolute(save))
+        parameters["save"] = str(absolute(save))
     node = _view(parameters, [share / "config" / "pipeline.yaml"])
     return Pipeline((dataclasses.replace(node, lifetime="run"),), _environment())
-
-
-def find_profile() -> Path:
-    """Return the absolute path of the Fast DDS profile that ships.
-
-    Raises:
-        PipelineError: this package is not installed.
-    """
-    return _share() / "config" / "fastdds.xml"
-
-
-def shared_memory_problem(profile: Path, processes: int) -> str:
-    """Return what to do where shared memory has no room for the nodes; empty where it has.
-
-    Args:
-        profile: of Fast DDS, which says how much each process takes; one that cannot be read or
-            does not say it needs none.
-        processes: how many there will be.
-    """
-    try:
-        sizes = ElementTree.parse(profile).iterfind(".//{*}segment_size")
-        needed = processes * sum(int(size.text or 0) for size in sizes)
-        free = shutil.disk_usage(SHARED_MEMORY).free
-    except (OSError, ValueError, ElementTree.ParseError):
-        return ""
-    if free >= needed:
-        return ""
-    return (
-        f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, {processes} processes take "
-        f"{needed / 1e6:.0f} MB; without them images go by UDP, where many are lost: start "
-        f"containers with --shm-size={-(-2 * needed >> 20)}m, and clear what killed processes left "
-        "with `fastdds shm clean`"
-    )
-
-
-def find_bundle(path: str = "") -> Path:
-    """Return the absolute path of the bundle `path`, or of the one to use where it is empty.
-
-    Raises:
-        PipelineError: there is none; the message names the places.
-    """
-    if path:
-        return _existing("bundle", path)
-    if BUNDLE_VARIABLE in os.environ:
-        return _existing(BUNDLE_VARIABLE, os.environ[BUNDLE_VARIABLE])
-    return _shipped(f"models/{BUNDLE}", f"give `bundle`, or set {BUNDLE_VARIABLE}")
-
-
-def find_drive() -> Path:
-    """Return the absolute path of the labelled drive that ships, an MCAP file.
-
-    Raises:
-        PipelineError: it is not there; the message names the places.
-    """
-    return _shipped(f"drives/{DRIVE}", "give `input`")
-
-
-def _shipped(name: str, remedy: str) -> Path:
-    places = list(dict.fromkeys(_places(name)))
-    for place in places:
-        if place.exists():
-            return place
-    folders = " or ".join(str(place.parent) for place in places)
-    raise PipelineError(f"no {places[0].name} in {folders}; {remedy}")
-
-
-def _places(name: str) -> Iterator[Path]:
-    """Yield where something that ships may be: installed, or in the repository around this file."""
-    yield _share() / name
-    for start in (Path(__file__).resolve(), _share()):
-        for folder in start.parents:
-            if (folder / "ros2_ws").is_dir():
-                yield folder / name
 
 
 def _complete(values: Mapping[str, str], side: Side) -> dict[str, str]:
@@ -370,7 +285,7 @@ def _complete(values: Mapping[str, str], side: Side) -> dict[str, str]:
     arguments = arguments_of(side)
     unknown = sorted(set(values) - {each.name for each in arguments})
     if unknown:
-        raise PipelineError(
+        raise UsageError(
             f"unknown argument {', '.join(unknown)}; there are "
             + ", ".join(each.name for each in arguments)
         )
@@ -380,7 +295,7 @@ def _complete(values: Mapping[str, str], side: Side) -> dict[str, str]:
         if argument.choices and value.lower() in argument.choices:
             value = value.lower()
         elif argument.choices:
-            raise PipelineError(
+            raise UsageError(
                 f"{argument.name} is {value!r}; it can be {', '.join(argument.choices)}"
             )
         chosen[argument.name] = value
@@ -392,7 +307,7 @@ def _replay(chosen: Mapping[str, str]) -> dict[str, Value]:
     if not chosen.get("bag"):
         return {}
     parameters: dict[str, Value] = {
-        "input": str(_existing("bag", chosen["bag"])),
+        "input": str(existing("bag", chosen["bag"])),
         "rate": _rate(chosen["rate"]),
         "loop": chosen["loop"] == "true",
     }
@@ -404,12 +319,12 @@ def _replay(chosen: Mapping[str, str]) -> dict[str, Value]:
 def _transport(chosen: Mapping[str, str], cameras: list[str]) -> str:
     """Return how the bag has its cameras' images, for which it is opened."""
     # Readers of bags and videos are heavy, and needed only here.
-    from .sources import open_source
+    from gosvae_tools.drives import open_source
 
     source = open_source(chosen["bag"], cameras, split_names(chosen["topics"]))
     transports = {source.transport[camera] for camera in cameras}
     if len(transports) > 1:
-        raise PipelineError(
+        raise UsageError(
             f"{source.path} has raw and compressed cameras, "
             + ", ".join(f"{camera}: {source.transport[camera]}" for camera in cameras)
             + "; play one kind at a time"
@@ -420,12 +335,12 @@ def _transport(chosen: Mapping[str, str], cameras: list[str]) -> str:
 def _view(parameters: Mapping[str, Value], params_files: Sequence[Path]) -> Node:
     """Return the node that shows the pipeline in a browser."""
     if find_spec("rerun") is None:
-        raise PipelineError(
+        raise UsageError(
             "view needs rerun-sdk, which is not installed: "
             "pip install --no-deps -r requirements-view.txt"
         )
     return Node(
-        PACKAGE,
+        "gosvae_tools",
         "view",
         "gosvae_view",
         parameters,
@@ -440,7 +355,7 @@ def _rviz(share: Path, cameras: Sequence[str], frames: bool, compressed: bool) -
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError as error:
-        raise PipelineError(
+        raise UsageError(
             "rviz needs RViz, which is not installed: sudo apt install ros-jazzy-rviz2 "
             "ros-jazzy-image-transport-plugins; view:=true shows the same in a browser"
         ) from error
@@ -448,55 +363,11 @@ def _rviz(share: Path, cameras: Sequence[str], frames: bool, compressed: bool) -
     return Node("rviz2", "rviz2", "rviz2", arguments=("-d", str(layout)), lifetime="viewer")
 
 
-def write_layout(folder: Path, cameras: Sequence[str], frames: bool, compressed: bool) -> Path:
-    """Write RViz's layout for these cameras, from one that ships, to a temporary file.
-
-    Remapping would not do: RViz tells from a topic's name whether it is compressed, and enables
-    every display that the layout has a window for.
-
-    Args:
-        folder: of the layouts that ship.
-        cameras: base names of their topics; the first four are shown.
-        frames: whether to show the cameras' own frames, and overlays.
-        compressed: whether frames come compressed.
-
-    Returns:
-        The file's path.
-    """
-    name = "one_camera" if len(cameras) == 1 else "four_cameras"
-    layout = yaml.safe_load((folder / f"{name}.rviz").read_text())
-    manager = layout["Visualization Manager"]
-    displays = []
-    for display in manager["Displays"]:
-        place, _, topic = display["Topic"]["Value"].lstrip("/").partition("/")
-        number = int(place.partition("_")[2] or 1) - 1
-        if number >= len(cameras) or (not frames and topic in CAMERAS_OWN):
-            continue
-        if compressed and topic == "image_raw":
-            topic += "/compressed"
-        display["Topic"]["Value"] = f"/{cameras[number].strip('/')}/{topic}"
-        displays.append(display)
-    manager["Displays"] = displays
-    with tempfile.NamedTemporaryFile("w", prefix="gosvae-", suffix=".rviz", delete=False) as file:
-        yaml.safe_dump(layout, file)
-    return Path(file.name)
-
-
 def _environment() -> dict[str, str]:
     """Return our transport profile, unless the user has one."""
     if PROFILE_VARIABLE in os.environ:
         return {}
     return {PROFILE_VARIABLE: str(find_profile())}
-
-
-def _share() -> Path:
-    try:
-        return Path(get_package_share_directory(PACKAGE)).resolve()
-    except PackageNotFoundError as error:
-        raise PipelineError(
-            f"{PACKAGE} is not installed in {os.environ.get('AMENT_PREFIX_PATH', '')!r}: "
-            "build the workspace and source its install/setup.bash"
-        ) from error
 
 
 def split_names(names: str) -> list[str]:
@@ -507,14 +378,14 @@ def split_names(names: str) -> list[str]:
 def _cameras(names: str) -> list[str]:
     cameras = split_names(names)
     if not cameras or len(set(cameras)) < len(cameras):
-        raise PipelineError(f"cameras is {names!r}: give different names, separated by commas")
+        raise UsageError(f"cameras is {names!r}: give different names, separated by commas")
     return cameras
 
 
 def _port(value: str) -> int:
     low, high = PORT_LIMITS
     if not value.isdecimal() or not low <= int(value) <= high:
-        raise PipelineError(f"port is {value!r}; give a number from {low} to {high}")
+        raise UsageError(f"port is {value!r}; give a number from {low} to {high}")
     return int(value)
 
 
@@ -525,25 +396,5 @@ def _rate(value: str) -> float:
         rate = 0.0
     low, high = RATE_LIMITS
     if not low <= rate <= high:
-        raise PipelineError(f"rate is {value!r}; give a number from {low:g} to {high:g}")
+        raise UsageError(f"rate is {value!r}; give a number from {low:g} to {high:g}")
     return rate
-
-
-def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(Path(path).expanduser()))
-
-
-_REMEDIES = {
-    "bag": "give a rosbag2 folder or file, a video or a folder of images, or leave it empty for "
-    "cameras that are there",
-    "bundle": "give a folder like models/camvid-base, or leave it empty for the one that ships",
-    BUNDLE_VARIABLE: "name a folder like models/camvid-base, or unset it",
-    "params_file": "copy config/pipeline.yaml of this package, and name the copy",
-}
-
-
-def _existing(name: str, path: str) -> Path:
-    absolute = _absolute(path)
-    if not absolute.exists():
-        raise PipelineError(f"{name}: {absolute} does not exist; {_REMEDIES[name]}")
-    return absolute

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gosvae_bringup import cli, supervisor
-from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline, PipelineError
-from gosvae_bringup.supervisor import Ended, Processes, find_executable
+from gosvae_bringup import cli
+from gosvae_bringup import processes as module
+from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline
+from gosvae_bringup.processes import Ended, Processes, find_executable
+from gosvae_common.errors import UsageError
 
 LOOP = "echo started >> $LOG; while :; do sleep 0.02; done"
 FOREVER = f"trap 'echo stopped >> $LOG; exit 0' INT; {LOOP}"
@@ -134,7 +136,7 @@ def test_a_deaf_node_is_killed(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-    monkeypatch.setattr(supervisor, "GRACE", tuple((each, 0.3) for each in signals))
+    monkeypatch.setattr(module, "GRACE", tuple((each, 0.3) for each in signals))
     with Processes({}) as processes:
         processes.start(script("deaf", f"trap '' INT TERM; {LOOP}"))
         while not (tmp_path / "log").exists():
@@ -148,7 +150,7 @@ def test_nodes_end_when_their_parent_is_killed(script: Script, tmp_path: Path) -
     code = """
 import sys, time
 from gosvae_bringup.pipeline import Node
-from gosvae_bringup.supervisor import Processes
+from gosvae_bringup.processes import Processes
 Processes({}).start(Node("stubs", "good", "good"))
 time.sleep(60)
 """
@@ -232,9 +234,9 @@ def test_nodes_get_arguments_and_environment(script: Script, tmp_path: Path) -> 
 
 def test_what_is_not_built_is_named(script: Script) -> None:
     script("there", "")
-    with pytest.raises(PipelineError, match="transmitter of gosvae_tx is not installed: build"):
+    with pytest.raises(UsageError, match="transmitter of gosvae_tx is not installed: build"):
         find_executable("gosvae_tx", "transmitter")
-    with pytest.raises(PipelineError, match="other of stubs is not installed"):
+    with pytest.raises(UsageError, match="other of stubs is not installed"):
         find_executable("stubs", "other")
 
 
@@ -243,7 +245,7 @@ def test_arguments_in_both_styles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def describe(values: dict[str, str], side: str) -> Pipeline:
         seen.append((values, side))
-        raise PipelineError("enough")
+        raise UsageError("enough")
 
     monkeypatch.setattr(cli, "describe", describe)
     assert cli.main(["run", "bag:=a b.mcap", "image_transport:=raw", "rviz:=true"]) == 2

@@ -24,13 +24,15 @@ from rich.progress import Progress
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from gosvae_bringup.emulator import unavailable
-from gosvae_bringup.pictures import Video, contact_sheet, legend, panels
-from gosvae_bringup.pipeline import PROFILE_VARIABLE, Node, Pipeline, PipelineError
-from gosvae_bringup.report import Delivery, Masks, Quality, ReportError, Usage, figures
-from gosvae_bringup.sources import EPOCH, Frame
-from gosvae_bringup.supervisor import Ended
+from gosvae_bringup.demo.pictures import Video, contact_sheet, legend, panels
+from gosvae_bringup.demo.report import Delivery, Masks, Quality, ReportError, Usage, figures
+from gosvae_bringup.pipeline import Node, Pipeline
+from gosvae_bringup.processes import Ended
 from gosvae_codec.labels import CAMVID, CITYSCAPES
+from gosvae_common.errors import UsageError
+from gosvae_common.fastdds import PROFILE_VARIABLE
+from gosvae_tools.drives import EPOCH, Frame
+from gosvae_tools.link.emulator import unavailable
 
 SECOND = 1_000_000_000
 SIZE = (48, 72)
@@ -369,7 +371,7 @@ def test_missing_masks_fail_the_demo(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from gosvae_bringup import demo as module
+    from gosvae_bringup.demo import demo as module
 
     recorded = delivery(tmp_path, [0, 1, 2, 4])
     monkeypatch.setattr(module, "_play", lambda *_: (recorded, None))
@@ -387,7 +389,7 @@ def test_missing_masks_fail_the_demo(
 
 
 def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: Path) -> None:
-    from gosvae_bringup import demo as module
+    from gosvae_bringup.demo import demo as module
 
     types = get_typestore(Stores.ROS2_JAZZY)
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -397,13 +399,13 @@ def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: 
             )
             writer.write(connection, START, bytes(100))
     options = module.Options(input=str(tmp_path / "bag"), bundle=str(bundle))
-    with pytest.raises(PipelineError, match=r"/left/image, /right/image.*make demo TOPIC=NAME"):
+    with pytest.raises(UsageError, match=r"/left/image, /right/image.*make demo TOPIC=NAME"):
         module.demo(options)
 
 
 def test_without_an_input_the_shipped_drive_plays() -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    from gosvae_bringup import demo as module
+    from gosvae_bringup.demo import demo as module
 
     source = module._open(module.Options())
     assert source.path.name == "street.mcap"
@@ -411,17 +413,17 @@ def test_without_an_input_the_shipped_drive_plays() -> None:
 
 
 def test_a_folder_is_no_file_for_figures(tmp_path: Path, bundle: Path, drive: Path) -> None:
-    from gosvae_bringup import demo as module
+    from gosvae_bringup.demo import demo as module
 
     options = module.Options(input=str(drive), bundle=str(bundle), json=str(tmp_path))
-    with pytest.raises(PipelineError, match="is a folder; name a file"):
+    with pytest.raises(UsageError, match="is a folder; name a file"):
         module.demo(options)
 
 
 def test_a_drive_without_masks_is_given_up(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gosvae_bringup import demo as module
+    from gosvae_bringup.demo import demo as module
 
     class Nodes:
         """Processes that neither end nor send anything."""

@@ -16,11 +16,13 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from gosvae_bringup import cli, doctor, tables
+from gosvae_bringup import cli, doctor
 from gosvae_bringup.doctor import Check
-from gosvae_bringup.pipeline import PROFILE_VARIABLE, find_profile
-from gosvae_bringup.tables import Table, show, show_json
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_common.fastdds import PROFILE_VARIABLE
+from gosvae_common.shipped import find_profile
+from gosvae_tools import tables
+from gosvae_tools.tables import Table, show, show_json
 
 
 @pytest.fixture(autouse=True)
@@ -231,7 +233,7 @@ def test_commands_and_options_complete(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = (
-        "import os, sys; from gosvae_bringup import cli, tables; "
+        "import os, sys; from gosvae_bringup import cli; from gosvae_tools import tables; "
         "cli._inspect = lambda options: tables.show_json(list(range(100000))) or 0; "
         "sys.exit(cli.main(['inspect', '.']))"
     )

@@ -23,13 +23,10 @@ from launch.launch_description_sources import (
 )
 from launch_ros.actions import Node as NodeAction
 
-from gosvae_bringup.launching import _on_exit
-from gosvae_bringup.pipeline import (
-    BUNDLE_VARIABLE,
-    Node,
-    PipelineError,
-    arguments_of,
-)
+from gosvae_bringup.launch_description import _on_exit
+from gosvae_bringup.pipeline import Node, arguments_of
+from gosvae_common.errors import UsageError
+from gosvae_common.shipped import BUNDLE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = {"pipeline": "both", "tx": "tx", "rx": "rx"}
@@ -78,7 +75,7 @@ def test_choices_are_taken_in_any_case(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_bad_values_reach_the_user() -> None:
-    with pytest.raises(PipelineError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         resolved("pipeline", bag="/nowhere")
 
 

@@ -12,22 +12,12 @@ import pytest
 import yaml
 
 from gosvae_bringup import pipeline as module
-from gosvae_bringup.pipeline import (
-    ARGUMENTS,
-    BUNDLE_VARIABLE,
-    PROFILE_VARIABLE,
-    Node,
-    Pipeline,
-    PipelineError,
-    Side,
-    arguments_of,
-    describe,
-    describe_view,
-    find_bundle,
-    find_drive,
-    find_profile,
-    shared_memory_problem,
-)
+from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline, arguments_of, describe, describe_view
+from gosvae_common import fastdds, shipped
+from gosvae_common.errors import UsageError
+from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
+from gosvae_common.shipped import BUNDLE_VARIABLE, find_bundle, find_drive, find_profile
+from gosvae_common.topics import Side
 
 FRAMES = "image_raw/compressed"
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +91,7 @@ def test_two_sides_make_the_whole(drive: Path) -> None:
     assert {each.name for side in ("tx", "rx") for each in arguments_of(side)} == {
         each.name for each in ARGUMENTS
     }
-    with pytest.raises(PipelineError, match="unknown argument bag"):
+    with pytest.raises(UsageError, match="unknown argument bag"):
         describe({"bag": str(drive)}, "rx")
 
 
@@ -123,7 +113,7 @@ def test_two_sides_make_the_whole(drive: Path) -> None:
     ],
 )
 def test_bad_values_are_explained(values: dict[str, str], message: str) -> None:
-    with pytest.raises(PipelineError, match=message):
+    with pytest.raises(UsageError, match=message):
         describe(values)
 
 
@@ -177,7 +167,7 @@ def test_shared_memory_without_room_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def free(size: int) -> None:
-        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+        monkeypatch.setattr(fastdds.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
 
     profile = find_profile()
     free(3 * 64 << 20)
@@ -195,7 +185,7 @@ def test_rviz_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) ->
         raise module.PackageNotFoundError(package)
 
     monkeypatch.setattr(module, "get_package_prefix", missing)
-    with pytest.raises(PipelineError, match=r"rviz2.*view:=true shows the same in a browser"):
+    with pytest.raises(UsageError, match=r"rviz2.*view:=true shows the same in a browser"):
         describe({"rviz": "true"})
 
 
@@ -217,18 +207,18 @@ def test_the_view_shows_frames_only_where_they_do_not_cross_the_link(
         "save": str(Path.cwd() / "a.rrd"),
     }
     for port in ("80", "65535", "many"):
-        with pytest.raises(PipelineError, match=f"port is '{port}'; give a number from 1024"):
+        with pytest.raises(UsageError, match=f"port is '{port}'; give a number from 1024"):
             describe_view(port=port)
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(PipelineError, match=r"view needs rerun-sdk.*pip install --no-deps -r"):
+    with pytest.raises(UsageError, match=r"view needs rerun-sdk.*pip install --no-deps -r"):
         describe({"view": "true"})
 
 
 def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(BUNDLE_VARIABLE)
     places = [tmp_path / "installed" / "models" / "it", tmp_path / "repository" / "models" / "it"]
-    monkeypatch.setattr(module, "_places", lambda _: iter(places))
-    with pytest.raises(PipelineError, match=rf"{places[0].parent} or {places[1].parent}"):
+    monkeypatch.setattr(shipped, "_places", lambda _: iter(places))
+    with pytest.raises(UsageError, match=rf"{places[0].parent} or {places[1].parent}"):
         find_bundle()
     places[1].mkdir(parents=True)
     assert find_bundle() == places[1]
@@ -237,8 +227,8 @@ def test_the_shipped_bundle_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_the_shipped_drive_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert find_drive().is_file()
-    monkeypatch.setattr(module, "_places", lambda name: iter([tmp_path / name]))
-    with pytest.raises(PipelineError, match=rf"no street.mcap in {tmp_path}/drives; give `input`"):
+    monkeypatch.setattr(shipped, "_places", lambda name: iter([tmp_path / name]))
+    with pytest.raises(UsageError, match=rf"no street.mcap in {tmp_path}/drives; give `input`"):
         find_drive()
 
 
@@ -271,8 +261,8 @@ def test_rcl_reads_the_values_back(tmp_path: Path) -> None:
 
 def test_the_shipped_parameters_exist(drive: Path) -> None:
     rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
-    from gosvae_bringup.replay import Replay
     from gosvae_rx.receiver import Receiver
+    from gosvae_tools.replay import Replay
     from gosvae_tx.transmitter import Transmitter
 
     rclpy.init(args=["--ros-args", "-p", f"input:={drive}"])
@@ -354,7 +344,7 @@ def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    from gosvae_bringup.demo import network
+    from gosvae_bringup.demo.demo import network
 
     def leaves(root: ElementTree.Element, above: str = "") -> set[tuple[str, str]]:
         path = f"{above}/{root.tag}"

@@ -31,8 +31,7 @@ from gosvae_codec import (
 from gosvae_codec.images import to_rgb
 from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
-from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
-from gosvae_node.health import (
+from gosvae_common.health import (
     OK,
     WARN,
     Findings,
@@ -44,17 +43,18 @@ from gosvae_node.health import (
     mismatch_text,
     share,
 )
-from gosvae_node.messages import (
+from gosvae_common.messages import (
     from_header_message,
     from_packet_message,
     to_header_message,
     to_image,
     to_label_info,
 )
-from gosvae_node.meters import Complaints, Meter
-from gosvae_node.node import PipelineNode, run
-from gosvae_node.qos import qos_profile
-from gosvae_node.worker import FrameWorker
+from gosvae_common.meters import Complaints, Meter
+from gosvae_common.node import PipelineNode, run
+from gosvae_common.qos import qos_profile
+from gosvae_common.worker import FrameWorker
+from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
 _KEPT = 16
 _LEGEND_WIDTH = 480

@@ -16,9 +16,7 @@ from gosvae_codec import Encoder
 from gosvae_codec.images import to_rgb
 from gosvae_codec.rate import Report
 from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
-from gosvae_msgs.msg import Feedback as FeedbackMessage
-from gosvae_msgs.msg import TokenPacket
-from gosvae_node.health import (
+from gosvae_common.health import (
     ERROR,
     OK,
     WARN,
@@ -30,10 +28,12 @@ from gosvae_node.health import (
     mismatch_text,
     share,
 )
-from gosvae_node.messages import from_header_message, to_packet_message
-from gosvae_node.meters import Complaints, Meter
-from gosvae_node.node import ConfigurationError, PipelineNode, run
-from gosvae_node.worker import FrameWorker
+from gosvae_common.messages import from_header_message, to_packet_message
+from gosvae_common.meters import Complaints, Meter
+from gosvae_common.node import ConfigurationError, PipelineNode, run
+from gosvae_common.worker import FrameWorker
+from gosvae_msgs.msg import Feedback as FeedbackMessage
+from gosvae_msgs.msg import TokenPacket
 
 FEEDBACK_SECONDS = 5.0
 """How long a receiver's word counts."""

@@ -1,0 +1,22 @@
+"""Names of the pipeline's topics, relative to a camera's base name but for DIAGNOSTICS."""
+
+from typing import Literal
+
+Side = Literal["both", "tx", "rx"]
+"""The machine that something runs on: vehicle (tx), edge computer (rx), or both."""
+
+IMAGE = "image_raw"
+COMPRESSED_IMAGE = "image_raw/compressed"
+PACKETS = "image_raw/gosvae"
+FEEDBACK = "image_raw/gosvae/feedback"
+MASK = "semantic/mask"
+COLOR = "semantic/color"
+OVERLAY = "semantic/overlay"
+RECONSTRUCTION = "semantic/reconstruction"
+SEMANTIC_CAMERA_INFO = "semantic/camera_info"
+LABEL_INFO = "semantic/label_info"
+LEGEND = "semantic/legend"
+CAMERA_INFO = "camera_info"
+LABEL = "label"
+
+DIAGNOSTICS = "/diagnostics"

@@ -1,0 +1,228 @@
+"""Node `gosvae_record`: writes what crosses the link, and what comes of it, to a rosbag2 MCAP.
+
+For each camera the packets, feedback, masks, label info and, where there are any, true labels; and
+`/diagnostics`. A message's time in the bag is the wall clock's at its arrival, whatever simulated
+time says, so that it compares with the times in the replay's report.
+
+On two machines each records what it makes itself: DDS sends a packet once more for every process
+that listens to it, and the recording would cost as much of the link as what it records.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
+from typing import Any, NamedTuple
+
+from ament_index_python.packages import get_package_share_directory
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.subscription import Subscription
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+from sensor_msgs.msg import Image
+
+from gosvae_codec.errors import GosvaeError
+from gosvae_common.messages import type_name
+from gosvae_common.process import running
+from gosvae_common.topics import Side
+from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
+
+WAITING = 500
+"""Messages that may wait to be written; where the disk is slower, DDS drops what follows."""
+
+_FOREVER = QosTime(9223372036, 854775807)
+
+
+class RecordError(GosvaeError):
+    """The output cannot be written."""
+
+
+class Topic(NamedTuple):
+    """What to subscribe to, and how."""
+
+    name: str
+    side: Side
+    msgtype: Any
+    depth: int
+    reliable: bool = False
+    latched: bool = False
+
+    @property
+    def qos(self) -> QoSProfile:
+        """The subscription's profile."""
+        reliability, durability = QoSReliabilityPolicy, QoSDurabilityPolicy
+        return QoSProfile(
+            depth=self.depth,
+            reliability=reliability.RELIABLE if self.reliable else reliability.BEST_EFFORT,
+            durability=durability.TRANSIENT_LOCAL if self.latched else durability.VOLATILE,
+        )
+
+
+TOPICS = (
+    Topic("image_raw/gosvae", "tx", TokenPacket, 200),
+    Topic("image_raw/gosvae/feedback", "rx", Feedback, 50),
+    Topic("semantic/mask", "rx", Image, 50),
+    Topic("semantic/label_info", "rx", LabelInfo, 10, reliable=True, latched=True),
+    Topic("label", "tx", Image, 50, reliable=True),
+)
+"""What is recorded of each camera, and on which side it is made."""
+
+DIAGNOSTICS = Topic("/diagnostics", "both", DiagnosticArray, 50, reliable=True)
+
+
+class Record(Node):
+    """Records what arrives while :meth:`run` runs; then :meth:`close` finishes the bag.
+
+    Raises:
+        RecordError: `output` is empty, exists already, or cannot be made, or there is no such
+            `side`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("gosvae_record", **options)
+        for name, default, description in (
+            ("output", "", "Folder of the bag to write; must not exist."),
+            ("cameras", ["camera"], "Base names that the cameras' topics hang under."),
+            ("side", "both", "Record what is made in the vehicle, tx; at the other end, rx; both."),
+        ):
+            descriptor = ParameterDescriptor(description=description, read_only=True)
+            self.declare_parameter(name, default, descriptor)
+        if not self.get_parameter("output").value:
+            raise RecordError("no output given; set `output` to the folder to write")
+        side = self.get_parameter("side").value
+        if side not in ("both", "tx", "rx"):
+            raise RecordError(f"side is {side!r}; it can be both, tx, rx")
+        path = Path(self.get_parameter("output").value).expanduser()
+        if path.exists():
+            raise RecordError(f"output {path} exists already; remove it or name another")
+        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        try:
+            self._writer.open()
+        except OSError as error:
+            raise RecordError(f"output {path} cannot be written: {error}") from error
+        self._typestore = message_types()
+        self._arrived: Queue[tuple[Topic, str, int, bytes] | None] = Queue(WAITING)
+        self._error: Exception | None = None
+        self._count = 0
+        self._thread = Thread(target=self._write, name="write", daemon=True)
+        self._thread.start()
+        self._record(DIAGNOSTICS)
+        for camera in self.get_parameter("cameras").value:
+            for topic in TOPICS:
+                if side in ("both", topic.side):
+                    self._record(topic._replace(name=f"{camera.strip('/')}/{topic.name}"))
+        self.get_logger().info(f"recording to {path}")
+
+    def run(self, stop: Event) -> None:
+        """Record until `stop` is set, or writing fails."""
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(self)
+        while not stop.is_set() and self._error is None:
+            executor.spin_once(timeout_sec=0.1)
+        # What has arrived by now belongs to the recording, taken or not.
+        before = -1
+        while before != self._count:
+            before = self._count
+            executor.spin_once(timeout_sec=0)
+        executor.shutdown()
+
+    def close(self) -> None:
+        """Write what has arrived and finish the bag.
+
+        Raises:
+            RecordError: writing failed; what was written before is in the folder, unfinished.
+        """
+        self._arrived.put(None)
+        self._thread.join()
+        if self._error is None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            self._writer.abort()
+            raise RecordError(f"{self._writer.path} is incomplete: {self._error}") from self._error
+        self.get_logger().info(f"recorded {self._count} messages to {self._writer.path}")
+
+    def _record(self, topic: Topic) -> None:
+        def keep(data: bytes) -> None:
+            self._count += 1
+            self._arrived.put((topic, subscription.topic_name, time.time_ns(), data))
+
+        subscription: Subscription = self.create_subscription(
+            topic.msgtype, topic.name, keep, topic.qos, raw=True
+        )
+
+    def _write(self) -> None:
+        connections: dict[str, Connection] = {}
+        try:
+            while (arrived := self._arrived.get()) is not None:
+                topic, name, at, data = arrived
+                if name not in connections:
+                    connections[name] = self._writer.add_connection(
+                        name,
+                        type_name(topic.msgtype),
+                        typestore=self._typestore,
+                        offered_qos_profiles=[_offered(topic)],
+                    )
+                self._writer.write(connections[name], at, data)
+        except Exception as error:  # a full disk, above all; it ends the process
+            self._error = error
+            while self._arrived.get() is not None:
+                pass
+
+
+def message_types() -> Typestore:
+    """Return the types of ROS 2 Jazzy and of the installed gosvae_msgs."""
+    types = get_typestore(Stores.ROS2_JAZZY)
+    for file in Path(get_package_share_directory("gosvae_msgs"), "msg").glob("*.msg"):
+        types.register(get_types_from_msg(file.read_text(), f"gosvae_msgs/msg/{file.stem}"))
+    return types
+
+
+def _offered(topic: Topic) -> Qos:
+    return Qos(
+        QosHistory.KEEP_LAST,
+        topic.depth,
+        QosReliability.RELIABLE if topic.reliable else QosReliability.BEST_EFFORT,
+        QosDurability.TRANSIENT_LOCAL if topic.latched else QosDurability.VOLATILE,
+        deadline=_FOREVER,
+        lifespan=_FOREVER,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=_FOREVER,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+def main() -> int:
+    """Run the node until a signal; return 0 when the bag is complete, else 1."""
+    with running() as stop:
+        try:
+            node = Record()
+            try:
+                node.run(stop)
+            finally:
+                node.close()
+        except (RecordError, ParameterException) as error:
+            get_logger("gosvae_record").fatal(str(error))
+            return 1
+    return 0

@@ -1,0 +1,424 @@
+"""Node `gosvae_view`: what the pipeline does, in a browser, and in a file for the Rerun viewer.
+
+It takes what the receiver and the cameras publish, so that it costs the link nothing, unless it is
+at the other end and shows the cameras' own frames. Figures per frame come from the receiver's
+feedback, bytes and rates from its diagnostics: packets themselves would cross the link once more
+for one more listener.
+
+The data are served to this machine alone; who looks from another one forwards both ports by ssh.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import webbrowser
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rerun as rr
+import rerun.blueprint as rrb
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+
+from gosvae_codec.errors import GosvaeError
+from gosvae_codec.images import to_rgb
+from gosvae_codec.labels import UNLABELLED
+from gosvae_codec.legend import legend
+from gosvae_codec.masks import resize_mask
+from gosvae_common.health import share
+from gosvae_common.messages import from_label_info
+from gosvae_common.node import IMAGE_TRANSPORTS
+from gosvae_common.process import running, spinning
+from gosvae_common.qos import qos_profile
+from gosvae_msgs.msg import Feedback, LabelInfo
+
+from .limits import PORT_LIMITS
+
+ADDRESS = "127.0.0.1"
+FIGURES = {
+    "bytes_per_frame": "bytes per frame",
+    "kbit_per_s": "kbit/s",
+    "mask_age": "mask age, ms",
+    "loss": "packets lost, %",
+    "coverage": "coverage of the mask, %",
+}
+"""Titles of the time series, by the entity that their cameras' lie under."""
+DIAGNOSED = {"bytes/frame": "bytes_per_frame", "kbit/s": "kbit_per_s"}
+"""Time series that come from the receiver's diagnostics, by their key there."""
+SERIES_COLORS = ((255, 140, 0), (64, 160, 255), (120, 220, 120), (230, 90, 200))
+SHOWN_SECONDS = 60.0
+"""Length of the time series in view."""
+LOSS_SECONDS = 5.0
+"""Window that the share of lost packets is taken over."""
+LEGEND_WIDTH = 640
+JPEG_QUALITY = 85
+MEMORY = "512MiB"
+"""What is kept for browsers that come later, the oldest forgotten first."""
+
+_LEVELS = {
+    DiagnosticStatus.OK: rr.TextLogLevel.INFO,
+    DiagnosticStatus.WARN: rr.TextLogLevel.WARN,
+    DiagnosticStatus.ERROR: rr.TextLogLevel.ERROR,
+}
+
+
+class ViewError(GosvaeError):
+    """Nothing can be shown: a port is taken, or the file cannot be written."""
+
+
+class View(Node):
+    """Logs to Rerun what arrives, until :meth:`close`.
+
+    Raises:
+        ViewError: a port is taken, or `save` exists or cannot be written.
+        ParameterException: a parameter is out of its range.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("gosvae_view", **options)
+        self._declare("cameras", ["camera"], "Base names that the cameras' topics hang under.")
+        self._declare(
+            "frames",
+            True,
+            "Show the cameras' own frames and overlays; on the far side they cross the link.",
+        )
+        self._declare(
+            "port", 9090, "Port of the page; the next one is that of its data.", PORT_LIMITS
+        )
+        self._declare("open_browser", True, "Open the page in a browser, where there is a display.")
+        self._declare("save", "", "File.rrd to write for the Rerun viewer; empty: none.")
+        self._declare(
+            "max_width", 960, "Width in pixels that larger pictures are scaled to.", (16, 16384)
+        )
+        self._cameras = [camera.strip("/") for camera in self._value("cameras")]
+        self._file = Path(self._value("save")).expanduser() if self._value("save") else None
+        self._recording = self._serve()
+        self._said: dict[str, tuple[bytes, str]] = {}
+        self._losses = {camera: _Loss() for camera in self._cameras}
+        self._frames: dict[str, Subscription] = {}
+        self._drawn: set[str] = set()
+        """Cameras of which there is a reconstruction."""
+        for index, camera in enumerate(self._cameras):
+            self._show(camera, SERIES_COLORS[index % len(SERIES_COLORS)])
+        self._subscribe(DiagnosticArray, "/diagnostics", QoSProfile(depth=10), self._diagnose)
+        if self._value("frames"):
+            self.create_timer(0.5, self._find_frames)
+        self.create_timer(0.5, self._find_reconstructions)
+
+    def close(self) -> None:
+        """Stop serving, and finish the file.
+
+        Raises:
+            ViewError: the file cannot be finished.
+        """
+        self._recording.disconnect()
+        if self._file is not None:
+            try:
+                _draft(self._file).replace(self._file)
+            except OSError as error:
+                raise ViewError(f"save: {self._file} cannot be written: {error}") from error
+            self.get_logger().info(f"saved {self._file}; rerun {self._file} shows it")
+
+    def _declare(
+        self,
+        name: str,
+        default: Any,
+        description: str,
+        limits: tuple[int, int] | None = None,
+    ) -> None:
+        descriptor = ParameterDescriptor(description=description, read_only=True)
+        if limits:
+            descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1])]
+        self.declare_parameter(name, default, descriptor)
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _serve(self) -> rr.RecordingStream:
+        """Begin to serve the page and what is logged from now on."""
+        port = self._value("port")
+        # The data's server would only log that it cannot listen.
+        for each in (port, port + 1):
+            if not _is_free(each):
+                raise ViewError(
+                    f"port {each} is taken, by another viewer perhaps: close that, or give another "
+                    "`port`"
+                )
+        sinks: list[Any] = [
+            rr.GrpcServerSink(ADDRESS, port + 1, server_memory_limit=MEMORY, newest_first=True)
+        ]
+        if self._file is not None:
+            if self._file.exists():
+                raise ViewError(f"save: {self._file} exists already; remove it or name another")
+            sinks.append(self._file_sink(self._file))
+        recording = rr.RecordingStream("gosvae")
+        try:
+            recording.set_sinks(
+                *sinks, default_blueprint=blueprint(self._cameras, self._value("frames"))
+            )
+            rr.serve_web_viewer(web_port=port, open_browser=False)
+        except RuntimeError as error:
+            raise ViewError(str(error)) from error
+        page = f"http://{ADDRESS}:{port}/?url={quote(sinks[0].uri, safe=':/')}"
+        self.get_logger().info(f"open {page}")
+        # Without a display it would be a browser in the terminal, before which nobody sits.
+        if self._value("open_browser") and {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+            webbrowser.open(page)
+        return recording
+
+    def _file_sink(self, path: Path) -> rr.FileSink:
+        if not path.parent.is_dir():
+            raise ViewError(f"save: {path.parent} is no folder; make it, or name another")
+        return rr.FileSink(_draft(path))
+
+    def _show(self, camera: str, color: tuple[int, int, int]) -> None:
+        for name in FIGURES:
+            style = rr.SeriesLines(colors=[color], names=[camera], widths=[2.0])
+            self._recording.log(f"{name}/{camera}", style, static=True)
+        sensor_data = qos_profile("sensor_data")
+        topics: tuple[tuple[Any, str, QoSProfile, Callable[[str, Any], None]], ...] = (
+            (LabelInfo, "semantic/label_info", qos_profile("latched"), self._learn_labels),
+            (Image, "semantic/mask", sensor_data, self._show_mask),
+            (Feedback, "image_raw/gosvae/feedback", qos_profile("packets"), self._plot),
+        )
+        for msgtype, topic, qos, handle in topics:
+            self._subscribe(
+                msgtype,
+                f"{camera}/{topic}",
+                qos,
+                lambda message, handle=handle: handle(camera, message),
+            )
+        if self._value("frames"):
+            self._subscribe(
+                Image,
+                f"{camera}/semantic/overlay",
+                sensor_data,
+                lambda message: self._show_picture(f"{camera}/overlay", message),
+            )
+
+    def _subscribe(
+        self, msgtype: Any, topic: str, qos: QoSProfile, handle: Callable[[Any], None]
+    ) -> Subscription:
+        def guarded(message: Any) -> None:
+            try:
+                handle(message)
+            except Exception as error:  # whatever a message holds, the next one is shown
+                self.get_logger().error(f"{topic}: {error}", throttle_duration_sec=5.0)
+
+        return self.create_subscription(msgtype, topic, guarded, qos)
+
+    def _find_frames(self) -> None:
+        """Subscribe to the frames of cameras that have come, compressed where they offer that."""
+        for camera in self._cameras:
+            for transport in ("compressed", "raw"):
+                suffix, msgtype = IMAGE_TRANSPORTS[transport]
+                topic = f"{camera}/image_raw{suffix}"
+                if camera not in self._frames and self.count_publishers(topic):
+                    self._frames[camera] = self._subscribe(
+                        msgtype,
+                        topic,
+                        qos_profile("sensor_data"),
+                        lambda message, camera=camera: self._show_picture(
+                            f"{camera}/image", message
+                        ),
+                    )
+
+    def _find_reconstructions(self) -> None:
+        """Subscribe to the reconstructions that there are, and make room for them on the page."""
+        drawn = {
+            camera
+            for camera in self._cameras
+            if self.count_publishers(f"{camera}/semantic/reconstruction")
+        }
+        for camera in sorted(drawn - self._drawn):
+            self._drawn.add(camera)
+            self._subscribe(
+                Image,
+                f"{camera}/semantic/reconstruction",
+                qos_profile("sensor_data"),
+                lambda message, camera=camera: self._show_picture(
+                    f"{camera}/reconstruction", message
+                ),
+            )
+            self._recording.send_blueprint(
+                blueprint(self._cameras, self._value("frames"), self._drawn)
+            )
+
+    def _learn_labels(self, camera: str, message: LabelInfo) -> None:
+        labels = from_label_info(message)
+        classes = [(label.id, label.name, label.color) for label in labels.labels]
+        context = rr.AnnotationContext([*classes, (UNLABELLED, "unlabelled", (0, 0, 0))])
+        self._recording.log(camera, context, static=True)
+        self._recording.log("legend", rr.Image(legend(labels, LEGEND_WIDTH)), static=True)
+
+    def _show_mask(self, camera: str, message: Image) -> None:
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+        mask = rows[:, : message.width]
+        self._set_time(message.header.stamp)
+        shown = resize_mask(mask, self._shown_size(mask))
+        self._recording.log(f"{camera}/mask", rr.SegmentationImage(shown))
+
+    def _show_picture(self, entity: str, message: Image | CompressedImage) -> None:
+        frame = to_rgb(message)
+        size = self._shown_size(frame)
+        if size != frame.shape[:2]:
+            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        self._set_time(message.header.stamp)
+        picture = rr.EncodedImage(contents=jpeg, media_type="image/jpeg")
+        self._recording.log(entity, picture)
+
+    def _shown_size(self, picture: npt.NDArray[np.uint8]) -> tuple[int, int]:
+        """Return the height and width that a picture is shown in."""
+        height, width = picture.shape[:2]
+        scale = min(self._value("max_width") / width, 1.0)
+        return max(round(height * scale), 1), max(round(width * scale), 1)
+
+    def _plot(self, camera: str, message: Feedback) -> None:
+        self._set_time(message.header.stamp)
+        values = {
+            "mask_age": message.mask_age_ms,
+            "coverage": message.coverage * 100,
+            "loss": self._losses[camera].share(message) * 100,
+        }
+        for name, value in values.items():
+            if np.isfinite(value):
+                self._recording.log(f"{name}/{camera}", rr.Scalars(value))
+
+    def _diagnose(self, message: DiagnosticArray) -> None:
+        self._set_time(message.header.stamp)
+        for status in message.status:
+            node, _, camera = status.name.partition(": ")
+            if "gosvae_" not in node:
+                continue
+            if self._said.get(status.name) != (status.level, status.message):
+                self._said[status.name] = status.level, status.message
+                text = f"{status.name}: {status.message}"
+                self._recording.log("status", rr.TextLog(text, level=_LEVELS.get(status.level)))
+            if camera in self._cameras and node.endswith("gosvae_rx"):
+                for pair in status.values:
+                    # Empty before the first frame.
+                    if pair.key in DIAGNOSED and pair.value:
+                        entity = f"{DIAGNOSED[pair.key]}/{camera}"
+                        self._recording.log(entity, rr.Scalars(float(pair.value)))
+
+    def _set_time(self, stamp: Time) -> None:
+        nanoseconds = stamp.sec * 1_000_000_000 + stamp.nanosec
+        self._recording.set_time("stamp", timestamp=np.datetime64(nanoseconds, "ns"))
+
+
+class _Loss:
+    """The share of packets that were lost lately, from counters that wrap around at 2^32."""
+
+    def __init__(self) -> None:
+        self._stream = 0
+        self._counts: deque[tuple[float, int, int]] = deque()
+
+    def share(self, message: Feedback) -> float:
+        """Take in the counters, and return the share from 0 to 1; nan while none is known."""
+        if message.stream != self._stream:
+            self._stream = message.stream
+            self._counts.clear()
+        now = time.monotonic()
+        self._counts.append((now, message.packets_received, message.packets_lost))
+        while self._counts[0][0] < now - LOSS_SECONDS:
+            self._counts.popleft()
+        _, *first = self._counts[0]
+        _, *last = self._counts[-1]
+        received, lost = ((b - a) % (1 << 32) for a, b in zip(first, last, strict=True))
+        return share(lost, received)
+
+
+def blueprint(cameras: Sequence[str], frames: bool, drawn: Collection[str] = ()) -> rrb.Blueprint:
+    """Arrange the page: what each camera sees on the left, what it costs on the right.
+
+    Args:
+        cameras: base names of their topics.
+        frames: whether there are frames and overlays beside the masks.
+        drawn: those of `cameras` of which there is a reconstruction.
+    """
+    blocks = []
+    for camera in cameras:
+        received = [rrb.Spatial2DView(origin=f"{camera}/mask", name=f"{camera}: mask")]
+        if camera in drawn:
+            origin = f"{camera}/reconstruction"
+            received.append(rrb.Spatial2DView(origin=origin, name=f"{camera}: reconstruction"))
+        if frames:
+            image = rrb.Spatial2DView(origin=f"{camera}/image", name=f"{camera}: frame")
+            overlay = rrb.Spatial2DView(origin=f"{camera}/overlay", name=f"{camera}: overlay")
+            beside = rrb.Horizontal(image, *received)
+            blocks.append(rrb.Vertical(overlay, beside, row_shares=[2, 1], name=camera))
+        else:
+            blocks.append(rrb.Horizontal(*received, name=camera))
+    lately = rrb.VisibleTimeRange(
+        "log_time",
+        start=rrb.TimeRangeBoundary.cursor_relative(seconds=-SHOWN_SECONDS),
+        end=rrb.TimeRangeBoundary.cursor_relative(),
+    )
+    plots = (
+        rrb.TimeSeriesView(
+            origin=name,
+            name=title,
+            axis_y=rrb.ScalarAxis(range=(0.0, 100.0)) if title.endswith("%") else None,
+            time_ranges=lately,
+        )
+        for name, title in FIGURES.items()
+    )
+    below = rrb.Horizontal(
+        rrb.Spatial2DView(origin="legend", name="labels"),
+        rrb.TextLogView(origin="status", name="status"),
+    )
+    return rrb.Blueprint(
+        rrb.Horizontal(
+            rrb.Vertical(rrb.Grid(*blocks), below, row_shares=[4, 1]),
+            rrb.Vertical(*plots),
+            column_shares=[5, 2],
+        ),
+        # Stamps of two clocks, or of one that has not begun, would tear the time line apart.
+        rrb.TimePanel(state="collapsed", timeline="log_time"),
+        collapse_panels=True,
+    )
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError:
+            return False
+    return True
+
+
+def main() -> int:
+    """Run the node until a signal; return 0, or 1 when it cannot show or save anything."""
+    with running() as stop:
+        try:
+            node = View()
+            with spinning(node):
+                stop.wait()
+            node.close()
+        except (ViewError, ParameterException) as error:
+            get_logger("gosvae_view").fatal(str(error))
+            return 1
+    return 0
