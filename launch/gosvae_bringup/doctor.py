@@ -5,6 +5,7 @@ Each check is a function that returns a :class:`Check`; none raises.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import fcntl
 import os
@@ -21,13 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from gosvae_codec.errors import GosvaeError
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, SHARED_MEMORY, shared_memory_problem
 from gosvae_common.shipped import find_bundle, find_profile
-from gosvae_tools.tables import Table
+from gosvae_tools.verbs import Verb, add_bundle_arguments
 
 from .processes import find_executable
 
@@ -80,11 +79,6 @@ def examine(bundle: str = "", providers: Sequence[str] = ("cpu",)) -> Iterator[C
             yield check()
         except Exception as error:  # one broken thing must not hide the others
             yield Check(name, "fail", str(error) or type(error).__name__, _remedy(error))
-
-
-def table(checks: Sequence[Check]) -> Table:
-    """Return the checks as a table."""
-    return Table("gosvae doctor", ("check", "status", "found", "what to do"), checks)
 
 
 def _remedy(error: Exception) -> str:
@@ -157,6 +151,8 @@ def check_gpu() -> Check:
 
 def check_bundle(path: str, providers: Sequence[str]) -> Check:
     """Load the bundle, and encode and decode a frame with it."""
+    import numpy as np
+
     from gosvae_codec import Decoder, Encoder, ModelBundle
 
     bundle = ModelBundle.load(find_bundle(path))
@@ -354,3 +350,32 @@ def check_clock() -> Check:
         )
         return Check("clock", "warn", "not synchronised", remedy)
     return Check("clock", "ok", f"synchronised to {state.maxerror / 1e3:.1f} ms or better")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_bundle_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gosvae_tools.tables import Table, show, show_json
+
+    checks = list(examine(options.bundle, options.providers))
+    if options.json:
+        show_json([check._asdict() for check in checks])
+    else:
+        show([Table("gosvae doctor", ("check", "status", "found", "what to do"), checks)])
+    return int(any(check.status == "fail" for check in checks))
+
+
+DOCTOR = Verb(
+    "doctor",
+    "check this machine, with remedies",
+    """\
+Looks at what the pipeline needs of this machine: Python, ROS, the nodes, GPU and ONNX Runtime, the
+bundle, shared memory, network, discovery and clock; and says what to do where something lacks. The
+exit status is 1 where something is broken; a warning alone leaves it 0.
+""",
+    _add_arguments,
+    _doctor,
+)

@@ -15,6 +15,7 @@ import pytest
 
 from gosvae_bringup import cli
 from gosvae_bringup import processes as module
+from gosvae_bringup import run as run_module
 from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline
 from gosvae_bringup.processes import Ended, Processes, find_executable
 from gosvae_common.errors import UsageError
@@ -51,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     def run(*nodes: Node, warnings: tuple[str, ...] = ()) -> int:
         pipeline = Pipeline(nodes, {"ADDED": "yes"}, warnings)
-        monkeypatch.setattr(cli, "describe", lambda values, side: pipeline)
+        monkeypatch.setattr(run_module, "describe", lambda values, side: pipeline)
         return cli.main(["run"])
 
     return run
@@ -91,7 +92,7 @@ def test_the_end_of_the_drive_is_the_end(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(run_module, "DRAIN_SECONDS", 0.1)
     waits = "while ! grep -q started $LOG 2>/dev/null; do sleep 0.02; done"
     drive = script("drive", waits, lifetime="drive")
     viewer = script("viewer", "exit 1", lifetime="viewer")
@@ -109,7 +110,7 @@ def test_a_view_that_ends_by_itself_is_a_failure(
         given.update(values)
         return Pipeline((script("gosvae_view", "exit 1"),), {})
 
-    monkeypatch.setattr(cli, "describe_view", describe_view)
+    monkeypatch.setattr(run_module, "describe_view", describe_view)
     assert cli.main(["view", "--cameras", "front", "--save", "a.rrd", "--no-browser"]) == 1
     assert capsys.readouterr().err == "gosvae view: gosvae_view ended with status 1\n"
     assert given == {
@@ -209,7 +210,7 @@ def test_errors_of_the_system_take_one_line(
     def describe(values: dict[str, str], side: str) -> Pipeline:
         raise error
 
-    monkeypatch.setattr(cli, "describe", describe)
+    monkeypatch.setattr(run_module, "describe", describe)
     assert cli.main(["run"]) == status
     err = capsys.readouterr().err
     assert err.startswith(text)
@@ -247,7 +248,7 @@ def test_arguments_in_both_styles(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((values, side))
         raise UsageError("enough")
 
-    monkeypatch.setattr(cli, "describe", describe)
+    monkeypatch.setattr(run_module, "describe", describe)
     assert cli.main(["run", "bag:=a b.mcap", "image_transport:=raw", "rviz:=true"]) == 2
     assert cli.main(["run", "--bag", "a b.mcap", "--image-transport=raw", "--rviz"]) == 2
     assert seen == [({"bag": "a b.mcap", "image_transport": "raw", "rviz": "true"}, "both")] * 2
@@ -267,3 +268,19 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit.value.code == 0
     text = capsys.readouterr().out
     assert all(f"--{each.name.replace('_', '-')}" in text for each in ARGUMENTS)
+
+
+def test_the_table_of_verbs_is_light() -> None:
+    code = (
+        "import sys; from gosvae_bringup import cli; cli.make_parser(); "
+        "print(*sorted({'rclpy', 'av', 'rich', 'rerun', 'gosvae_tools.transcode', "
+        "'gosvae_tools.drives', 'gosvae_bringup.demo.demo'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_verbs_are_told_apart() -> None:
+    names = [verb.name for verb in cli.VERBS]
+    assert len(set(names)) == len(names)
+    assert {"run", "view", "demo", "encode", "decode", "inspect", "doctor"} <= set(names)
