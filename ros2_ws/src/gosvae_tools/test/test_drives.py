@@ -228,8 +228,88 @@ def test_labels_come_as_png_but_not_as_jpeg(tmp_path: Path) -> None:
     for index, frame in enumerate(source.frames()):
         np.testing.assert_array_equal(frame.label, np.full((H, W), index))
     topics["/camera/label/compressed"] = "jpeg label"
-    with pytest.raises(SourceError, match="train ids come as PNG of one 8-bit channel"):
-        next(open_source(write_bag(tmp_path / "jpeg", topics)).frames())
+    source = open_source(write_bag(tmp_path / "jpeg", topics))
+    assert [frame.label for frame in source.frames()] == [None] * 4
+    assert [(loss.kind, loss.count) for loss in source.losses] == [("label", 1)] * 4
+    assert "train ids come as PNG of one 8-bit channel" in source.losses[0].reason
+    assert len(list(source.frames(labels=False))) == 4 and not source.losses
+
+
+@pytest.mark.parametrize("bad", [(0,), (2,), (0, 3), (1, 2, 3)])
+@pytest.mark.parametrize("data", [b"", bytes(5000), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
+def test_frames_that_do_not_decode_are_left_out(
+    tmp_path: Path, bad: tuple[int, ...], data: bytes
+) -> None:
+    topic, msgtype = "/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage"
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(topic, msgtype, typestore=TYPES)
+        for index in range(4):
+            png = cv2.imencode(".png", picture(index)[..., ::-1])[1].tobytes()
+            content = np.frombuffer(data if index in bad else png, np.uint8)
+            header = MESSAGE["Header"](MESSAGE["Time"](index, 0), "eye")
+            message = MESSAGE["CompressedImage"](header, "png", content)
+            time = 1_000_000_000 * (index + 5)
+            writer.write(connection, time, bytes(TYPES.serialize_cdr(message, msgtype)))
+    source = open_source(tmp_path / "bag")
+    for _ in range(2):
+        frames = list(source.frames())
+        good = [index for index in range(4) if index not in bad]
+        assert [frame.index for frame in frames] == good
+        assert [frame.time for frame in frames] == [1_000_000_000 * (k + 5) for k in good]
+        assert source.lost == len(bad)
+        assert f"{topic} at {bad[0] + 5}000000000 ns" in source.losses[0].reason
+    assert len(list(source.messages())) == 4 and source.lost == 0
+
+
+def test_messages_that_are_cut_off_are_left_out(tmp_path: Path) -> None:
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/i", "sensor_msgs/msg/Image", typestore=TYPES)
+        header = MESSAGE["Header"](MESSAGE["Time"](1, 0), "eye")
+        image = MESSAGE["Image"](header, H, W, "rgb8", 0, W * 3, picture(0).reshape(-1))
+        data = bytes(TYPES.serialize_cdr(image, "sensor_msgs/msg/Image"))
+        for length in range(0, len(data) + 1, 7):
+            writer.write(connection, length, data[:length])
+        writer.write(connection, 10**6, data)
+    source = open_source(tmp_path / "bag")
+    frames = list(source.frames())
+    np.testing.assert_array_equal(frames[-1].image, picture(0))
+    assert len(frames) + source.lost == len(source)
+
+
+def test_nothing_that_decodes_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(bytes(index))
+    with pytest.raises(SourceError, match=r"no frame could be read: .*0\.png does not decode"):
+        list(open_source(tmp_path).frames())
+    save(tmp_path / "1.png", picture(1))
+    source = open_source(tmp_path)
+    assert [frame.index for frame in source.frames()] == [1] and source.lost == 2
+
+
+@pytest.mark.parametrize("stamps", [[0, 0, 0, 0], [4, 3, 2, 1], [-5, -5, 7, -5], [1, 2, 1, 2]])
+def test_labels_find_their_frames_by_stamp_and_order(tmp_path: Path, stamps: list[int]) -> None:
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        image, label = (
+            writer.add_connection(topic, "sensor_msgs/msg/Image", typestore=TYPES)
+            for topic in ("/camera/image_raw", "/camera/label")
+        )
+        for index, stamp in enumerate(stamps):
+            header = MESSAGE["Header"](MESSAGE["Time"](stamp, 0), "eye")
+            ids = np.full(H * W, index, np.uint8)
+            for connection, message, late in (
+                (
+                    image,
+                    MESSAGE["Image"](header, H, W, "rgb8", 0, W * 3, picture(index).reshape(-1)),
+                    0,
+                ),
+                (label, MESSAGE["Image"](header, H, W, "mono8", 0, W, ids), 150_000_000),
+            ):
+                data = bytes(TYPES.serialize_cdr(message, "sensor_msgs/msg/Image"))
+                writer.write(connection, index * 100_000_000 + late, data)
+    frames = list(open_source(tmp_path / "bag").frames())
+    assert [frame.stamp for frame in frames] == [stamp * 1_000_000_000 for stamp in stamps]
+    assert [int(frame.label[0, 0]) for frame in frames] == [0, 1, 2, 3]
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [0, 20, 40, 60]
 
 
 def test_bag_topics_are_chosen_by_name_then_order_then_parameter(tmp_path: Path) -> None:
@@ -325,9 +405,11 @@ def test_errors_name_value_and_remedy(tmp_path: Path, camvid: Path) -> None:
     empty.mkdir()
     assert "no images" in message(empty)
     save(camvid.with_name("valannot") / "d_1.png", np.zeros((H, W + 1), np.uint8))
-    assert f"label is {W + 1}" in message(camvid).replace(
-        f"label {camvid.with_name('valannot') / 'd_1.png'} is", "label is"
-    )
+    source = open_source(camvid)
+    labels = [frame.label is None for frame in source.frames()]
+    assert labels == [False, True, False]
+    assert f"it is {W + 1}x{H} pixels, its frame {W}x{H}" in source.losses[0].reason
+    assert str(camvid.with_name("valannot") / "d_1.png") in source.losses[0].reason
 
 
 def test_prefetch_reads_ahead_but_not_far_and_passes_errors_on() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+import struct
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -27,11 +28,14 @@ from .source import (
     AmbiguousTopicsError,
     Channel,
     Frame,
+    Loss,
+    LossKind,
     Message,
     Pixels,
     Role,
     Source,
     SourceError,
+    check_label_size,
 )
 from .stamps import read_stamp
 
@@ -138,11 +142,12 @@ class Bag(Source):
     def __len__(self) -> int:
         return self._count
 
-    def messages(self, offset: int = 0) -> Iterator[Message]:
-        """See :class:`Source`."""
-        return self._read(self._channels, offset)
+    def _messages(self, offset: int, losses: list[Loss]) -> Iterator[Message]:
+        return self._read(self._channels, offset, losses)
 
-    def _read(self, channels: dict[str, Channel], offset: int) -> Iterator[Message]:
+    def _read(
+        self, channels: dict[str, Channel], offset: int, losses: list[Loss]
+    ) -> Iterator[Message]:
         with self._reading(), Reader(self.path) as reader:
             connections = [
                 each
@@ -152,51 +157,95 @@ class Bag(Source):
             start = self.start + offset if offset else None
             for connection, time, data in reader.messages(connections, start):
                 channel = channels[connection.topic]
-                stamp = time if channel.role in ("tf", "tf_static") else read_stamp(data)
+                try:
+                    stamp = time if channel.role in ("tf", "tf_static") else read_stamp(data)
+                except ValueError as error:
+                    kind = _KINDS.get(channel.role, "message")
+                    where = f"{self.path}, {connection.topic} at {time} ns"
+                    losses.append(Loss(kind, 1, f"{where}: {error}"))
+                    continue
                 yield Message(time, stamp, channel, data)
 
-    def frames(self) -> Iterator[Frame]:
-        """See :class:`Source`."""
+    def _frames(self, labels: bool, losses: list[Loss]) -> Iterator[Frame]:
+        roles = ("image", "label") if labels else ("image",)
         channels = {
-            topic: channel
-            for topic, channel in self._channels.items()
-            if channel.role in ("image", "label")
+            topic: channel for topic, channel in self._channels.items() if channel.role in roles
         }
+        indices: Counter[str] = Counter()
+        for image, label in self._pairs(channels, losses):
+            camera = image.channel.camera
+            frame = self._frame(image, label, indices[camera], losses)
+            indices[camera] += 1
+            if frame is not None:
+                yield frame
+
+    def _pairs(
+        self, channels: dict[str, Channel], losses: list[Loss]
+    ) -> Iterator[tuple[Message, Message | None]]:
+        """Yield each image with its label: the one of its stamp that has the same place.
+
+        Stamps may repeat: then the first image has the first label of their stamp, and so on.
+        """
         labelled = {channel.camera for channel in channels.values() if channel.role == "label"}
         images: deque[Message] = deque()
-        labels: dict[tuple[str, int], Message] = {}
-        for message in self._read(channels, 0):
+        labels: dict[tuple[str, int], deque[Message]] = defaultdict(deque)
+
+        def label_of(image: Message) -> Message | None:
+            key = image.channel.camera, image.stamp
+            waiting = labels.get(key)
+            label = waiting.popleft() if waiting else None
+            if waiting is not None and not waiting:
+                del labels[key]
+            return label
+
+        for message in self._read(channels, 0, losses):
             if message.channel.role == "image":
                 images.append(message)
             else:
-                labels[message.channel.camera, message.stamp] = message
+                labels[message.channel.camera, message.stamp].append(message)
             while images:
-                key = (images[0].channel.camera, images[0].stamp)
+                camera, stamp = images[0].channel.camera, images[0].stamp
                 late = message.time - images[0].time > _LABEL_WAIT
-                if key[0] in labelled and key not in labels and not late:
+                if camera in labelled and (camera, stamp) not in labels and not late:
                     break
-                yield self._frame(images.popleft(), labels.pop(key, None))
+                yield images[0], label_of(images.popleft())
             oldest = message.time - 2 * _LABEL_WAIT
-            labels = {key: label for key, label in labels.items() if label.time > oldest}
+            for key in [key for key, waiting in labels.items() if waiting[0].time < oldest]:
+                del labels[key]
         for image in images:
-            yield self._frame(image, labels.get((image.channel.camera, image.stamp)))
+            yield image, label_of(image)
 
-    def _frame(self, image: Message, label: Message | None) -> Frame:
-        where = f"{self.path}, {image.channel.topic} at {image.stamp} ns"
+    def _frame(
+        self, image: Message, label: Message | None, index: int, losses: list[Loss]
+    ) -> Frame | None:
+        topic = next(topic for topic, each in self._channels.items() if each == image.channel)
+        where = f"{self.path}, {topic} at {image.time} ns"
         try:
             content: Any = _TYPES.deserialize_cdr(image.data, image.channel.msgtype)
             rgb = to_rgb(content)
-            ids = None
-            if label is not None:
+        except _UNDECODABLE as error:
+            losses.append(Loss("frame", 1, f"{where}: {_line(error)}"))
+            return None
+        ids = None
+        if label is not None:
+            try:
                 ids = _label_ids(_TYPES.deserialize_cdr(label.data, label.channel.msgtype))
-        except (ImageError, SerdeError) as error:
-            raise SourceError(f"{where}: {error}") from error
-        if ids is not None and ids.shape != rgb.shape[:2]:
-            raise SourceError(
-                f"{where}: label is {ids.shape[1]}x{ids.shape[0]} pixels, "
-                f"its frame {rgb.shape[1]}x{rgb.shape[0]}: they must be equal"
-            )
-        return Frame(image.stamp, image.channel.camera, rgb, ids, content.header.frame_id)
+                check_label_size(ids, rgb)
+            except _UNDECODABLE as error:
+                ids = None
+                losses.append(Loss("label", 1, f"{where}, its label: {_line(error)}"))
+        camera, frame_id = image.channel.camera, content.header.frame_id
+        return Frame(image.stamp, camera, rgb, ids, frame_id, image.time, index)
+
+
+_KINDS: dict[Role, LossKind] = {"image": "frame", "label": "label"}
+
+# rosbags raises nearly anything for a message that is cut off.
+_UNDECODABLE = (ImageError, SerdeError, struct.error, ValueError, IndexError, UnicodeDecodeError)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 _BESIDE_IMAGES: tuple[tuple[str, str, Role], ...] = (

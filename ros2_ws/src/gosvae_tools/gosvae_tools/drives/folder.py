@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gosvae_codec.errors import ImageError
 from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids
 
-from .source import EPOCH, Frame, Pictures, Pixels, SourceError
+from .source import EPOCH, Frame, Loss, Pictures, Pixels, SourceError, check_label_size
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -39,30 +40,32 @@ class Folder(Pictures):
     def __len__(self) -> int:
         return len(self._files)
 
-    def _read(self, offset: int) -> Iterator[Frame]:
+    def _read(self, offset: int, labels: bool, losses: list[Loss]) -> Iterator[Frame]:
         for index, file in enumerate(self._files):
             stamp = self._stamp(index)
             if stamp < EPOCH + offset:
                 continue
             bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
             if bgr is None:
-                raise SourceError(f"{file} does not decode as an image")
+                losses.append(Loss("frame", 1, f"{file} does not decode as an image"))
+                continue
             image = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-            yield Frame(stamp, self.cameras[0], image, self._label(file, image.shape[:2]))
+            label_file = self._label_file(file) if labels else None
+            label = None
+            if label_file is not None:
+                try:
+                    label = self._label(label_file)
+                    check_label_size(label, image)
+                except ImageError as error:
+                    label = None
+                    losses.append(Loss("label", 1, f"label {label_file}: {error}"))
+            yield Frame(stamp, self.cameras[0], image, label, time=stamp, index=index)
 
-    def _label(self, file: Path, size: tuple[int, ...]) -> Pixels | None:
-        label_file = self._label_file(file)
-        if label_file is None:
-            return None
-        ids = cv2.imread(str(label_file), cv2.IMREAD_UNCHANGED)
+    def _label(self, file: Path) -> Pixels:
+        ids = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
         if ids is None or ids.ndim != 2 or ids.dtype != np.uint8:
-            raise SourceError(f"{label_file} does not decode as an 8-bit image with one channel")
-        if ids.shape != size:
-            raise SourceError(
-                f"label {label_file} is {ids.shape[1]}x{ids.shape[0]} pixels, "
-                f"its frame {size[1]}x{size[0]}: they must be equal"
-            )
-        return np.asarray(self._train_ids(label_file)[ids], np.uint8)
+            raise ImageError("it does not decode as an 8-bit image with one channel")
+        return np.asarray(self._train_ids(file)[ids], np.uint8)
 
 
 def _layout(

@@ -11,6 +11,9 @@ from .source import TF_MESSAGE, Message
 
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
 
+_STAMP_END = 12
+"""Bytes of CDR's encapsulation header and the stamp behind it."""
+
 
 def _stamp_format(data: bytes) -> str:
     # The second byte of CDR's encapsulation header is 1 for little-endian; a header's stamp,
@@ -19,7 +22,13 @@ def _stamp_format(data: bytes) -> str:
 
 
 def read_stamp(data: bytes) -> int:
-    """Return the header stamp in ns of a serialised message that begins with its header."""
+    """Return the header stamp in ns of a serialised message that begins with its header.
+
+    Raises:
+        ValueError: it is too short to hold one.
+    """
+    if len(data) < _STAMP_END:
+        raise ValueError(f"{len(data)} bytes are no message with a header")
     seconds, nanoseconds = struct.unpack_from(_stamp_format(data), data, 4)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
