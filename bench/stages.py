@@ -26,8 +26,9 @@ from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
 from gosvae_codec.images import resize_frame, to_rgb
-from gosvae_codec.masks import classify, colorize, resize_mask
-from gosvae_codec.packets import Packet, band_of, slice_frame
+from gosvae_codec.masks import colorize, resize_mask, upsampled_argmax
+from gosvae_codec.packets import Packet
+from gosvae_codec.slices import band_of, slice_frame
 from gosvae_common.messages import (
     from_header_message,
     from_packet_message,
@@ -75,7 +76,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
     packets = node.create_publisher(TokenPacket, "packets", qos_profile("packets"))
     masks = node.create_publisher(Image, "mask", qos_profile("sensor_data"))
     colors = node.create_publisher(Image, "color", qos_profile("sensor_data"))
-    labels, reference, likely = bundle.labels, None, 1
+    labels, reference, guess = bundle.labels, None, 1
     for index in range(FRAMES + WARM_UP):
         message = to_image(frames[index % len(frames)], "rgb8", HeaderMessage(frame_id="camera"))
         with clock.stage("convert"):
@@ -101,7 +102,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
             payload=b"",
         )
         with clock.stage("entropy coding and packing"):
-            sent = slice_frame(tokens, bundle.coder, template, reference, likely=likely)
+            sent = slice_frame(tokens, bundle.coder, template, reference, guess=guess)
         with clock.stage("publish packets"):
             messages = [to_packet_message(packet) for packet in sent]
             for each in messages:
@@ -109,7 +110,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
         with clock.stage("unpack and check"):
             received = [from_packet_message(each) for each in messages]
             for each in received:
-                each.check(bundle)
+                each.check(bundle.fingerprint, bundle.grid, bundle.levels)
         with clock.stage("entropy decoding"):
             for each in received:
                 first, end = band_of(each.slice_index, each.slice_count, bundle.grid[0])
@@ -117,7 +118,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
         with clock.stage("mask network"):
             logits = decoder.session.run(tokens[None].astype(np.int32))[0]
         with clock.stage("classify"):
-            small = classify(logits, bundle.input_size, labels)
+            small = upsampled_argmax(logits, bundle.input_size, labels)
         with clock.stage("resize mask"):
             mask = resize_mask(small, frame.shape[:2])
         header = to_header_message(received[0].header)
@@ -127,7 +128,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
             color = colorize(mask, labels)
         with clock.stage("publish colour"):
             colors.publish(to_image(color, "rgb8", header))
-        reference, likely = tokens, len(sent)
+        reference, guess = tokens, len(sent)
     for each in (packets, masks, colors):
         node.destroy_publisher(each)
     return clock.medians()
@@ -161,7 +162,7 @@ def measure_references(bundle: ModelBundle, frames: list[np.ndarray]) -> dict[st
         with clock.stage("expert network"):
             logits = expert.session.run(pixels[None])[0]
         with clock.stage("classify"):
-            small = classify(logits, bundle.input_size, bundle.labels)
+            small = upsampled_argmax(logits, bundle.input_size, bundle.labels)
         with clock.stage("resize mask"):
             resize_mask(small, frame.shape[:2])
     return clock.medians()

@@ -122,7 +122,7 @@ class Stream:
         """
         return None
 
-    def heed(self, feedback: Datagram, time: float) -> None:
+    def on_feedback(self, feedback: Datagram, time: float) -> None:
         """Take in at the sender what the receiver said."""
 
 
@@ -172,7 +172,8 @@ class Tokens(Stream):
         return [Datagram(datagram_size(each), each) for each in packets]
 
     def receive(self, datagram: Datagram, time: float) -> list[Shown]:
-        datagram.content.check(self._decoder.bundle)
+        bundle = self._decoder.bundle
+        datagram.content.check(bundle.fingerprint, bundle.grid, bundle.levels)
         return self._decode(self._reassembler.push(datagram.content, time))
 
     def tick(self, time: float) -> list[Shown]:
@@ -208,9 +209,9 @@ class Tokens(Stream):
         size = FEEDBACK_BYTES + DATAGRAM_OVERHEAD_BYTES
         return Datagram(size, Feedback(1, usable, report))
 
-    def heed(self, feedback: Datagram, time: float) -> None:
+    def on_feedback(self, feedback: Datagram, time: float) -> None:
         self._now = time
-        self._sender.heed(feedback.content)
+        self._sender.on_feedback(feedback.content)
 
 
 class _Whole(Stream):

@@ -112,7 +112,7 @@ def simulate(stream: Stream, spec: LinkSpec, count: int) -> Run:
         elif what == "tick":
             shown += ((time, each) for each in stream.tick(time))
         else:
-            stream.heed(content, time)
+            stream.on_feedback(content, time)
         if what in ("arrival", "tick") and (said := stream.feedback(time)) is not None:
             arrival = back.send(time, said.size)
             if arrival is not None:

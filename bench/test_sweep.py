@@ -43,7 +43,7 @@ class Plain(Stream):
 
     def __init__(self) -> None:
         self.said: list[int] = []
-        self.heeded: list[tuple[int, float]] = []
+        self.reported: list[tuple[int, float]] = []
 
     def send(self, index: int, time: float) -> list[Datagram]:
         return [Datagram(1000, index)]
@@ -55,16 +55,16 @@ class Plain(Stream):
     def feedback(self, time: float) -> Datagram | None:
         return Datagram(200, self.said.pop()) if self.said else None
 
-    def heed(self, feedback: Datagram, time: float) -> None:
-        self.heeded.append((feedback.content, time))
+    def on_feedback(self, feedback: Datagram, time: float) -> None:
+        self.reported.append((feedback.content, time))
 
 
 def test_a_perfect_link_costs_its_delay_only(drive: Drive) -> None:
     stream = Plain()
     run = simulate(stream, LinkSpec(delay=0.05), 12)
     assert [time - each.index / RATE for time, each in run.shown] == pytest.approx([0.05] * 12)
-    assert [index for index, _ in stream.heeded] == list(range(12))
-    assert [time - index / RATE for index, time in stream.heeded] == pytest.approx([0.1] * 12)
+    assert [index for index, _ in stream.reported] == list(range(12))
+    assert [time - index / RATE for index, time in stream.reported] == pytest.approx([0.1] * 12)
     result = judge(run, drive)
     assert (result["miou"], result["masks"], result["coverage"]) == (1, 1, 1)
     # At each frame the newest mask is the one of the frame before.

@@ -60,9 +60,9 @@ def packets(folder: Path) -> Target:
             slice_index=given.ConsumeIntInRange(0, 255),
             slice_count=given.ConsumeIntInRange(0, 255),
             payload=given.ConsumeBytes(1400),
-        ).signed()
+        ).with_checksum()
         with suppress(GosvaeError):
-            packet.check(bundle)
+            packet.check(bundle.fingerprint, bundle.grid, bundle.levels)
             for frame in reassembler.push(packet, 0.0):
                 with suppress(GosvaeError):
                     decoder.decode(frame.packets)
@@ -73,7 +73,7 @@ def packets(folder: Path) -> Target:
 
 
 def feedback(folder: Path) -> Target:
-    """Return what has a sender heed any reports, sending in between."""
+    """Return what gives a sender any reports, sending in between."""
     bundle = ModelBundle.load(write_tiny_bundle(folder / "tiny"))
     now = [0.0]
 
@@ -86,7 +86,7 @@ def feedback(folder: Path) -> Target:
             sender.send(FRAME, Header(), settings)
             report = Report(*(given.ConsumeUInt(4) for _ in range(4)))
             acknowledged = given.ConsumeUInt(1) if given.ConsumeBool() else None
-            sender.heed(Feedback(sender.encoder.stream, acknowledged, report))
+            sender.on_feedback(Feedback(sender.encoder.stream, acknowledged, report))
 
     return target
 

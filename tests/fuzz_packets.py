@@ -59,7 +59,7 @@ def mutate(packet: Packet, rng: np.random.Generator) -> Packet:
         elif rng.random() < 0.1:
             payload = bytearray(rng.bytes(int(rng.integers(0, 1400))))
     packet = replace(packet, payload=bytes(payload))
-    return packet.signed() if rng.random() < 0.95 else packet
+    return packet.with_checksum() if rng.random() < 0.95 else packet
 
 
 def main() -> int:
@@ -97,7 +97,7 @@ def main() -> int:
             begin = time.perf_counter()
             frames = [[packet]]
             try:
-                packet.check(bundle)
+                packet.check(bundle.fingerprint, bundle.grid, bundle.levels)
                 frames += [each.packets for each in reassembler.push(packet, number / 10)]
             except GosvaeError as error:
                 count(type(error).__name__)

@@ -185,7 +185,7 @@ def test_hostile_packets_are_counted_and_the_next_good_one_decodes(
         setattr(message, name, int(rng.integers(0, 256)) ^ 77)
         message.payload = array("B", rng.integers(0, 256, rng.integers(0, 1400), np.uint8))
         if rng.random() < 0.5:
-            message.crc32c = from_packet_message(message).checksum()
+            message.crc32c = from_packet_message(message).checksum
         hostile.append(message)
     for message in hostile:
         publisher.publish(message)
@@ -275,7 +275,7 @@ def test_overlay_and_camera_info_are_those_of_the_mask(pipeline: Pipeline) -> No
 
 
 def test_a_bundle_that_draws_gives_a_picture_on_demand(pipeline: Pipeline, tmp_path: Path) -> None:
-    path = write_tiny_bundle(tmp_path / "drawing", draws=True)
+    path = write_tiny_bundle(tmp_path / "drawing", reconstructs=True)
     bundle = ModelBundle.load(path)
     masks = pipeline.masks()
     pipeline.transmitter(bundle=path)

@@ -4,13 +4,14 @@
     packets = Encoder(bundle).encode(frame)      # uint8 (H, W, 3) RGB -> list of Packet
     mask = Decoder(bundle).decode(packets).mask  # uint8 (H, W) label ids
 
-One module stands for each stage, in this order: images, bundle and sessions, encoder, prior,
-entropy and its kernels, packets, redundancy, reassembly, decoder, masks.
+One module stands for each stage of a frame, in this order: images, encoder, entropy (with prior and
+kernels), slices, packets, redundancy; then reassembly, unpacking, decoder, masks. Bundle and
+sessions load the networks; sender and rate control what a stream may send.
 """
 
 from .bundle import ModelBundle
-from .decoder import DecodedFrame, Decoder, Reconstructor, decode_together
-from .encoder import Encoder
+from .decoder import DecodedFrame, Decoder, Reconstructor, decode_together, finish, run
+from .encoder import Candidate, Encoder
 from .errors import (
     BundleError,
     FingerprintError,
@@ -25,12 +26,14 @@ from .expert import Expert
 from .labels import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelSpace
 from .packets import Header, Packet
 from .reassembly import EncodedFrame, Reassembler
+from .unpacking import UnpackedFrame, Unpacker
 
 __all__ = [
     "CAMVID",
     "CITYSCAPES",
     "UNLABELLED",
     "BundleError",
+    "Candidate",
     "DecodedFrame",
     "Decoder",
     "EncodedFrame",
@@ -50,5 +53,9 @@ __all__ = [
     "ProviderError",
     "Reassembler",
     "Reconstructor",
+    "UnpackedFrame",
+    "Unpacker",
     "decode_together",
+    "finish",
+    "run",
 ]

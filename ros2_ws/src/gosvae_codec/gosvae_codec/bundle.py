@@ -23,7 +23,7 @@ ENCODER = "encoder.onnx"
 MASK = "mask.onnx"
 PRIOR = "prior.npz"
 RECONSTRUCT = "reconstruct.onnx"
-"""Tokens to a picture, in bundles whose decoder draws pixels."""
+"""Tokens to a picture, in bundles that can reconstruct one."""
 INT8 = {ENCODER: "encoder.int8.onnx", MASK: "mask.int8.onnx"}
 """The same networks in 8-bit integers, which a bundle may add for the CPU."""
 _MANIFEST_LIMIT = 1 << 20
@@ -108,8 +108,8 @@ class ModelBundle:
         return self.path.resolve().parent / "experts" / f"{sha256[:16]}.onnx"
 
     @property
-    def draws(self) -> bool:
-        """Whether the tokens can also become a picture; see :class:`Reconstructor`."""
+    def reconstructs(self) -> bool:
+        """Whether the tokens can also be decoded to a picture; see :class:`Reconstructor`."""
         return RECONSTRUCT in self.manifest["files"]
 
     def session(

@@ -1,8 +1,7 @@
-"""The receiver's side: packets to masks, and to pictures where the bundle draws any."""
+"""The receiver's networks: tokens to masks, and to pictures with bundles that reconstruct."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,17 +10,17 @@ import numpy.typing as npt
 
 from .bundle import MASK, RECONSTRUCT, ModelBundle
 from .entropy import Tokens
-from .errors import MissingReferenceError, PacketError
+from .errors import PacketError
 from .images import Frame, resize_frame
 from .labels import UNLABELLED
-from .masks import Mask, classify, resize_mask
-from .packets import REFERENCES, Header, Packet, band_of
-from .redundancy import restore
-from .sessions import Provider
+from .masks import Mask, resize_mask, upsampled_argmax
+from .packets import Header, Packet
+from .sessions import Provider, Session
+from .unpacking import UnpackedFrame, Unpacker
 
 
 class DecodedFrame(NamedTuple):
-    """What a receiver makes of one frame."""
+    """One frame at the receiver."""
 
     header: Header
     """Stamp and frame_id of the camera frame, unchanged."""
@@ -31,7 +30,7 @@ class DecodedFrame(NamedTuple):
     coverage: float
     """Share of the token rows that arrived, 0 to 1; the rest was concealed."""
     tokens: Tokens
-    """What was decoded, concealed rows included: uint16 (levels, h, w), absent ones `codes`."""
+    """Concealed rows included: uint16 (levels, h, w), absent ones `codes`."""
 
     @property
     def complete(self) -> bool:
@@ -39,11 +38,13 @@ class DecodedFrame(NamedTuple):
         return self.coverage == 1.0
 
 
-class Decoder:
-    """Decodes one stream of frames the direct way, tokens to logits without pixels between.
+class Decoder(Unpacker):
+    """Decoder of one stream of frames: tokens to logits, without pixels in between.
 
-    Several decoders of one bundle share its network. A missing slice is concealed with the tokens
-    of the stream's frame decoded before; where there is none, its band of the mask is unlabelled.
+    :meth:`decode` is three steps that can also be taken apart, to skip masks or to run the network
+    elsewhere: :meth:`Unpacker.unpack`, :func:`run` and :func:`finish`. The stream's state is in the
+    first alone. Decoders of one bundle share its network. A band that never arrived in the stream
+    is unlabelled.
     """
 
     def __init__(
@@ -53,129 +54,47 @@ class Decoder:
         threads: int = 1,
         batch: int = 1,
     ) -> None:
-        """Load the mask network, for as many as `batch` frames of :func:`decode_together`.
+        """Load the mask network, for up to `batch` frames in one :func:`run`.
 
         Raises:
             ProviderError, BundleError: see :meth:`ModelBundle.session`.
         """
-        self.bundle = bundle
         self.session = bundle.session(MASK, providers, threads, batch)
-        self._coder = bundle.coder
-        # Compiled now, rather than at the first frame.
-        classify(np.zeros((len(bundle.labels.ids), 1, 1), np.float32), (1, 1), bundle.labels)
-        self._stream: int | None = None
-        self._previous = self._absent()
-        self._held: OrderedDict[int, Tokens] = OrderedDict()
+        super().__init__(bundle)
+        # Compiled now rather than at the first frame.
+        upsampled_argmax(np.zeros((len(bundle.labels), 1, 1), np.float32), (1, 1), bundle.labels)
 
     def decode(self, packets: Sequence[Packet]) -> DecodedFrame:
         """Decode one frame from those of its packets that arrived, in any order.
 
         Raises:
-            MissingReferenceError: the frame refers to one that never came, or not whole, or too
-                long ago; only an intra frame helps.
-            PacketError: there is none, they are not of one frame, or one is corrupt or foreign
-                (FingerprintError). In either case nothing of the frame is kept.
+            MissingReferenceError, PacketError: see :meth:`Unpacker.unpack`.
         """
-        (result,) = decode_together([(self, packets)])
-        if isinstance(result, PacketError):
-            raise result
-        return result
-
-    def _finish(
-        self,
-        packets: Sequence[Packet],
-        tokens: Tokens,
-        coverage: float,
-        logits: npt.NDArray[np.float32],
-    ) -> DecodedFrame:
-        """Make the mask of unpacked `tokens` from their logits, and keep what later frames need."""
-        first = packets[0]
-        mask = classify(logits, self.bundle.input_size, self.bundle.labels)
-        mask[_unknown_lines(self.bundle, tokens)] = UNLABELLED
-        mask = resize_mask(mask, (first.source_height, first.source_width))
-        if first.stream != self._stream:
-            self._held.clear()
-        self._stream, self._previous = first.stream, tokens
-        if coverage == 1.0:
-            self._held.pop(first.sequence, None)
-            self._held[first.sequence] = tokens[: first.levels]
-            while len(self._held) > REFERENCES:
-                self._held.popitem(last=False)
-        return DecodedFrame(first.header, first.sequence, mask, coverage, tokens)
-
-    def _absent(self) -> Tokens:
-        return np.full((self.bundle.levels, *self.bundle.grid), self.bundle.codes, np.uint16)
-
-    def _reference(self, packet: Packet) -> Tokens | None:
-        if packet.reference == 0:
-            return None
-        sequence = (packet.sequence - packet.reference) % (1 << 32)
-        held = self._held.get(sequence) if packet.stream == self._stream else None
-        if held is None:
-            raise MissingReferenceError(
-                f"frame {packet.sequence} is predicted from frame {sequence}, which this receiver "
-                "does not have"
-            )
-        return held
-
-    def _unpack(self, packets: Sequence[Packet]) -> tuple[Tokens, float]:
-        if not packets:
-            raise PacketError("no packets to decode")
-        first = packets[0]
-        for packet in packets:
-            packet.check(self.bundle)
-            if packet.frame != first.frame:
-                raise PacketError(
-                    f"packets of frames {first.sequence} and {packet.sequence} decoded together"
-                )
-        reference = self._reference(first)
-        tokens = self._previous.copy() if first.stream == self._stream else self._absent()
-        rows = self.bundle.grid[0]
-        arrived = np.zeros(rows, bool)
-        slices = restore({packet.slice_index: packet for packet in packets})
-        if not slices:
-            raise PacketError(f"parity of frame {first.sequence} without enough else to restore it")
-        for packet in slices:
-            begin, end = band_of(packet.slice_index, packet.slice_count, rows)
-            tokens[packet.levels :, begin:end] = self.bundle.codes
-            tokens[: packet.levels, begin:end] = self._coder.decode(
-                packet.payload, packet.levels, begin, end - begin, reference
-            )
-            arrived[begin:end] = True
-        return tokens, float(arrived.mean())
+        frame = self.unpack(packets)
+        return finish(self.bundle, frame, run(self.session, [frame])[0])
 
 
-class Reconstructor:
-    """Draws what was decoded, for people to look at; no mask depends on it."""
+def run(session: Session, frames: Sequence[UnpackedFrame]) -> npt.NDArray[np.float32]:
+    """Run the mask network on one or more frames of one bundle.
 
-    def __init__(
-        self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
-    ) -> None:
-        """Load the network.
+    Args:
+        session: the bundle's mask network, as :attr:`Decoder.session`.
+        frames: of any streams, at least one.
 
-        Raises:
-            ProviderError, BundleError: see :meth:`ModelBundle.session`; the latter also where
-                `bundle` decodes to masks alone, see :attr:`ModelBundle.draws`.
-        """
-        self.bundle = bundle
-        self.session = bundle.session(RECONSTRUCT, providers, threads)
-
-    def reconstruct(self, decoded: DecodedFrame) -> Frame:
-        """Return the picture of a frame of this bundle, uint8 (H, W, 3) RGB at the camera's size.
-
-        Bands that are unlabelled in the mask for want of tokens are black.
-        """
-        picture = self.session.run(decoded.tokens[None].astype(np.int32))[0]
-        picture[_unknown_lines(self.bundle, decoded.tokens)] = 0
-        height, width = decoded.mask.shape
-        return resize_frame(picture, (height, width))
+    Returns:
+        Logits, float32 (N, classes, h, w).
+    """
+    return session.run(np.stack([frame.tokens for frame in frames]).astype(np.int32))
 
 
-def _unknown_lines(bundle: ModelBundle, tokens: Tokens) -> npt.NDArray[np.bool_]:
-    """Return for each line of the network's input, (H,), whether its tokens never came."""
-    unknown = (tokens[0] == bundle.codes).all(axis=1)
-    height = bundle.input_size[0]
-    return np.asarray(unknown[np.arange(height) * len(unknown) // height])
+def finish(
+    bundle: ModelBundle, frame: UnpackedFrame, logits: npt.NDArray[np.float32]
+) -> DecodedFrame:
+    """Return the frame with the mask that its logits, float32 (classes, h, w), stand for."""
+    mask = upsampled_argmax(logits, bundle.input_size, bundle.labels)
+    mask[_unknown_lines(bundle, frame.tokens)] = UNLABELLED
+    mask = resize_mask(mask, frame.size)
+    return DecodedFrame(frame.header, frame.sequence, mask, frame.coverage, frame.tokens)
 
 
 def decode_together(
@@ -188,20 +107,54 @@ def decode_together(
             :meth:`Decoder.decode`.
 
     Returns:
-        For each, in order, the frame, or the error that :meth:`Decoder.decode` would raise: what
-        one stream lacks costs the others nothing.
+        For each, in order, the frame, or the error that :meth:`Decoder.decode` would raise: an
+        error of one stream does not affect the others.
     """
-    unpacked: dict[int, tuple[Tokens, float]] = {}
-    results: dict[int, DecodedFrame | PacketError] = {}
-    for place, (decoder, packets) in enumerate(frames):
+    results: list[UnpackedFrame | PacketError] = []
+    for decoder, packets in frames:
         try:
-            unpacked[place] = decoder._unpack(packets)
+            results.append(decoder.unpack(packets))
         except PacketError as error:
-            results[place] = error
-    if unpacked:
-        stacked = np.stack([tokens for tokens, _ in unpacked.values()]).astype(np.int32)
-        logits = frames[0][0].session.run(stacked)
-        for (place, (tokens, coverage)), each in zip(unpacked.items(), logits, strict=True):
-            decoder, packets = frames[place]
-            results[place] = decoder._finish(packets, tokens, coverage, each)
-    return [results[place] for place in range(len(frames))]
+            results.append(error)
+    unpacked = [each for each in results if isinstance(each, UnpackedFrame)]
+    if not unpacked:
+        return [each for each in results if isinstance(each, PacketError)]
+    decoder = frames[0][0]
+    logits = iter(run(decoder.session, unpacked))
+    return [
+        each if isinstance(each, PacketError) else finish(decoder.bundle, each, next(logits))
+        for each in results
+    ]
+
+
+class Reconstructor:
+    """Makes pictures of decoded frames for people to look at; no mask depends on them."""
+
+    def __init__(
+        self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
+    ) -> None:
+        """Load the network.
+
+        Raises:
+            ProviderError, BundleError: see :meth:`ModelBundle.session`; the latter also where
+                the bundle cannot reconstruct, see :attr:`ModelBundle.reconstructs`.
+        """
+        self.bundle = bundle
+        self.session = bundle.session(RECONSTRUCT, providers, threads)
+
+    def reconstruct(self, decoded: DecodedFrame) -> Frame:
+        """Return the picture of a frame of this bundle, uint8 (H, W, 3) RGB at the camera's size.
+
+        Bands without tokens, which are unlabelled in the mask, are black.
+        """
+        picture = self.session.run(decoded.tokens[None].astype(np.int32))[0]
+        picture[_unknown_lines(self.bundle, decoded.tokens)] = 0
+        height, width = decoded.mask.shape
+        return resize_frame(picture, (height, width))
+
+
+def _unknown_lines(bundle: ModelBundle, tokens: Tokens) -> npt.NDArray[np.bool_]:
+    """Return for each line of the network's input, (H,), whether its tokens never arrived."""
+    unknown = (tokens[0] == bundle.codes).all(axis=1)
+    height = bundle.input_size[0]
+    return np.asarray(unknown[np.arange(height) * len(unknown) // height])

@@ -1,26 +1,37 @@
-"""The transmitter's side: frames to packets."""
+"""The transmitter's network: frames to tokens, and these to packets."""
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from .bundle import ENCODER, ModelBundle
 from .entropy import Tokens
 from .images import Frame, resize_frame
-from .packets import REFERENCES, Header, Packet, slice_frame
+from .packets import REFERENCES, Header, Packet
 from .redundancy import LENGTH_BYTES, parity_packets
 from .sessions import Provider
+from .slices import slice_frame
+
+
+class Candidate(NamedTuple):
+    """One way to send a frame; see :meth:`Encoder.candidates`."""
+
+    packets: list[Packet]
+    """The frame's packets in order, each at most 1,400 bytes as CDR."""
+    tokens: Tokens
+    """What the packets carry, uint16 (levels, rows, columns)."""
 
 
 class Encoder:
-    """One stream of frames; several encoders of one bundle share its network.
+    """Encoder of one stream of frames; encoders of one bundle share its network.
 
-    A frame is predicted from the newest one that :meth:`acknowledge` named, so that no frame ever
-    depends on one that may be lost. Without acknowledgements every frame is intra.
+    A frame is predicted from the newest frame that :meth:`acknowledge` named, so no frame depends
+    on one that may be lost. Without acknowledgements every frame is intra.
     """
 
     def __init__(
@@ -38,7 +49,7 @@ class Encoder:
         self._coder = bundle.coder
         self._sequence = 0
         self._sent: OrderedDict[int, Tokens] = OrderedDict()
-        self._slices: dict[int, int] = {}  # of the last frame cut, by its levels
+        self._slices: dict[int, int] = {}  # of the last frame that was cut, by number of levels
         self._acknowledged: int | None = None
 
     def tokens(self, frame: Frame, reference: Tokens | None = None) -> Tokens:
@@ -46,9 +57,12 @@ class Encoder:
 
         Args:
             frame: uint8 (H, W, 3) RGB.
-            reference: tokens of the frame that will be referred to, of one or more levels. Where
-                one of them fits nearly as well as the nearest code, it is kept: noise changes no
-                tokens, and equal tokens cost next to nothing.
+            reference: tokens of the reference frame, of one or more levels. A reference token is
+                kept where it fits nearly as well as the nearest code (hysteresis): noise then
+                changes no tokens, and tokens equal to the reference cost almost no bytes.
+
+        Raises:
+            ImageError: `frame` is no such array.
         """
         pixels = resize_frame(frame, self.bundle.input_size)
         kept = np.full((self.bundle.levels, *self.bundle.grid), self.bundle.codes, np.int32)
@@ -57,7 +71,7 @@ class Encoder:
         return np.asarray(self.session.run(pixels[None], kept[None])[0], np.uint16)
 
     def acknowledge(self, sequence: int | None) -> None:
-        """Take in which frame the receiver decoded whole and still has; None: it has none.
+        """Set the frame that the receiver has decoded completely and still holds; None: none.
 
         May be called from another thread than :meth:`encode`.
         """
@@ -71,22 +85,50 @@ class Encoder:
         intra: bool = False,
         slices: int = 1,
         parity: int = 0,
-        accept: Callable[[Sequence[Packet]], bool] | None = None,
     ) -> list[Packet]:
-        """Encode the next frame of the stream, or skip it.
+        """Encode the next frame of the stream: the first of its candidates, committed.
+
+        Args:
+            frame: as for :meth:`candidates`, like all others.
+            header: stamp and frame_id.
+            levels: residual levels to send.
+            intra: whether to refer to no other frame.
+            slices: smallest number of slices.
+            parity: parity packets to add.
+
+        Returns:
+            The frame's packets in order, each at most 1,400 bytes as CDR.
+
+        Raises:
+            ImageError, PacketError, ValueError: as :meth:`candidates` does.
+        """
+        candidate = next(self.candidates(frame, header, levels, intra, slices, parity))
+        self.commit(candidate)
+        return candidate.packets
+
+    def candidates(
+        self,
+        frame: Frame,
+        header: Header | None = None,
+        levels: int | None = None,
+        intra: bool = False,
+        slices: int = 1,
+        parity: int = 0,
+    ) -> Iterator[Candidate]:
+        """Yield ways to send the next frame of the stream, the largest first.
+
+        Each is made when it is asked for: first with all `levels`, then with one less each time,
+        at last one level without parity. :meth:`commit` the one that is sent; a frame of which
+        none is committed is skipped.
 
         Args:
             frame: uint8 (H, W, 3) RGB of any size; it is scaled to the bundle's input size.
             header: stamp and frame_id, which travel unchanged; zeros by default.
             levels: residual levels to send, 1 to ``bundle.levels``; all by default.
             intra: whether to refer to no other frame, whatever was acknowledged.
-            slices: least number of slices; more cost bytes, but each loss less of the frame.
-            parity: parity packets to add; as many lost packets then cost nothing of the frame.
-            accept: asked whether these packets may be sent; first of all `levels`, then of one
-                less each time, at last without parity. Where it never agrees, the frame is skipped.
-
-        Returns:
-            The frame's packets in order, each at most 1,400 bytes as CDR; none if it is skipped.
+            slices: smallest number of slices. More slices cost bytes, but a lost packet then
+                costs a smaller band.
+            parity: parity packets to add: as many lost packets can be restored.
 
         Raises:
             ImageError: `frame` is no such array.
@@ -113,32 +155,34 @@ class Encoder:
             slice_count=0,
             payload=b"",
         )
+        reserved = LENGTH_BYTES if parity else 0
+        for count in range(levels, 0, -1):
+            sent, guess = tokens[:count], self._slices.get(count, 1)
+            packets = slice_frame(sent, self._coder, template, reference, slices, reserved, guess)
+            self._slices[count] = len(packets)
+            yield Candidate(packets + parity_packets(packets, parity), sent)
+        if parity:
+            yield Candidate(packets, sent)
 
-        def versions() -> Iterator[list[Packet]]:
-            for count in range(levels, 0, -1):
-                spare = LENGTH_BYTES if parity else 0
-                likely = self._slices.get(count, 1)
-                packets = slice_frame(
-                    tokens[:count], self._coder, template, reference, slices, spare, likely
-                )
-                self._slices[count] = len(packets)
-                yield packets + parity_packets(packets, parity)
-            if parity:
-                yield packets
+    def commit(self, candidate: Candidate) -> None:
+        """Record that a candidate of the next frame is sent; the frame after it is next.
 
-        for packets in versions():
-            if accept is None or accept(packets):
-                break
-        else:
-            return []
-        self._sent[self._sequence] = tokens[: packets[0].levels]
+        Raises:
+            ValueError: the candidate is not of the next frame of this stream.
+        """
+        first = candidate.packets[0]
+        if (first.stream, first.sequence) != (self.stream, self._sequence):
+            raise ValueError(
+                f"candidate of frame {first.sequence} in stream {first.stream:08x}; the next is "
+                f"frame {self._sequence} in stream {self.stream:08x}"
+            )
+        self._sent[self._sequence] = candidate.tokens
         while len(self._sent) > REFERENCES:
             self._sent.popitem(last=False)
         self._sequence = (self._sequence + 1) % (1 << 32)
-        return packets
 
     def _reference(self) -> tuple[int, Tokens | None]:
-        """Return how far back the reference lies, and its tokens; 0 and None without one."""
+        """Return the distance to the reference frame and its tokens; 0 and None without one."""
         acknowledged = self._acknowledged
         if acknowledged is None or acknowledged not in self._sent:
             return 0, None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .bundle import ModelBundle
 from .images import Frame, resize_frame
-from .masks import Mask, classify, resize_mask
+from .masks import Mask, resize_mask, upsampled_argmax
 from .sessions import Provider
 
 
@@ -32,5 +32,5 @@ class Expert:
         """
         pixels = resize_frame(frame, self.bundle.input_size)
         logits = self.session.run(pixels[None])[0]
-        mask = classify(logits, self.bundle.input_size, self.bundle.labels)
+        mask = upsampled_argmax(logits, self.bundle.input_size, self.bundle.labels)
         return resize_mask(mask, frame.shape[:2])

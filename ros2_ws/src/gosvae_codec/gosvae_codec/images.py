@@ -8,17 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from rosbags.image import ImageError as RosbagsImageError
+from rosbags.image import image_to_cvimage
 
 from .errors import ImageError
-
-try:
-    # Also its compiled part, which does not import beside a newer numpy than ROS has.
-    from cv_bridge import CvBridge, CvBridgeError
-    from cv_bridge.boost import cv_bridge_boost  # noqa: F401
-except ImportError:
-    CvBridge = None
-    from rosbags.image import ImageError as RosbagsImageError
-    from rosbags.image import image_to_cvimage
 
 Frame = npt.NDArray[np.uint8]
 """An image, uint8 (H, W, 3), RGB."""
@@ -102,14 +95,9 @@ def to_rgb(message: Any) -> Frame:
 
 
 def _convert(message: Any) -> Frame:
-    if CvBridge is None:
-        try:
-            return np.asarray(image_to_cvimage(message, "rgb8"), np.uint8)
-        except (RosbagsImageError, cv2.error) as error:
-            raise ImageError(f"{message.encoding}: {error}") from error
     try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
-    except (CvBridgeError, cv2.error) as error:
+        return np.asarray(image_to_cvimage(message, "rgb8"), np.uint8)
+    except (RosbagsImageError, cv2.error) as error:
         raise ImageError(f"{message.encoding}: {error}") from error
 
 

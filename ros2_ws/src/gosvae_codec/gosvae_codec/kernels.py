@@ -234,7 +234,7 @@ def write_bits(ones, bits, count, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def classify(logits, ids, mask):  # type: ignore[no-untyped-def]
+def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
     """Fill `mask` with the id of the largest of the logits, scaled up bilinearly to its size.
 
     What lies between four logits is between them, too: most classes cannot win there, and where

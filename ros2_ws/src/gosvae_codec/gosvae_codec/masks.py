@@ -12,22 +12,25 @@ Mask = npt.NDArray[np.uint8]
 """Label ids, uint8 (H, W); 255 is unlabelled."""
 
 
-def classify(
+def upsampled_argmax(
     logits: npt.NDArray[np.float32], input_size: tuple[int, int], labels: LabelSpace
 ) -> Mask:
-    """Return the likeliest label of every pixel of the network's input.
+    """Return the label with the largest logit for every pixel of the network's input.
 
-    The first time on a machine it is compiled, in seconds.
+    Compiled at the first call on a machine, which takes seconds.
 
     Args:
-        logits: float32 (classes, h, w), scaled up bilinearly first.
+        logits: float32 (classes, h, w), scaled up bilinearly before the argmax.
         input_size: height and width of the result in pixels.
         labels: meaning of the classes.
+
+    Returns:
+        uint8 label ids of shape `input_size`.
     """
     from . import kernels
 
     mask = np.empty(input_size, np.uint8)
-    kernels.classify(np.ascontiguousarray(logits, np.float32), labels.ids, mask)
+    kernels.upsampled_argmax(np.ascontiguousarray(logits, np.float32), labels.ids, mask)
     return mask
 
 

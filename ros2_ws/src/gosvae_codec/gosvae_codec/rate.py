@@ -19,9 +19,9 @@ best-effort message (RTPS header 20, INFO_DST 16, INFO_TS 12, DATA 24)."""
 
 WINDOW = 1.0
 """Seconds over any of which the budget holds."""
-PACED = 0.9
+PACING_SHARE = 0.9
 """Share of the budget that is spent evenly; the rest is for frames larger than others."""
-LEAST = 8e3
+MIN_BITRATE = 8e3
 """bit/s below which the target is never taken by what the receiver reports."""
 QUEUE_SECONDS = 0.05
 """How long a standing queue may be, beside the time that one packet takes at the target."""
@@ -125,7 +125,7 @@ class RateController:
     @property
     def target(self) -> float:
         """bit/s that are spent evenly: what the link seems to carry, and at most what it may."""
-        return min(self._target, PACED * self.limit)
+        return min(self._target, PACING_SHARE * self.limit)
 
     @property
     def congested(self) -> bool:
@@ -140,7 +140,7 @@ class RateController:
             return "no feedback"
         if now < self._held_until:
             return "backing off"
-        return "recovering" if self._target < PACED * self.limit else "at the limit"
+        return "recovering" if self._target < PACING_SHARE * self.limit else "at the limit"
 
     def ready(self, now: float) -> bool:
         """Return whether a frame that comes now may be sent at all; if not, it is skipped.
@@ -155,12 +155,12 @@ class RateController:
             self.skip(now)
         return ready
 
-    def fits(self, size: int, bare: bool, now: float) -> bool:
+    def fits(self, size: int, minimal: bool, now: float) -> bool:
         """Return whether a frame of `size` bytes, overhead included, may be sent now.
 
         Args:
             size: of all its packets.
-            bare: whether it is the least that can be made of the frame. More is sent only where
+            minimal: whether it is the least that can be made of the frame. More is sent only where
                 the next frame need not wait for it, or not long, and none was skipped lately.
             now: as for :meth:`ready`.
         """
@@ -168,7 +168,7 @@ class RateController:
             return False
         spent = self._wait(now) + size * 8 / self._pace(now)
         rests = spent <= self._interval + self.latency / 2
-        return bare or (rests and now - self._skipped_at > WINDOW)
+        return minimal or (rests and now - self._skipped_at > WINDOW)
 
     def skip(self, now: float) -> None:
         """Take in that nothing of a frame fits."""
@@ -192,7 +192,7 @@ class RateController:
         while len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)
 
-    def heed(self, report: Report, now: float) -> None:
+    def on_feedback(self, report: Report, now: float) -> None:
         """Take in what the receiver said."""
         elapsed = 0.0 if self._heard is None else min(now - self._heard, 1.0)
         self._heard, self._unheard = now, None
@@ -299,7 +299,7 @@ class RateController:
         return (last.before - first.before) * 8 * (1 - self.loss) / seconds
 
     def _lower(self, target: float, sent: _Sent, now: float) -> None:
-        self._target = max(target, LEAST)
+        self._target = max(target, MIN_BITRATE)
         self._held_until = now + (now - sent.time) + HOLD_SECONDS
 
     def _begin_anew(self) -> None:

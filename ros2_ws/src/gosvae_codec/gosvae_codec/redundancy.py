@@ -25,7 +25,7 @@ def parity_packets(packets: Sequence[Packet], count: int) -> list[Packet]:
     numbers = list(range(slices, slices + count))
     parities = zfec.Encoder(slices, slices + count).encode(blocks, numbers)
     return [
-        replace(packets[0], slice_index=number, payload=bytes(parity)).signed()
+        replace(packets[0], slice_index=number, payload=bytes(parity)).with_checksum()
         for number, parity in zip(numbers, parities, strict=True)
     ]
 
@@ -57,7 +57,8 @@ def restore(packets: Mapping[int, Packet]) -> list[Packet]:
         size = int.from_bytes(block[:LENGTH_BYTES], "big")
         if index not in complete and size <= length - LENGTH_BYTES:
             payload = bytes(block[LENGTH_BYTES : LENGTH_BYTES + size])
-            complete[index] = replace(parities[0], slice_index=index, payload=payload).signed()
+            packet = replace(parities[0], slice_index=index, payload=payload)
+            complete[index] = packet.with_checksum()
     return [complete[index] for index in sorted(complete)]
 
 

@@ -66,7 +66,7 @@ class Sender:
         """Return the packets to send now of a frame; none where it is skipped.
 
         Raises:
-            ImageError, PacketError, ValueError: as :meth:`Encoder.encode` does.
+            ImageError, PacketError, ValueError: as :meth:`Encoder.candidates` does.
         """
         control = self.control
         with self._lock:
@@ -78,27 +78,23 @@ class Sender:
             if parity == AUTOMATIC:
                 parity = 0 if control.congested else parity_for(control.loss, self._slices)
 
-        def accept(packets: Sequence[Packet]) -> bool:
-            bare = packets[0].levels == 1 and not packets[-1].parity
-            size = sum(map(datagram_size, packets))
-            with self._lock:
-                return control.fits(size, bare, self._clock())
-
-        packets = self.encoder.encode(
+        candidates = self.encoder.candidates(
             frame,
             header,
             settings.levels or None,
             self._is_intra_due(settings.intra_period),
             settings.slices,
             parity,
-            accept,
         )
+        chosen = next((each for each in candidates if self._fits(each.packets)), None)
         now = self._clock()
         with self._lock:
-            if not packets:
+            if chosen is None:
                 control.skip(now)
                 return []
+            packets = chosen.packets
             control.sent(packets[0].sequence, [datagram_size(each) for each in packets], now)
+        self.encoder.commit(chosen)
         self._slices = packets[0].slice_count
         self._spacing = min(now - self._sent_at, 1.0)
         self._sent_at = now
@@ -106,13 +102,22 @@ class Sender:
             self._intra_at = now
         return packets
 
-    def heed(self, feedback: Feedback) -> None:
-        """Take in what the receiver said; may be called from another thread than :meth:`send`."""
+    def on_feedback(self, feedback: Feedback) -> None:
+        """Process feedback from the receiver.
+
+        May be called from another thread than :meth:`send`. Feedback on other streams is ignored.
+        """
         if feedback.stream != self.encoder.stream:
             return
         self.encoder.acknowledge(feedback.acknowledged)
         with self._lock:
-            self.control.heed(feedback.report, self._clock())
+            self.control.on_feedback(feedback.report, self._clock())
+
+    def _fits(self, packets: Sequence[Packet]) -> bool:
+        minimal = packets[0].levels == 1 and not packets[-1].parity
+        size = sum(map(datagram_size, packets))
+        with self._lock:
+            return self.control.fits(size, minimal, self._clock())
 
     def _is_intra_due(self, period: float) -> bool:
         """Return whether the period would be over before the next frame."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from .errors import BundleError, ProviderError
 
@@ -50,6 +49,18 @@ def configure(
     return [(name, options) if name == "tensorrt" else name for name in names]
 
 
+def _onnxruntime() -> Any:
+    """Return the module; packets and label spaces are of use without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(
+            f"ONNX Runtime cannot be imported ({error}): install gosvae_codec[cpu], or "
+            "gosvae_codec[gpu] for NVIDIA GPUs; with ROS 2, onnxruntime or onnxruntime-gpu"
+        ) from error
+    return onnxruntime
+
+
 def _names(providers: Sequence[Provider]) -> list[str]:
     return [each if isinstance(each, str) else each[0] for each in providers]
 
@@ -64,7 +75,7 @@ def available(providers: Sequence[Provider]) -> list[str]:
     unknown = [name for name in names if name not in PROVIDERS]
     if unknown or not names:
         raise ProviderError(f"providers {names}: give one or more of {list(PROVIDERS)}")
-    offered = ort.get_available_providers()
+    offered = _onnxruntime().get_available_providers()
     found = [name for name in names if PROVIDERS[name] in offered]
     if not found:
         raise ProviderError(
@@ -98,6 +109,7 @@ class Session:
         wanted = [(PROVIDERS[name], given.get(name, {})) for name in found]
         for name in found:
             _make_cache(given.get(name, {}).get("trt_engine_cache_path"))
+        ort = _onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads that spin would take the core that the other node needs.

@@ -30,7 +30,7 @@ def write_tiny_bundle(
     levels: int = 2,
     labels: LabelSpace = CAMVID,
     inertia: int = 0,
-    draws: bool = False,
+    reconstructs: bool = False,
 ) -> Path:
     """Write a bundle for 96x64 frames, 6x4 tokens and 64 codes, and the expert beside it.
 
@@ -42,9 +42,10 @@ def write_tiny_bundle(
         seed: another seed gives a bundle with another fingerprint.
         levels: 1 to 3.
         labels: what the masks hold.
-        inertia: by how much a token may differ from the reference's, which is kept then.
-        draws: whether it has a ``reconstruct.onnx``, which gives every pixel of a patch four times
-            the mean of its tokens, in grey.
+        inertia: largest difference from the reference's token at which that one is kept
+            (hysteresis).
+        reconstructs: whether it has a ``reconstruct.onnx``, which sets every pixel of a patch to
+            four times the mean of its tokens, in grey.
 
     Returns:
         `path`.
@@ -104,7 +105,7 @@ def write_tiny_bundle(
         ("logits", TensorProto.FLOAT, logits),
         {"table": table, "one": np.ones(1, np.int64)},
     )
-    if draws:
+    if reconstructs:
         _write_reconstruction(path / RECONSTRUCT, tokens, frames)
     weights = rng.standard_normal((len(labels), 3, 1, 1)).astype(np.float32)
     expert = [*pooled, helper.make_node("Conv", ["means", "weights"], ["logits"])]
@@ -134,7 +135,7 @@ def write_tiny_bundle(
         ],
         "files": {
             name: _record(path / name)
-            for name in (ENCODER, MASK, PRIOR, *([RECONSTRUCT] if draws else []))
+            for name in (ENCODER, MASK, PRIOR, *([RECONSTRUCT] if reconstructs else []))
         },
         "expert": record,
         "provenance": {"seed": seed},

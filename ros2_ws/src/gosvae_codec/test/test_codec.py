@@ -1,5 +1,8 @@
 """Frames to packets to masks and back, and what happens when packets go missing."""
 
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,16 +25,21 @@ from gosvae_codec import (
     Packet,
     PacketError,
     Reconstructor,
+    Unpacker,
     decode_together,
+    finish,
+    packets,
+    run,
 )
-from gosvae_codec.packets import MAX_SERIALIZED_BYTES, band_of, serialized_overhead, slice_frame
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES, serialized_overhead
+from gosvae_codec.slices import band_of, slice_frame
 from gosvae_codec.testing import random_coder, write_tiny_bundle
 
 HEADER = Header(1_700_000_000, 123_456_789, "front_camera_optical_frame")
 
 
 def sign(packet: Packet, **changes: object) -> Packet:
-    return replace(packet, **changes).signed()
+    return replace(packet, **changes).with_checksum()
 
 
 @pytest.fixture
@@ -173,11 +181,78 @@ def test_what_one_camera_lacks_costs_the_others_nothing(
     assert decode_together([]) == []
 
 
+def test_a_stream_whose_masks_are_skipped_goes_on(bundle: ModelBundle) -> None:
+    rng = np.random.default_rng(7)
+    encoder, decoder, unpacker = Encoder(bundle), Decoder(bundle), Unpacker(bundle)
+    for index in range(6):
+        packets = encoder.encode(rng.integers(0, 256, (64, 96, 3), np.uint8))
+        frame = unpacker.unpack(packets)
+        expected = decoder.decode(packets)
+        assert packets[0].reference == int(index > 0) and frame.complete
+        encoder.acknowledge(frame.sequence)
+    # The network may run elsewhere, on frames of several streams at once.
+    first, second = run(decoder.session, [frame, frame])
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(finish(bundle, frame, first).mask, expected.mask)
+
+
+def test_only_the_candidate_that_is_committed_counts(
+    bundle: ModelBundle, frame: np.ndarray
+) -> None:
+    encoder = Encoder(bundle)
+    candidates = list(encoder.candidates(frame, parity=1))
+    shapes = [(c.packets[0].levels, len(c.packets), len(c.tokens)) for c in candidates]
+    assert shapes == [(2, 2, 2), (1, 2, 1), (1, 1, 1)]
+    # None was committed: the frame is skipped and leaves no gap.
+    encoder.acknowledge(0)
+    chosen = list(encoder.candidates(frame))[1]
+    assert (chosen.packets[0].sequence, chosen.packets[0].reference) == (0, 0)
+    encoder.commit(chosen)
+    following = next(encoder.candidates(frame))
+    assert (following.packets[0].sequence, following.packets[0].reference) == (1, 1)
+    decoder = Decoder(bundle)
+    decoder.decode(chosen.packets)
+    np.testing.assert_array_equal(decoder.decode(following.packets).tokens, following.tokens)
+    for stale in (chosen, next(Encoder(bundle).candidates(frame))):
+        with pytest.raises(ValueError, match=r"candidate of frame 0 .* the next is frame 1"):
+            encoder.commit(stale)
+
+
+def test_a_checksum_is_computed_once(
+    bundle: ModelBundle, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (packet,) = Encoder(bundle).encode(frame)
+    (packet,) = pickle.loads(pickle.dumps([replace(packet)]))
+    calls = []
+    crc = packets.crc32c
+    monkeypatch.setattr(packets, "crc32c", lambda *data: calls.append(data) or crc(*data))
+    packet.check(bundle.fingerprint, bundle.grid, bundle.levels)
+    once = len(calls)
+    Decoder(bundle).decode([packet])
+    assert len(calls) == once > 0
+    # A changed packet is another packet.
+    with pytest.raises(PacketError, match="CRC-32C"):
+        replace(packet, sequence=9).check(bundle.fingerprint, bundle.grid, bundle.levels)
+
+
+def test_packets_and_labels_need_no_onnx_runtime(bundle_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from gosvae_codec import ModelBundle, Packet, Unpacker, ProviderError, Encoder\n"
+        f"bundle = ModelBundle.load({str(bundle_path)!r})\n"
+        "Unpacker(bundle)\n"
+        "try:\n    Encoder(bundle)\n"
+        "except ProviderError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "install gosvae_codec[cpu]" in done.stdout
+
+
 def test_a_bundle_that_draws_gives_the_picture_at_the_cameras_size(
     frame: np.ndarray, tmp_path: Path
 ) -> None:
-    bundle = ModelBundle.load(write_tiny_bundle(tmp_path / "drawing", draws=True))
-    assert bundle.draws
+    bundle = ModelBundle.load(write_tiny_bundle(tmp_path / "drawing", reconstructs=True))
+    assert bundle.reconstructs
     encoder, reconstructor = Encoder(bundle), Reconstructor(bundle)
     picture = reconstructor.reconstruct(Decoder(bundle).decode(encoder.encode(frame)))
     assert (picture.shape, picture.dtype) == (frame.shape, np.uint8)
@@ -195,7 +270,7 @@ def test_a_bundle_that_draws_gives_the_picture_at_the_cameras_size(
 
 
 def test_a_bundle_that_decodes_to_masks_alone_draws_nothing(bundle: ModelBundle) -> None:
-    assert not bundle.draws
+    assert not bundle.reconstructs
     with pytest.raises(BundleError, match=r"it has no reconstruct\.onnx, only: encoder\.onnx"):
         Reconstructor(bundle)
 
@@ -266,7 +341,7 @@ def test_one_flipped_bit_anywhere_is_noticed(bundle: ModelBundle, data: st.DataO
     else:
         broken = replace(packet, **{field: getattr(packet, field) ^ 1})
     with pytest.raises(PacketError, match="CRC-32C"):
-        broken.check(bundle)
+        broken.check(bundle.fingerprint, bundle.grid, bundle.levels)
 
 
 def test_absent_tokens_are_never_sent(bundle: ModelBundle) -> None:
@@ -299,12 +374,12 @@ def test_slices_cover_the_frame_and_keep_within_a_datagram(
     tokens = np.random.default_rng(0).integers(0, 300, (levels, rows, columns), np.uint16)
     header = Header(1, 2, frame_id.encode("utf-8", "ignore").decode())
     template = Packet(header, 1, 2, 3, columns, rows, levels, 0, 0, 0, b"")
-    packets = slice_frame(tokens, coder, template, least=least, likely=likely)
+    packets = slice_frame(tokens, coder, template, min_slices=least, guess=likely)
     assert [p.slice_index for p in packets] == list(range(packets[0].slice_count))
     assert len(packets) >= min(least, rows)
     for packet in packets:
         assert packet.serialized_size() <= MAX_SERIALIZED_BYTES
-        assert packet.crc32c == packet.checksum()
+        assert packet.crc32c == packet.checksum
         first, end = band_of(packet.slice_index, packet.slice_count, rows)
         band = coder.decode(packet.payload, levels, first, end - first, None)
         np.testing.assert_array_equal(band, tokens[:, first:end])
@@ -319,11 +394,11 @@ def test_slices_are_guessed_from_the_frame_before(
     template = Packet(Header(), 1, 2, 3, columns, 20, 2, 0, 0, 0, b"")
     fresh = slice_frame(tokens, coder, template)
     assert len(fresh) == needed
-    assert slice_frame(tokens, coder, template, likely=9) == fresh
+    assert slice_frame(tokens, coder, template, guess=9) == fresh
     coded = []
     encode = coder.encode
     monkeypatch.setattr(coder, "encode", lambda *each: coded.append(each) or encode(*each))
-    assert slice_frame(tokens, coder, template, likely=needed) == fresh
+    assert slice_frame(tokens, coder, template, guess=needed) == fresh
     assert len(coded) == needed
 
 

@@ -72,6 +72,8 @@ ENCODINGS = ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "nv12", "nv21"]
 ENCODINGS += ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"]
 ENCODINGS += [f"bayer_{order}8" for order in ("rggb", "bggr", "gbrg", "grbg")]
 
+BRIDGED = [each for each in ENCODINGS if each[:2] != "nv" and each not in ("uyvy", "yuyv")]
+
 
 @pytest.mark.parametrize("pad", [0, 12])
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -96,6 +98,22 @@ def test_sixteen_bits_are_scaled_to_eight(encoding: str, big: bool) -> None:
     message = image(encoding, wide.reshape(len(wide), -1).view(np.uint8), rgb.shape[:2], 6, big)
     eight = to_rgb(image(encoding.replace("16", "8"), narrow, rgb.shape[:2]))
     assert np.abs(to_rgb(message).astype(int) - eight).max() <= 1
+
+
+@pytest.mark.parametrize("encoding", [*BRIDGED, "mono16", "rgb16", "bgr16", "bayer_grbg16"])
+def test_every_encoding_is_converted_as_cv_bridge_does(encoding: str) -> None:
+    cv_bridge = pytest.importorskip("cv_bridge", reason="comes with ROS 2 installations only")
+    pytest.importorskip("cv_bridge.boost.cv_bridge_boost", reason="built for another numpy")
+    rgb = scene()
+    packed = pack(encoding.replace("16", "8"), rgb)
+    if encoding.endswith("16"):
+        packed = (packed.astype(np.uint16) * 257).reshape(len(packed), -1).view(np.uint8)
+    message = image(encoding, packed, rgb.shape[:2])
+    try:
+        bridged = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except cv_bridge.CvBridgeError as error:
+        pytest.skip(f"cv_bridge cannot convert it: {error}")
+    assert np.abs(to_rgb(message).astype(int) - bridged).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])

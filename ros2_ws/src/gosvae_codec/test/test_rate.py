@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gosvae_codec.rate import LEAST, PACED, WINDOW, RateController, Report
+from gosvae_codec.rate import MIN_BITRATE, PACING_SHARE, WINDOW, RateController, Report
 
 
 class Bottleneck:
@@ -43,7 +43,7 @@ class Run:
         while self.now < end:
             while self.coming and self.coming[0][0] <= self.now:
                 time, report = self.coming.popleft()
-                self.control.heed(report, time)
+                self.control.on_feedback(report, time)
             self.step(feedback)
             self.now += 1 / 15
 
@@ -102,8 +102,8 @@ def test_no_second_ever_takes_more_than_the_budget(data: st.DataObject) -> None:
             numbers = data.draw(st.tuples(*[st.integers(0, (1 << 32) - 1)] * 2))
             near = data.draw(st.integers(max(sequence - 3, 0), sequence + 1))
             arrival = data.draw(st.integers(0, (1 << 32) - 1))
-            control.heed(Report(*numbers, near, arrival), now)
-            assert control.target >= min(LEAST, PACED * limit)
+            control.on_feedback(Report(*numbers, near, arrival), now)
+            assert control.target >= min(MIN_BITRATE, PACING_SHARE * limit)
             assert 0 <= control.loss <= 1
         window = [size for time, size in sent[since:] if time >= now - WINDOW]
         assert sum(window) * 8 <= limit * WINDOW + 1e-6
@@ -169,7 +169,7 @@ def test_it_rises_again_when_the_link_does() -> None:
     assert run.control.state(run.now) in ("recovering", "backing off")
     run.link.rate = 1e6
     run.go(40)
-    assert run.control.target == PACED * 200e3
+    assert run.control.target == PACING_SHARE * 200e3
     assert run.rate(2) == pytest.approx(15 * 8 * 1200, rel=0.1)
 
 

@@ -26,11 +26,11 @@ class Stream:
         self.now += 1 / 15
         return packets
 
-    def heed(self, acknowledged: int | None, lost: int = 0, queue: float = 0) -> None:
+    def on_feedback(self, acknowledged: int | None, lost: int = 0, queue: float = 0) -> None:
         self.received += 1
         arrival = round((self.now + queue) * 1e6) % (1 << 32)
         report = Report(self.received, lost, acknowledged or 0, arrival)
-        self.sender.heed(Feedback(self.sender.encoder.stream, acknowledged, report))
+        self.sender.on_feedback(Feedback(self.sender.encoder.stream, acknowledged, report))
 
 
 def test_without_a_budget_every_frame_is_sent_whole(bundle: ModelBundle) -> None:
@@ -49,10 +49,10 @@ def test_an_intra_frame_comes_within_every_period(bundle: ModelBundle) -> None:
         if packet.reference == 0:
             intra.append(begin)
         if index not in (30, 31):
-            stream.heed(packet.sequence)
+            stream.on_feedback(packet.sequence)
     assert np.diff(intra).max() <= 0.5 + 1e-6
     assert len(intra) < 12
-    stream.heed(None)
+    stream.on_feedback(None)
     assert stream.send(Settings())[0].reference == 0
 
 
@@ -83,7 +83,7 @@ def test_what_is_skipped_is_never_referred_to(bundle: ModelBundle) -> None:
         packets = stream.send(Settings(max_kbit_per_s=16))
         if packets:
             references.append(packets[0].reference)
-            stream.heed(decoder.decode(packets).sequence)
+            stream.on_feedback(decoder.decode(packets).sequence)
     assert set(references) == {0, 1}
 
 
@@ -97,7 +97,7 @@ def test_redundancy_follows_the_loss_where_the_budget_leaves_room(bundle: ModelB
             lost += index % 4 == 0
             if packets:
                 counts.append(len(packets))
-                stream.heed(packets[0].sequence, lost)
+                stream.on_feedback(packets[0].sequence, lost)
         assert (counts[0], max(counts)) == (1, most)
 
 
@@ -109,7 +109,7 @@ def test_what_a_full_queue_drops_is_no_reason_to_send_more(bundle: ModelBundle) 
         packets = stream.send(Settings(parity=AUTOMATIC))
         lost += index > 5
         counts.append(len(packets))
-        stream.heed(packets[0].sequence, lost, queue=0.3 * (index > 2))
+        stream.on_feedback(packets[0].sequence, lost, queue=0.3 * (index > 2))
     assert set(counts) == {1}
 
 
@@ -117,7 +117,7 @@ def test_foreign_feedback_is_not_heeded(bundle: ModelBundle) -> None:
     stream = Stream(bundle)
     stream.send(Settings())
     feedback = Feedback(stream.sender.encoder.stream ^ 1, 0, Report(1, 0, 0, 0))
-    stream.sender.heed(feedback)
+    stream.sender.on_feedback(feedback)
     assert stream.send(Settings())[0].reference == 0
 
 

@@ -126,4 +126,4 @@ def test_the_committed_packet_reads_as_documented() -> None:
         version=2,
         crc32c=0x275E0F14,
     )
-    assert packet.checksum() == packet.crc32c
+    assert packet.checksum == packet.crc32c

@@ -93,7 +93,7 @@ class _Camera:
         self.mask = publisher("mask")
         self.color = publisher("color")
         self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
-        self.reconstruction = publisher("reconstruction") if node.bundle.draws else None
+        self.reconstruction = publisher("reconstruction") if node.bundle.reconstructs else None
         self.camera_info = publisher(
             "camera_info", CameraInfo, matched=lambda _: node.follow_demand(name)
         )
@@ -191,7 +191,7 @@ class Receiver(PipelineNode):
         """Load the networks, make publishers for each camera and latch the label info."""
         assert self.bundle is not None
         self.qos("image_qos")
-        if self.bundle.draws:
+        if self.bundle.reconstructs:
             self._reconstructor = Reconstructor(self.bundle, self.providers, self.value("threads"))
         for name in self.cameras:
             self._streams[name] = _Camera(self, name)
@@ -293,7 +293,7 @@ class Receiver(PipelineNode):
         assert self.bundle is not None
         try:
             packet = from_packet_message(message)
-            packet.check(self.bundle)
+            packet.check(self.bundle.fingerprint, self.bundle.grid, self.bundle.levels)
         except Exception as error:  # whatever a packet holds, the next one is received
             camera.foreign = error.theirs if isinstance(error, FingerprintError) else None
             self._fail(camera.name, error)

@@ -117,11 +117,11 @@ def _packet(path: Path) -> Inspection:
         "slices": packet.slice_count,
         "payload_bytes": len(packet.payload),
         "bytes": packet.serialized_size(),
-        "intact": packet.checksum() == packet.crc32c,
+        "intact": packet.checksum == packet.crc32c,
     }
     if packet.version != VERSION or not values["intact"]:
         raise PacketError(
-            f"{path}: version {packet.version}, CRC-32C {packet.checksum():08x}, packet says "
+            f"{path}: version {packet.version}, CRC-32C {packet.checksum:08x}, packet says "
             f"{packet.crc32c:08x}: not an intact packet of version {VERSION}"
         )
     return Inspection(values, [Table.of(f"packet {path}", values)])
@@ -157,7 +157,7 @@ class _Stream:
         """Take in one packet, recorded at `time` in ns."""
         self.first, self.last = self.first or time, time
         self.packets += 1
-        if packet.version != VERSION or packet.checksum() != packet.crc32c:
+        if packet.version != VERSION or packet.checksum != packet.crc32c:
             self.damaged += 1
             return
         before = self.reassembler.stream, self.reassembler.lost
@@ -248,7 +248,7 @@ _COLUMNS = ("seconds", "camera", "sequence", "what", "levels", "slice", "slices"
 def _row(packet: Packet, camera: str, seconds: float, size: int) -> tuple[Any, ...]:
     return (
         *(round(seconds, 6), camera, packet.sequence, _kind(packet), packet.levels),
-        *(packet.slice_index, packet.slice_count, size, packet.checksum() == packet.crc32c),
+        *(packet.slice_index, packet.slice_count, size, packet.checksum == packet.crc32c),
     )
 
 

@@ -191,7 +191,7 @@ def decode(
                 reassemblers[camera] = Reassembler()
             try:
                 packet = from_packet_message(message)
-                packet.check(bundle)
+                packet.check(bundle.fingerprint, bundle.grid, bundle.levels)
             except FingerprintError:
                 raise
             except PacketError:

@@ -89,7 +89,8 @@ class _Camera:
             message.newest,
             message.newest_arrival_us,
         )
-        self.sender.heed(Feedback(message.stream, message.acknowledged if usable else None, report))
+        acknowledged = message.acknowledged if usable else None
+        self.sender.on_feedback(Feedback(message.stream, acknowledged, report))
 
 
 class Transmitter(PipelineNode):
