@@ -6,7 +6,8 @@
 
 One module stands for each stage of a frame, in this order: images, encoder, entropy (with prior and
 kernels), slices, packets, redundancy; then reassembly, unpacking, decoder, masks. Bundle and
-sessions load the networks; sender and rate control what a stream may send.
+sessions load the networks; sender and rate control what a stream may send; exposure tells frames
+that show nothing.
 """
 
 from .bundle import ModelBundle
@@ -23,6 +24,8 @@ from .errors import (
     ProviderError,
 )
 from .expert import Expert
+from .exposure import Exposure
+from .images import ImageConverter
 from .labels import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelSpace
 from .packets import Header, Packet
 from .reassembly import EncodedFrame, Reassembler
@@ -39,9 +42,11 @@ __all__ = [
     "EncodedFrame",
     "Encoder",
     "Expert",
+    "Exposure",
     "FingerprintError",
     "GosvaeError",
     "Header",
+    "ImageConverter",
     "ImageError",
     "Label",
     "LabelError",

@@ -11,7 +11,7 @@ import numpy as np
 
 from .bundle import ENCODER, ModelBundle
 from .entropy import Tokens
-from .images import Frame, resize_frame
+from .images import Frame, as_frame, resize_frame
 from .packets import REFERENCES, Header, Packet
 from .redundancy import LENGTH_BYTES, parity_packets
 from .sessions import Provider
@@ -140,6 +140,7 @@ class Encoder:
             raise ValueError(f"levels {levels}: {self.bundle.name} has 1 to {self.bundle.levels}")
         if slices < 1:
             raise ValueError(f"slices {slices}: give 1 or more")
+        frame = as_frame(frame)
         distance, reference = (0, None) if intra else self._reference()
         tokens = self.tokens(frame, reference)
         template = Packet(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .bundle import ModelBundle
-from .images import Frame, resize_frame
+from .images import Frame, as_frame, resize_frame
 from .masks import Mask, resize_mask, upsampled_argmax
 from .sessions import Provider
 
@@ -30,6 +30,7 @@ class Expert:
         Raises:
             ImageError: `frame` is no such array.
         """
+        frame = as_frame(frame)
         pixels = resize_frame(frame, self.bundle.input_size)
         logits = self.session.run(pixels[None])[0]
         mask = upsampled_argmax(logits, self.bundle.input_size, self.bundle.labels)
