@@ -22,13 +22,13 @@ from gosvae_codec import (
     EncodedFrame,
     FingerprintError,
     Header,
+    ImageConverter,
     MissingReferenceError,
     PacketError,
     Reassembler,
     Reconstructor,
     decode_together,
 )
-from gosvae_codec.images import to_rgb
 from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
 from gosvae_common.health import (
@@ -117,6 +117,7 @@ class _Camera:
     def begin(self, node: Receiver) -> None:
         """Begin to listen, with all figures at their start."""
         self.decoder = node.make_decoder()
+        self.converter = ImageConverter()
         self.reassembler = Reassembler()
         self.rejections = Complaints(
             lambda reason: node.get_logger().error(f"{self.name}: {reason}")
@@ -383,7 +384,7 @@ class Receiver(PipelineNode):
         if image is None or mask is None:
             return
         try:
-            frame = to_rgb(image)
+            frame = camera.converter.to_rgb(image)
             if frame.shape[:2] != mask.shape:
                 raise ValueError(f"frame {frame.shape[:2]} but mask {mask.shape}")
         except Exception as error:  # whatever a frame holds, the next one has its overlay

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 import webbrowser
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec.errors import GosvaeError
-from gosvae_codec.images import to_rgb
+from gosvae_codec.images import ImageConverter
 from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.legend import legend
 from gosvae_codec.masks import resize_mask
@@ -111,6 +111,7 @@ class View(Node):
         self._said: dict[str, tuple[bytes, str]] = {}
         self._losses = {camera: _Loss() for camera in self._cameras}
         self._frames: dict[str, Subscription] = {}
+        self._converters: defaultdict[str, ImageConverter] = defaultdict(ImageConverter)
         self._drawn: set[str] = set()
         """Cameras of which there is a reconstruction."""
         for index, camera in enumerate(self._cameras):
@@ -274,7 +275,7 @@ class View(Node):
         self._recording.log(f"{camera}/mask", rr.SegmentationImage(shown))
 
     def _show_picture(self, entity: str, message: Image | CompressedImage) -> None:
-        frame = to_rgb(message)
+        frame = self._converters[entity].to_rgb(message)
         size = self._shown_size(frame)
         if size != frame.shape[:2]:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)

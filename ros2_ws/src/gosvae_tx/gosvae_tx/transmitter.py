@@ -12,8 +12,7 @@ from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_codec import Encoder
-from gosvae_codec.images import to_rgb
+from gosvae_codec import Encoder, ImageConverter
 from gosvae_codec.rate import Report
 from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
 from gosvae_common.health import (
@@ -64,6 +63,7 @@ class _Camera:
     def begin(self, node: Transmitter) -> None:
         """Begin a new stream, with all figures at their start."""
         self.sender = Sender(node.make_encoder())
+        self.converter = ImageConverter()
         self.feedback: FeedbackMessage | None = None
         self.heard = 0.0
         self.begun = math.inf
@@ -245,7 +245,7 @@ class Transmitter(PipelineNode):
             self.value("max_latency_ms") / 1e3,
         )
         header = from_header_message(message.header)
-        packets = camera.sender.send(to_rgb(message), header, settings)
+        packets = camera.sender.send(camera.converter.to_rgb(message), header, settings)
         if not packets:
             camera.skips.add(1)
             return

@@ -18,7 +18,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from gosvae_codec.errors import ImageError
-from gosvae_codec.images import to_rgb
+from gosvae_codec.images import ImageConverter
 
 from .source import (
     CAMERA_INFO,
@@ -172,9 +172,10 @@ class Bag(Source):
             topic: channel for topic, channel in self._channels.items() if channel.role in roles
         }
         indices: Counter[str] = Counter()
+        converters: defaultdict[str, ImageConverter] = defaultdict(ImageConverter)
         for image, label in self._pairs(channels, losses):
             camera = image.channel.camera
-            frame = self._frame(image, label, indices[camera], losses)
+            frame = self._frame(image, label, indices[camera], converters[camera], losses)
             indices[camera] += 1
             if frame is not None:
                 yield frame
@@ -216,13 +217,18 @@ class Bag(Source):
             yield image, label_of(image)
 
     def _frame(
-        self, image: Message, label: Message | None, index: int, losses: list[Loss]
+        self,
+        image: Message,
+        label: Message | None,
+        index: int,
+        converter: ImageConverter,
+        losses: list[Loss],
     ) -> Frame | None:
         topic = next(topic for topic, each in self._channels.items() if each == image.channel)
         where = f"{self.path}, {topic} at {image.time} ns"
         try:
             content: Any = _TYPES.deserialize_cdr(image.data, image.channel.msgtype)
-            rgb = to_rgb(content)
+            rgb = converter.to_rgb(content)
         except _UNDECODABLE as error:
             losses.append(Loss("frame", 1, f"{where}: {_line(error)}"))
             return None
