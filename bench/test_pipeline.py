@@ -114,6 +114,8 @@ def test_pinning_is_undone() -> None:
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.dds
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tokens", "jpeg", "raw"])
 def test_masks_come_by_every_transport(transport: str, bundle: Path) -> None:
     size = next(iter(SIZES))

@@ -61,6 +61,7 @@ def test_a_street_decodes_to_what_the_expert_sees(bundle: ModelBundle) -> None:
         assert (mask == expert).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_validation_split(bundle: ModelBundle) -> None:
     if not CAMVID.is_dir():
         pytest.skip(f"needs CamVid in {CAMVID}")

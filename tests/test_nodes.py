@@ -396,6 +396,7 @@ def test_lifecycle_and_parameters(pipeline: Pipeline, bundle: ModelBundle) -> No
     pipeline.send(frame, masks)
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_configure_says_why_and_fails(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -550,6 +551,7 @@ def test_frames_are_predicted_from_acknowledged_ones_and_intra_in_time(
     )
 
 
+@pytest.mark.slow
 def test_a_budget_can_change_while_running_and_is_kept(pipeline: Pipeline) -> None:
     masks = pipeline.masks()
     packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")

@@ -11,6 +11,7 @@ import pytest
 TOOLS = Path(__file__).resolve().parent
 
 
+@pytest.mark.dds
 def test_the_reference_is_current() -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("rerun", reason="needs rerun-sdk: requirements-view.txt")

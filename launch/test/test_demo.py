@@ -289,6 +289,8 @@ def drive(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.dds
+@pytest.mark.slow
 def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> None:
     output, figures_file = tmp_path / "out", tmp_path / "figures.json"
     process = demo(
@@ -322,7 +324,9 @@ def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> Non
     assert err == f"gosvae demo: output: {output} is not empty; name another folder\n"
 
 
-@pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "it can")
+@pytest.mark.dds
+@pytest.mark.root
+@pytest.mark.slow
 def test_a_drive_crosses_a_bad_link(
     tmp_path: Path, bundle: Path, drive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +450,7 @@ def test_a_drive_without_masks_is_given_up(
         module._play(pipeline, 1, tmp_path, Progress(), Event())
 
 
+@pytest.mark.dds
 def test_a_failing_node_fails_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:
     process = demo(
         *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--providers", "abacus")
@@ -457,6 +462,7 @@ def test_a_failing_node_fails_the_demo(tmp_path: Path, bundle: Path, drive: Path
     assert "abacus" in err
 
 
+@pytest.mark.dds
 def test_a_signal_stops_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:
     process = demo(
         *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--rate", "0.02")

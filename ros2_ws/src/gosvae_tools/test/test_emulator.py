@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from gosvae_tools.link.channel import LinkError, LinkSpec
-from gosvae_tools.link.emulator import EDGE, SIDES, VEHICLE, EmulatedLink, Side, unavailable
+from gosvae_tools.link.emulator import EDGE, SIDES, VEHICLE, EmulatedLink, Side
 
-needs_root = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "it can")
 DEADLINE = 20.0
 
 
@@ -57,7 +56,7 @@ def ends(description: str) -> Iterator[Ends]:
             each.close()
 
 
-@needs_root
+@pytest.mark.root
 def test_packets_cross_both_ways_with_the_delay_and_in_order() -> None:
     with ends("delay=30ms") as link:
         for sender, receiver in (SIDES, SIDES[::-1]):
@@ -73,7 +72,7 @@ def test_packets_cross_both_ways_with_the_delay_and_in_order() -> None:
         assert counters[side].bytes >= 20 * (1400 + 42)
 
 
-@needs_root
+@pytest.mark.root
 def test_the_rate_limits_what_crosses() -> None:
     with ends("rate=400kbit queue=100kB") as link:
         begin = time.monotonic()
@@ -85,7 +84,7 @@ def test_the_rate_limits_what_crosses() -> None:
         assert time.monotonic() - begin >= 0.4
 
 
-@needs_root
+@pytest.mark.root
 def test_what_gets_lost_is_what_the_model_says() -> None:
     with ends("loss=30% seed=4") as link:
         for number in range(200):
@@ -105,7 +104,7 @@ def test_what_gets_lost_is_what_the_model_says() -> None:
         assert 200 - counters.lost <= len(numbers) <= arrived
 
 
-@needs_root
+@pytest.mark.root
 def test_multicast_crosses_and_shared_memory_does_not() -> None:
     group = "239.255.0.1"
     with ends("delay=1ms") as link:
@@ -121,7 +120,7 @@ def test_multicast_crosses_and_shared_memory_does_not() -> None:
     assert not Path("/dev/shm/left").exists()
 
 
-@needs_root
+@pytest.mark.root
 def test_threads_and_processes_stay_where_they_belong() -> None:
     here, folder = os.readlink("/proc/thread-self/ns/net"), Path.cwd()
     with EmulatedLink(LinkSpec()) as link:
@@ -149,7 +148,7 @@ with EmulatedLink(LinkSpec()) as link:
 """
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_however_it_ends(number: signal.Signals) -> None:
     command = [sys.executable, "-c", LEFT]
@@ -168,7 +167,7 @@ def test_nothing_is_left_however_it_ends(number: signal.Signals) -> None:
     assert f"gosvae{process.pid % 10**7}" not in subprocess.check_output(["ip", "link"], text=True)
 
 
-@needs_root
+@pytest.mark.root
 def test_a_relay_that_died_is_named() -> None:
     with EmulatedLink(LinkSpec()) as link:
         link._relay.kill()
