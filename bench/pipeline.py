@@ -47,19 +47,19 @@ from gosvae_bringup.processes import Processes
 from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_common.process import spinning
 from gosvae_common.qos import qos_profile
+from gosvae_common.topics import COMPRESSED_IMAGE, IMAGE, MASK, PACKETS
 from gosvae_msgs.msg import TokenPacket
 
 SIZES = {"480x360": (360, 480), "1024x512": (512, 1024), "2048x1024": (1024, 2048)}
 """Height and width."""
 TRANSPORTS: Mapping[str, tuple[str, type] | None] = {
-    "tokens": ("image_raw/gosvae", TokenPacket),
-    "jpeg": ("image_raw/compressed", CompressedImage),
+    "tokens": (PACKETS, TokenPacket),
+    "jpeg": (COMPRESSED_IMAGE, CompressedImage),
     "raw": None,
 }
 """Topic and message between vehicle and edge; None: the camera's own."""
 RATES = (10, 15, 30)
 CAMERAS = (1, 2, 4)
-MASK = "semantic/mask"
 
 DROPS = 0.01
 """Share of the frames that a sustained rate may lose."""
@@ -200,8 +200,8 @@ class Listener:
             for topic in self._topics:
                 if not self.node.count_publishers(f"{name}/{topic}"):
                     return f"publisher of {name}/{topic}"
-            if not self.node.count_subscribers(f"{name}/image_raw"):
-                return f"listener to {name}/image_raw"
+            if not self.node.count_subscribers(f"{name}/{IMAGE}"):
+                return f"listener to {name}/{IMAGE}"
         return ""
 
     def masks_of(self, since: int) -> set[str]:

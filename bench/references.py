@@ -27,6 +27,7 @@ from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import Expert, ModelBundle
 from gosvae_codec.images import resize_frame, to_rgb
+from gosvae_common import topics
 from gosvae_common.messages import to_image
 from gosvae_common.process import spinning
 from gosvae_common.qos import qos_profile
@@ -51,7 +52,7 @@ def play_cameras(cameras: list[str], drive: Path) -> None:
     """
     node = rclpy.create_node("camera")
     publishers = [
-        node.create_publisher(Image, f"{name}/image_raw", qos_profile("sensor_data"))
+        node.create_publisher(Image, f"{name}/{topics.IMAGE}", qos_profile("sensor_data"))
         for name in cameras
     ]
     images = [frame.image for frame in islice(open_source(drive).frames(), FRAMES)]
@@ -88,7 +89,7 @@ def send_jpeg(cameras: list[str]) -> None:
         data = encode_jpeg(to_rgb(message))
         publisher.publish(to_compressed(data, message.header))
 
-    _work(node, cameras, (Image, "image_raw"), (CompressedImage, "image_raw/compressed"), encode)
+    _work(node, cameras, (Image, topics.IMAGE), (CompressedImage, topics.COMPRESSED_IMAGE), encode)
 
 
 def segment(cameras: list[str], kind: type, topic: str, bundle: Path) -> None:
@@ -100,7 +101,7 @@ def segment(cameras: list[str], kind: type, topic: str, bundle: Path) -> None:
         mask = expert.segment(to_rgb(message))
         publisher.publish(to_image(mask, "mono8", message.header))
 
-    _work(node, cameras, (kind, topic), (Image, "semantic/mask"), decode)
+    _work(node, cameras, (kind, topic), (Image, topics.MASK), decode)
 
 
 def _work(
@@ -151,9 +152,9 @@ def main() -> None:
     elif options.role == "jpeg-vehicle":
         send_jpeg(options.cameras)
     elif options.role == "jpeg-edge":
-        segment(options.cameras, CompressedImage, "image_raw/compressed", options.bundle)
+        segment(options.cameras, CompressedImage, topics.COMPRESSED_IMAGE, options.bundle)
     else:
-        segment(options.cameras, Image, "image_raw", options.bundle)
+        segment(options.cameras, Image, topics.IMAGE, options.bundle)
     rclpy.try_shutdown()
 
 

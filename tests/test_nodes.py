@@ -24,7 +24,8 @@ from std_msgs.msg import Header as HeaderMessage
 from gosvae_codec import CAMVID, Decoder, Encoder, Header, ModelBundle, Reconstructor
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 from gosvae_codec.testing import write_tiny_bundle
-from gosvae_common.messages import from_packet_message, to_packet_message
+from gosvae_common.messages import from_packet_message, to_image, to_packet_message
+from gosvae_common.shipped import BUNDLE
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
 
@@ -401,7 +402,7 @@ def test_a_node_that_cannot_configure_says_why_and_fails(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     mistakes = (
-        ({"bundle": tmp_path / "nowhere"}, "nowhere: no such folder"),
+        ({"bundle": tmp_path / "nowhere"}, "nowhere does not exist; give a folder"),
         ({"packet_qos": "best"}, "packet_qos: QoS profile 'best': choose one of"),
         ({"cameras": "[front, front]"}, "give different, non-empty names"),
         ({"cameras": "[front camera]"}, "front camera"),
@@ -435,7 +436,7 @@ def test_an_unconfigured_node_keeps_telling_why(pipeline: Pipeline, tmp_path: Pa
     assert not future.result().success
     pipeline.wait(
         "the reason on diagnostics",
-        lambda: "nowhere: no such folder" in pipeline.status["gosvae_rx"].message,
+        lambda: "nowhere does not exist; give a folder" in pipeline.status["gosvae_rx"].message,
     )
     assert process.running
 
@@ -689,3 +690,131 @@ def test_messages_made_by_others_need_no_frame_id(pipeline: Pipeline) -> None:
         "its mask", lambda: next((m for m in masks if m.header.stamp == stamp), None)
     )
     assert mask.header == HeaderMessage(stamp=stamp)
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+@pytest.mark.parametrize("topic", ["/image_raw", "/rig/front/image_rect_color", "image"])
+def test_any_topic_can_be_a_cameras_frames(
+    pipeline: Pipeline, bundle: ModelBundle, topic: str, transport: str
+) -> None:
+    if transport == "compressed":
+        topic += "/compressed"
+    masks, overlays = pipeline.masks(), pipeline.masks(topic="overlay")
+    pipeline.transmitter(image_topics=f"[{topic}]")
+    pipeline.receiver(image_topics=f"[{topic}]")
+    frame = random_frame(6)
+    if transport == "compressed":
+        png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
+        message = CompressedImage(format="png", data=png.tobytes())
+    else:
+        message = to_image(frame, "rgb8", HeaderMessage())
+    message.header = HeaderMessage(stamp=Time(sec=1000), frame_id="optical")
+    publisher = pipeline.publisher(type(message), topic, "default")
+
+    def answered() -> list[Image]:
+        publisher.publish(message)
+        return masks and overlays
+
+    pipeline.wait("mask and overlay", answered)
+    np.testing.assert_array_equal(pixels(masks[0]), expected_mask(bundle, frame))
+    assert overlays[0].header == message.header
+    assert pipeline.node.count_publishers("camera/image_raw/gosvae") == 1
+
+
+def test_one_camera_of_two_has_a_topic_of_its_own(pipeline: Pipeline) -> None:
+    cameras = ["front", "rear"]
+    masks = {camera: pipeline.masks(camera) for camera in cameras}
+    pipeline.transmitter(cameras=str(cameras), image_topics="['', /rear_image]")
+    pipeline.receiver(cameras=str(cameras))
+    pipeline.send(random_frame(0), masks["front"], "front")
+    publisher = pipeline.publisher(Image, "/rear_image", "default")
+    message = to_image(random_frame(1), "rgb8", HeaderMessage(frame_id="rear_frame"))
+
+    def answered() -> list[Image]:
+        publisher.publish(message)
+        return masks["rear"]
+
+    assert pipeline.wait("a mask", answered)[0].header.frame_id == "rear_frame"
+    assert pipeline.node.count_subscribers("rear/image_raw") == 0
+
+
+def test_image_topics_must_be_one_per_camera(pipeline: Pipeline) -> None:
+    process = pipeline.transmitter(cameras="[a, b]", image_topics="[/image]")
+    pipeline.wait("its end", lambda: not process.running)
+    assert process.popen.returncode == 1
+    assert "image_topics has 1 names for 2 cameras (a, b): give one per camera" in process.output()
+
+
+def test_a_cameras_frames_can_be_remapped(pipeline: Pipeline, bundle: ModelBundle) -> None:
+    masks = pipeline.masks()
+    remapping = ("-r", "camera/image_raw:=/usb_cam/image_raw")
+    pipeline.start("gosvae_tx", "transmitter", *pipeline.node_arguments(), *remapping)
+    pipeline.receiver()
+    frame = random_frame(2)
+    publisher = pipeline.publisher(Image, "/usb_cam/image_raw", "sensor_data")
+    message = to_image(frame, "rgb8", HeaderMessage(frame_id="usb"))
+
+    def answered() -> list[Image]:
+        publisher.publish(message)
+        return masks
+
+    pipeline.wait("a mask", answered)
+    np.testing.assert_array_equal(pixels(masks[0]), expected_mask(bundle, frame))
+
+
+def test_integers_are_taken_for_floating_point_parameters(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    max_latency_ms: 50\n    intra_period: 2\n")
+    arguments = (*pipeline.node_arguments(max_kbit_per_s=64), "--params-file", str(file))
+    pipeline.start("gosvae_tx", "transmitter", *arguments)
+    pipeline.wait(
+        "the budget", lambda: pipeline.figures("gosvae_tx: camera").get("max kbit/s") == "64.00"
+    )
+    client = pipeline.node.create_client(SetParameters, "/gosvae_tx/set_parameters")
+    pipeline.wait("the service", client.service_is_ready)
+    values = {"max_kbit_per_s": 32, "levels": 1.0, "lazy": 0, "intra_period": "1"}
+    parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    future = client.call_async(SetParameters.Request(parameters=parameters))
+    pipeline.wait("an answer", future.done)
+    assert [each.successful for each in future.result().results] == [True, False, False, False]
+    pipeline.wait(
+        "the budget", lambda: pipeline.figures("gosvae_tx: camera").get("max kbit/s") == "32.00"
+    )
+
+
+def test_nodes_find_the_bundle_that_ships(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOSVAE_BUNDLE", raising=False)
+    for side, executable in (("tx", "transmitter"), ("rx", "receiver")):
+        pipeline.start(f"gosvae_{side}", executable)
+        name = f"gosvae_{side}: camera"
+        pipeline.wait(name, lambda name=name: pipeline.figures(name).get("bundle"))
+        assert pipeline.figures(name)["bundle"] == BUNDLE
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Whether a process has a handler of its own; Python has one for SIGINT from its start."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (caught,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("executable", ["transmitter", "receiver"])
+def test_a_signal_while_a_node_starts_ends_it(pipeline: Pipeline, executable: str) -> None:
+    start = getattr(pipeline, executable)
+    name = {"transmitter": "gosvae_tx", "receiver": "gosvae_rx"}[executable]
+    for sent_at in (
+        lambda pid: handles_sigterm(pid),
+        lambda pid: "rclpy" in Path(f"/proc/{pid}/maps").read_text(),
+        lambda pid: "onnxruntime" in Path(f"/proc/{pid}/maps").read_text(),
+        lambda _: name in pipeline.node.get_node_names(),
+    ):
+        process = start()
+        pipeline.wait("the moment", lambda: sent_at(process.popen.pid))  # noqa: B023
+        process.popen.send_signal(signal.SIGINT)
+        assert process.popen.wait(DEADLINE) == 0, process.output()
+        assert "Traceback" not in process.output()
+        pipeline.wait("its end", lambda: name not in pipeline.node.get_node_names())

@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from threading import Event
 from types import TracebackType
 from typing import Literal, NamedTuple
 
@@ -49,19 +48,6 @@ class Ended(NamedTuple):
         with suppress(ValueError):  # no signal has that number
             return f"{self.node.name} died of {signal.Signals(self.status - 128).name}"
         return f"{self.node.name} ended with status {self.status}"
-
-
-@contextmanager
-def stop_signals() -> Iterator[Event]:
-    """Yield an event that SIGINT, SIGTERM and SIGHUP set, in place of what they do otherwise."""
-    stop = Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 _LIBC = ctypes.CDLL(None)

@@ -6,10 +6,11 @@ import argparse
 import sys
 import time
 
+from gosvae_common.signals import stop_signals
 from gosvae_tools.verbs import Verb
 
 from .pipeline import ARGUMENTS, Pipeline, describe, describe_view
-from .processes import DRAIN_SECONDS, Processes, stop_signals
+from .processes import DRAIN_SECONDS, Processes
 
 
 def run(options: argparse.Namespace) -> int:

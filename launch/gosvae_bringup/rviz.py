@@ -8,7 +8,9 @@ from pathlib import Path
 
 import yaml
 
-CAMERAS_OWN = ("image_raw", "semantic/overlay")
+from gosvae_common.topics import IMAGE, OVERLAY
+
+CAMERAS_OWN = (IMAGE, OVERLAY)
 """Topics of a camera that take its own frames."""
 
 
@@ -36,7 +38,7 @@ def write_layout(folder: Path, cameras: Sequence[str], frames: bool, compressed:
         number = int(place.partition("_")[2] or 1) - 1
         if number >= len(cameras) or (not frames and topic in CAMERAS_OWN):
             continue
-        if compressed and topic == "image_raw":
+        if compressed and topic == IMAGE:
             topic += "/compressed"
         display["Topic"]["Value"] = f"/{cameras[number].strip('/')}/{topic}"
         displays.append(display)

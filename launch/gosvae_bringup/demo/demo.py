@@ -41,13 +41,14 @@ from gosvae_codec.expert import Expert
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE
 from gosvae_common.shipped import find_bundle, find_drive
-from gosvae_common.topics import MASK, PACKETS, Side
+from gosvae_common.signals import stop_signals
+from gosvae_common.topics import DIAGNOSTICS, MASK, PACKETS, Side
 from gosvae_tools.drives import AmbiguousTopicsError, Source, open_source
 from gosvae_tools.link.channel import LinkError, LinkSpec
 from gosvae_tools.link.emulator import EDGE, VEHICLE, EmulatedLink, unavailable
 
 from ..pipeline import Node, Pipeline, arguments_of, describe
-from ..processes import Ended, Processes, stop_signals
+from ..processes import Ended, Processes
 from .pictures import SHEET_FRAMES, Panels, Video, contact_sheet, panels
 from .report import Delivery, FrameReport, Masks, Quality, Usage, figures
 
@@ -193,7 +194,7 @@ def _two_machines(values: Mapping[str, str], folder: Path, spec: LinkSpec) -> Pi
         given = {each.name for each in arguments_of(side)}
         common["record"] = str(folder / record)
         half = describe({name: common[name] for name in given & common.keys()}, side)
-        own = ("/diagnostics", f"/{side}/diagnostics")
+        own = (DIAGNOSTICS, f"/{side}{DIAGNOSTICS}")
         for node in half.nodes:
             extra = budget if node.executable == "transmitter" else {}
             parameters = {**node.parameters, **extra}
@@ -232,7 +233,7 @@ def _play(
         processes = stack.enter_context(Processes(environment, logs))
         os.environ.update({**environment, **far["rx"]})
         watcher = stack.enter_context(
-            _Watcher("/diagnostics" if link is None else "/tx/diagnostics")
+            _Watcher(DIAGNOSTICS if link is None else f"/tx{DIAGNOSTICS}")
         )
         task = progress.add_task("starting", total=None)
         deadline = time.monotonic() + START_SECONDS

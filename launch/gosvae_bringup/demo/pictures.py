@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gosvae_codec.labels import UNLABELLED, LabelSpace
-from gosvae_codec.legend import BRIGHT, DIM, GAP, LINE, blank, legend, write
 from gosvae_codec.masks import colorize
+from gosvae_common.legend import BRIGHT, DIM, GAP, LINE, blank, legend, write
 
 Pixels = npt.NDArray[np.uint8]
 

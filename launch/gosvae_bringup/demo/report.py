@@ -16,14 +16,11 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from gosvae_codec.errors import GosvaeError
 from gosvae_codec.labels import UNLABELLED, LabelSpace
 from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_common.topics import FEEDBACK, MASK, PACKETS
 from gosvae_tools.drives import Frame
 from gosvae_tools.drives.stamps import read_stamp
 
 Mask = npt.NDArray[np.uint8]
-
-PACKETS = "image_raw/gosvae"
-FEEDBACK = "image_raw/gosvae/feedback"
-MASK = "semantic/mask"
 
 
 class ReportError(GosvaeError):

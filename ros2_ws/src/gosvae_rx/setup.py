@@ -13,6 +13,6 @@ setup(
         ("share/gosvae_rx", ["package.xml"]),
     ],
     install_requires=["setuptools"],
-    entry_points={"console_scripts": ["receiver = gosvae_rx.receiver:main"]},
+    entry_points={"console_scripts": ["receiver = gosvae_rx.__main__:main"]},
     zip_safe=True,
 )

@@ -13,6 +13,6 @@ setup(
         ("share/gosvae_tx", ["package.xml"]),
     ],
     install_requires=["setuptools"],
-    entry_points={"console_scripts": ["transmitter = gosvae_tx.transmitter:main"]},
+    entry_points={"console_scripts": ["transmitter = gosvae_tx.__main__:main"]},
     zip_safe=True,
 )

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import Header, Label, LabelSpace, ModelBundle, Packet
 from gosvae_msgs.msg import LabelInfo, TokenPacket
+
+IMAGE_TRANSPORTS: Mapping[str, tuple[str, type]] = {
+    "raw": ("", Image),
+    "compressed": ("/compressed", CompressedImage),
+}
+"""Suffix of the topic and message type by the name of an image_transport."""
 
 _CHANNELS = {"mono8": 1, "rgb8": 3, "bgr8": 3}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +12,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -26,21 +20,18 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.signals import SignalHandlerOptions
 from rclpy.validate_topic_name import validate_topic_name
-from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import ModelBundle
 from gosvae_codec.sessions import PROVIDERS, Provider, configure
 
+from . import topics
 from .health import LEVELS, OK, WARN, ClockWatch, Threshold
+from .messages import IMAGE_TRANSPORTS
+from .parameters import ParameterNode
+from .process import ros_context
 from .qos import QOS_NAMES, qos_profile
-
-IMAGE_TRANSPORTS: Mapping[str, tuple[str, type]] = {
-    "raw": ("", Image),
-    "compressed": ("/compressed", CompressedImage),
-}
-"""Suffix of the topic and message type by image_transport's name."""
+from .shipped import BUNDLE, BUNDLE_VARIABLE, find_bundle
 
 JUMP_SHOWN_SECONDS = 10.0
 """For how long diagnostics tell that the clock jumped."""
@@ -56,7 +47,7 @@ class ConfigurationError(Exception):
     """A parameter's value makes configuring impossible; the message says what to set."""
 
 
-class PipelineNode(LifecycleNode):
+class PipelineNode(ParameterNode, LifecycleNode):
     """A lifecycle node with a model bundle and one or more cameras.
 
     Parameters are read when the node is configured; only those in `live` take effect at once, and
@@ -73,7 +64,12 @@ class PipelineNode(LifecycleNode):
         self.bundle: ModelBundle | None = None
         self.cameras: list[str] = []
         self._problem = "not configured"
-        self.declare("bundle", "", "Folder of the model bundle, the same on both sides.")
+        self.declare(
+            "bundle",
+            "",
+            f"Folder of the model bundle, the same on both sides. Empty: ${BUNDLE_VARIABLE}, or "
+            f"the {BUNDLE} that ships.",
+        )
         self.declare("cameras", ["camera"], "Base names of the cameras, such as front/left.")
         self.declare(
             "providers",
@@ -94,9 +90,9 @@ class PipelineNode(LifecycleNode):
         self.declare(
             "queue_depth", 4, "Frames of each camera that may wait; older ones drop.", (1, 100)
         )
-        self.declare("autostart", True, "Configure and activate at start.", fixed=True)
+        self.declare("autostart", True, "Configure and activate at start.", read_only=True)
         self.declare(
-            "diagnostics_period", 1.0, "Seconds between diagnostics.", (0.1, 60.0), fixed=True
+            "diagnostics_period", 1.0, "Seconds between diagnostics.", (0.1, 60.0), read_only=True
         )
         for threshold in self.thresholds:
             for parameter, (default, description) in threshold.parameters.items():
@@ -105,7 +101,7 @@ class PipelineNode(LifecycleNode):
             description = f"Level where {what}: {', '.join(LEVELS)}."
             self.declare(f"diagnostics.{name}", default, description)
         self.add_on_set_parameters_callback(self._guard)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
         # Steady, so that diagnostics go on while simulated time stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._clock_watch = ClockWatch()
@@ -115,29 +111,6 @@ class PipelineNode(LifecycleNode):
         )
         _forward_codec_log(self)
 
-    def declare(
-        self,
-        name: str,
-        default: Any,
-        description: str,
-        limits: tuple[float, float] | None = None,
-        fixed: bool = False,
-    ) -> None:
-        """Declare a parameter with its description and, for numbers, its range.
-
-        One that is `fixed` can be set at start only.
-        """
-        descriptor = ParameterDescriptor(description=description, read_only=fixed)
-        if limits is not None and isinstance(default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(limits[0]), to_value=float(limits[1]))
-            ]
-        elif limits is not None:
-            descriptor.integer_range = [
-                IntegerRange(from_value=int(limits[0]), to_value=int(limits[1]))
-            ]
-        self.declare_parameter(name, default, descriptor)
-
     def declare_qos(self, name: str, default: str, what: str) -> None:
         """Declare a parameter that names a QoS profile."""
         self.declare(
@@ -146,10 +119,6 @@ class PipelineNode(LifecycleNode):
             f"QoS profile of {what}: {', '.join(QOS_NAMES)}; "
             "qos_overrides.<topic> parameters override single policies.",
         )
-
-    def value(self, name: str) -> Any:
-        """Return a parameter's value."""
-        return self.get_parameter(name).value
 
     @property
     def providers(self) -> list[Provider]:
@@ -163,24 +132,42 @@ class PipelineNode(LifecycleNode):
         except ValueError as error:
             raise ConfigurationError(f"{parameter}: {error}") from error
 
-    def declare_image_transport(self, what: str) -> None:
-        """Declare the parameter that says how a camera's frames come."""
+    def declare_image_input(self, what: str) -> None:
+        """Declare the parameters that say where a camera's frames come from."""
         kinds = " or ".join(IMAGE_TRANSPORTS)
-        self.declare("image_transport", "raw", f"How {what} come: {kinds}.")
+        self.declare("image_transport", "raw", f"Type of the topics of {what}: {kinds}.")
+        self.declare(
+            "image_topics",
+            [""],
+            f"Topic of {what}, one name per camera, such as [/image_rect_color]; one that ends in "
+            f"/compressed is taken as compressed. Empty: <camera>/{topics.IMAGE}, with "
+            "/compressed if image_transport is compressed.",
+        )
 
     def image_topic(self, camera: str) -> tuple[str, type]:
         """Return topic and message type of a camera's frames.
 
         Raises:
-            ConfigurationError: there is no image_transport of that name.
+            ConfigurationError: image_transport or image_topics have impossible values.
         """
-        name = self.value("image_transport")
-        if name not in IMAGE_TRANSPORTS:
+        transport = self.value("image_transport")
+        if transport not in IMAGE_TRANSPORTS:
             raise ConfigurationError(
-                f"image_transport {name!r}: choose one of {', '.join(IMAGE_TRANSPORTS)}"
+                f"image_transport {transport!r}: choose one of {', '.join(IMAGE_TRANSPORTS)}"
             )
-        suffix, kind = IMAGE_TRANSPORTS[name]
-        return f"{camera}/image_raw{suffix}", kind
+        suffix, kind = IMAGE_TRANSPORTS[transport]
+        named = self.value("image_topics")
+        if any(named) and len(named) != len(self.cameras):
+            raise ConfigurationError(
+                f"image_topics has {len(named)} names for {len(self.cameras)} cameras "
+                f"({', '.join(self.cameras)}): give one per camera, in the same order"
+            )
+        name = named[self.cameras.index(camera)] if any(named) else ""
+        if not name:
+            return f"{camera}/{topics.IMAGE}{suffix}", kind
+        validate_topic_name(name)
+        compressed_suffix, compressed = IMAGE_TRANSPORTS["compressed"]
+        return name, compressed if name.endswith(compressed_suffix) else kind
 
     @property
     def overridable(self) -> QoSOverridingOptions:
@@ -238,9 +225,7 @@ class PipelineNode(LifecycleNode):
                 validate_topic_name(camera)
             for name, *_ in _EVENTS:
                 self._check_level(self.get_parameter(f"diagnostics.{name}"))
-            if not self.value("bundle"):
-                raise ConfigurationError("bundle is empty: give a folder like models/camvid-base")
-            self.bundle = ModelBundle.load(self.value("bundle"))
+            self.bundle = ModelBundle.load(find_bundle(self.value("bundle")))
             self.setup()
         except Exception as error:  # rclpy would swallow it, and nobody would learn the reason
             self._dismantle()
@@ -392,35 +377,33 @@ def _forward_codec_log(node: PipelineNode) -> None:
     logger.propagate = False
 
 
-def run(make: Callable[[], PipelineNode]) -> None:
-    """Run one node until SIGINT or SIGTERM, and exit.
+def run(make: Callable[[], PipelineNode], stop: Event) -> int:
+    """Run one node until `stop` is set, and return the exit status.
 
-    The exit status is 1 where autostart was asked for and configuring or activating failed, and 2
-    where a parameter's value is impossible.
+    Returns:
+        0, 1 where autostart was asked for and configuring or activating failed, or 2 where a
+        parameter's value is impossible.
     """
-    stop = Event()
-    # rclpy's own handlers would take the context from under the thread that publishes.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    status = 0
-    try:
-        node = make()
-    except ParameterException as error:
-        print(f"{error}; write decimal numbers as 1.0 and lists as [front]", file=sys.stderr)
-        sys.exit(2)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    if node.value("autostart"):
-        for trigger in (node.trigger_configure, node.trigger_activate):
-            if trigger() != TransitionCallbackReturn.SUCCESS:
-                status = 1
-                break
-    while status == 0 and not stop.is_set():
-        # A signal's handler runs between two calls only.
-        executor.spin_once(timeout_sec=0.2)
-    node.close()
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
-    sys.exit(status)
+    with ros_context():
+        try:
+            node = make()
+        except ParameterException as error:
+            print(f"{error}; write lists as [front]", file=sys.stderr)
+            return 2
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        try:
+            if node.value("autostart"):
+                for trigger in (node.trigger_configure, node.trigger_activate):
+                    if stop.is_set():
+                        return 0
+                    if trigger() != TransitionCallbackReturn.SUCCESS:
+                        return 1
+            while not stop.is_set():
+                # A signal's handler runs between two calls only.
+                executor.spin_once(timeout_sec=0.2)
+        finally:
+            node.close()
+            executor.shutdown()
+            node.destroy_node()
+    return 0

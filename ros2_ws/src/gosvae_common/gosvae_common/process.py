@@ -1,8 +1,7 @@
-"""What each process of this package does around its node: start rclpy, spin, stop at a signal."""
+"""What each process does around its node: start rclpy, spin, stop at a signal."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -12,21 +11,27 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from .signals import stop_signals
+
+
+@contextmanager
+def ros_context() -> Iterator[None]:
+    """Start rclpy and shut it down, without its signal handlers.
+
+    These would shut down the context while threads of the node still publish.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        yield
+    finally:
+        rclpy.try_shutdown()
+
 
 @contextmanager
 def running() -> Iterator[Event]:
-    """Start rclpy, and yield an event that SIGINT and SIGTERM set.
-
-    rclpy's own handlers would take the context from under a node that has things to finish.
-    """
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    try:
+    """Start rclpy, and yield an event that SIGINT, SIGTERM and SIGHUP set."""
+    with stop_signals() as stop, ros_context():
         yield stop
-    finally:
-        rclpy.try_shutdown()
 
 
 @contextmanager

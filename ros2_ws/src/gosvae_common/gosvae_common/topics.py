@@ -20,3 +20,12 @@ CAMERA_INFO = "camera_info"
 LABEL = "label"
 
 DIAGNOSTICS = "/diagnostics"
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Return the topic of the CameraInfo that belongs to an image topic, as image_transport does.
+
+    It is called ``camera_info`` and stands beside the image topic.
+    """
+    namespace, slash, _ = image_topic.removesuffix("/compressed").rpartition("/")
+    return f"{namespace}{slash}{CAMERA_INFO}"

@@ -29,8 +29,8 @@ from gosvae_codec import (
     Reconstructor,
     decode_together,
 )
-from gosvae_codec.legend import legend
 from gosvae_codec.masks import Mask, colorize
+from gosvae_common import topics
 from gosvae_common.health import (
     OK,
     WARN,
@@ -43,6 +43,7 @@ from gosvae_common.health import (
     mismatch_text,
     share,
 )
+from gosvae_common.legend import legend
 from gosvae_common.messages import (
     from_header_message,
     from_packet_message,
@@ -51,8 +52,9 @@ from gosvae_common.messages import (
     to_label_info,
 )
 from gosvae_common.meters import Complaints, Meter
-from gosvae_common.node import PipelineNode, run
+from gosvae_common.node import PipelineNode
 from gosvae_common.qos import qos_profile
+from gosvae_common.topics import camera_info_topic
 from gosvae_common.worker import FrameWorker
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
@@ -84,30 +86,30 @@ class _Camera:
         def publisher(topic: str, kind: type = Image, **events: Any) -> LifecyclePublisher:
             return node.create_lifecycle_publisher(
                 kind,
-                f"{name}/semantic/{topic}",
+                f"{name}/{topic}",
                 node.qos("mask_qos"),
                 event_callbacks=PublisherEventCallbacks(**events),
                 qos_overriding_options=node.overridable,
             )
 
-        self.mask = publisher("mask")
-        self.color = publisher("color")
-        self.overlay = publisher("overlay", matched=lambda _: node.follow_demand(name))
-        self.reconstruction = publisher("reconstruction") if node.bundle.reconstructs else None
+        self.mask = publisher(topics.MASK)
+        self.color = publisher(topics.COLOR)
+        self.overlay = publisher(topics.OVERLAY, matched=lambda _: node.follow_demand(name))
+        self.reconstruction = publisher(topics.RECONSTRUCTION) if node.bundle.reconstructs else None
         self.camera_info = publisher(
-            "camera_info", CameraInfo, matched=lambda _: node.follow_demand(name)
+            topics.SEMANTIC_CAMERA_INFO, CameraInfo, matched=lambda _: node.follow_demand(name)
         )
         self.feedback = node.create_lifecycle_publisher(
             Feedback,
-            f"{name}/image_raw/gosvae/feedback",
+            f"{name}/{topics.FEEDBACK}",
             node.qos("packet_qos"),
             qos_overriding_options=node.overridable,
         )
         self.label_info = node.create_publisher(
-            LabelInfo, f"{name}/semantic/label_info", qos_profile("latched")
+            LabelInfo, f"{name}/{topics.LABEL_INFO}", qos_profile("latched")
         )
         self.legend = node.create_publisher(
-            Image, f"{name}/semantic/legend", qos_profile("latched")
+            Image, f"{name}/{topics.LEGEND}", qos_profile("latched")
         )
         now = node.get_clock().now().to_msg()
         self.label_info.publish(to_label_info(node.bundle, now))
@@ -154,7 +156,7 @@ class Receiver(PipelineNode):
 
     def __init__(self) -> None:
         super().__init__("gosvae_rx")
-        self.declare_image_transport("the overlay's frames")
+        self.declare_image_input("the overlay's frames")
         self.declare(
             "slice_timeout",
             0.3,
@@ -206,7 +208,7 @@ class Receiver(PipelineNode):
             camera.begin(self)
             camera.packets = self.create_subscription(
                 TokenPacket,
-                f"{name}/image_raw/gosvae",
+                f"{name}/{topics.PACKETS}",
                 lambda message, camera=camera: self._receive(camera, message),
                 self.qos("packet_qos"),
                 qos_overriding_options=self.overridable,
@@ -275,7 +277,7 @@ class Receiver(PipelineNode):
                 camera.calibration = message
 
             camera.calibrations = self.create_subscription(
-                CameraInfo, f"{camera.name}/camera_info", keep, self.qos("image_qos")
+                CameraInfo, camera_info_topic(camera.image_topic), keep, self.qos("image_qos")
             )
 
     def _forget_calibration(self, camera: _Camera) -> None:
@@ -505,8 +507,3 @@ class Receiver(PipelineNode):
         """See :class:`PipelineNode`."""
         for camera in self._streams.values():
             camera.age_ms = Meter()
-
-
-def main() -> None:
-    """Entry point of ``ros2 run gosvae_rx receiver``."""
-    run(Receiver)

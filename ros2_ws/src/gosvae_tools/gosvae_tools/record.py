@@ -18,11 +18,9 @@ from typing import Any, NamedTuple
 
 from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
-from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.subscription import Subscription
 from rosbags.interfaces import (
@@ -40,7 +38,9 @@ from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import Image
 
 from gosvae_codec.errors import GosvaeError
+from gosvae_common import topics
 from gosvae_common.messages import type_name
+from gosvae_common.parameters import ParameterNode
 from gosvae_common.process import running
 from gosvae_common.topics import Side
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
@@ -77,18 +77,18 @@ class Topic(NamedTuple):
 
 
 TOPICS = (
-    Topic("image_raw/gosvae", "tx", TokenPacket, 200),
-    Topic("image_raw/gosvae/feedback", "rx", Feedback, 50),
-    Topic("semantic/mask", "rx", Image, 50),
-    Topic("semantic/label_info", "rx", LabelInfo, 10, reliable=True, latched=True),
-    Topic("label", "tx", Image, 50, reliable=True),
+    Topic(topics.PACKETS, "tx", TokenPacket, 200),
+    Topic(topics.FEEDBACK, "rx", Feedback, 50),
+    Topic(topics.MASK, "rx", Image, 50),
+    Topic(topics.LABEL_INFO, "rx", LabelInfo, 10, reliable=True, latched=True),
+    Topic(topics.LABEL, "tx", Image, 50, reliable=True),
 )
 """What is recorded of each camera, and on which side it is made."""
 
-DIAGNOSTICS = Topic("/diagnostics", "both", DiagnosticArray, 50, reliable=True)
+DIAGNOSTICS = Topic(topics.DIAGNOSTICS, "both", DiagnosticArray, 50, reliable=True)
 
 
-class Record(Node):
+class Record(ParameterNode):
     """Records what arrives while :meth:`run` runs; then :meth:`close` finishes the bag.
 
     Raises:
@@ -103,8 +103,7 @@ class Record(Node):
             ("cameras", ["camera"], "Base names that the cameras' topics hang under."),
             ("side", "both", "Record what is made in the vehicle, tx; at the other end, rx; both."),
         ):
-            descriptor = ParameterDescriptor(description=description, read_only=True)
-            self.declare_parameter(name, default, descriptor)
+            self.declare(name, default, description, read_only=True)
         if not self.get_parameter("output").value:
             raise RecordError("no output given; set `output` to the folder to write")
         side = self.get_parameter("side").value

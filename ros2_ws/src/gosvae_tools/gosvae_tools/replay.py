@@ -22,10 +22,9 @@ from threading import Event
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.logging import get_logger
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
@@ -34,6 +33,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
 from gosvae_common.messages import to_image
+from gosvae_common.parameters import ParameterNode
 from gosvae_common.process import running, spinning
 
 from .drives import Channel, Message, SourceError, open_source
@@ -53,6 +53,23 @@ LOG_PERIOD = 5 * SECOND
 """Time in ns between two log lines."""
 
 
+PARAMETERS: tuple[tuple[str, Any, str, tuple[float, float] | None], ...] = (
+    ("input", "", "Bag, video, or folder of images.", None),
+    ("cameras", ["camera"], "Base names that the cameras' topics hang under.", None),
+    ("topics", [""], "The bag's image topic of each camera; empty: choose.", None),
+    ("fps", 15.0, "Frames per second of a folder.", (0.01, 1000.0)),
+    ("start_offset", 0.0, "Seconds of the input to skip.", (0.0, 1e7)),
+    ("clock_rate", 40.0, "Hz of /clock; 0: none.", (0.0, 1000.0)),
+    ("restamp", False, "Stamps of the system's clock instead of /clock.", None),
+    ("report", "", "JSON file to write at the end; empty: none.", None),
+    ("rate", 1.0, "Speed as a factor.", RATE_LIMITS),
+    ("loop", False, "Begin again at the end.", None),
+)
+"""Name, default, description and range of each parameter."""
+LIVE = ("rate", "loop")
+"""Parameters that can change while it plays."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How the input's time follows the monotonic clock: both in ns, and exact over any length."""
@@ -70,7 +87,7 @@ class Pace:
         return self.since + round((position - self.position) / self.rate)
 
 
-class Replay(Node):
+class Replay(ParameterNode):
     """Plays one input once, or in a loop; see :meth:`play`.
 
     Raises:
@@ -80,56 +97,30 @@ class Replay(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("gosvae_replay", **options)
-        self._declare("input", "", "Bag, video, or folder of images.")
-        self._declare("cameras", ["camera"], "Base names that the cameras' topics hang under.")
-        self._declare("topics", [""], "The bag's image topic of each camera; empty: choose.")
-        self._declare("fps", 15.0, "Frames per second of a folder.", limits=(0.01, 1000.0))
-        self._declare("start_offset", 0.0, "Seconds of the input to skip.", limits=(0.0, 1e7))
-        self._declare("clock_rate", 40.0, "Hz of /clock; 0: none.", limits=(0.0, 1000.0))
-        self._declare("restamp", False, "Stamps of the system's clock instead of /clock.")
-        self._declare("report", "", "JSON file to write at the end; empty: none.")
-        self._declare("rate", 1.0, "Speed as a factor.", limits=RATE_LIMITS, live=True)
-        self._declare("loop", False, "Begin again at the end.", live=True)
-        if not self._value("input"):
+        for name, default, description, limits in PARAMETERS:
+            self.declare(name, default, description, limits, read_only=name not in LIVE)
+        if not self.value("input"):
             raise SourceError(
                 "no input given; set `input` to a bag, a video, or a folder of images"
             )
         self.source = open_source(
-            self._value("input"),
-            self._value("cameras"),
-            [topic for topic in self._value("topics") if topic],
-            self._value("fps"),
+            self.value("input"),
+            self.value("cameras"),
+            [topic for topic in self.value("topics") if topic],
+            self.value("fps"),
         )
         self.get_logger().info(self.source.description)
         self._outputs = dict(self._make_outputs())
         self._clock_publisher = self.create_publisher(Clock, "/clock", 1)
-        self._restamp = self._value("restamp")
+        self._restamp = self.value("restamp")
         # Taken once: what belongs together shares its stamp to the nanosecond.
         self._epoch = time.time_ns() - time.monotonic_ns()
-        clock_rate = 0.0 if self._restamp else self._value("clock_rate")
+        clock_rate = 0.0 if self._restamp else self.value("clock_rate")
         self._clock_period = round(SECOND / clock_rate) if clock_rate else 0
         self._next_clock = self._clock_position = 0
-        self._pace = Pace(self._value("rate"), self.source.start, time.monotonic_ns())
+        self._pace = Pace(self.value("rate"), self.source.start, time.monotonic_ns())
         self._sent: dict[str, list[dict[str, int]]] = {each: [] for each in self.source.cameras}
         self.add_on_set_parameters_callback(self._on_parameters)
-
-    def _declare(
-        self,
-        name: str,
-        default: Any,
-        description: str,
-        limits: tuple[float, float] | None = None,
-        live: bool = False,
-    ) -> None:
-        descriptor = ParameterDescriptor(description=description, read_only=not live)
-        if limits:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=limits[0], to_value=limits[1])
-            ]
-        self.declare_parameter(name, default, descriptor)
-
-    def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
@@ -175,16 +166,16 @@ class Replay(Node):
 
     def write_report(self) -> None:
         """Write which frames were sent when, if the parameter `report` says where to."""
-        if not self._value("report"):
+        if not self.value("report"):
             return
         cameras = {
             camera: {"transport": self.source.transport[camera], "frames": frames}
             for camera, frames in self._sent.items()
         }
-        path = Path(self._value("report"))
+        path = Path(self.value("report"))
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"input": self._value("input"), "cameras": cameras}))
+        draft.write_text(json.dumps({"input": self.value("input"), "cameras": cameras}))
         draft.replace(path)
 
     def _wait_for_subscribers(self, stop: Event) -> bool:
@@ -214,7 +205,7 @@ class Replay(Node):
 
     def _rounds(self) -> Iterator[Message]:
         """Yield the input's messages, and again while `loop` is set, always later."""
-        offset = round(self._value("start_offset") * SECOND)
+        offset = round(self.value("start_offset") * SECOND)
         shift = 0
         while True:
             first = last = None
@@ -229,19 +220,19 @@ class Replay(Node):
                     f"start_offset {offset / SECOND:g} s is after the end of "
                     f"{self.source.path}, {self.source.duration / SECOND:.1f} s"
                 )
-            if not self._value("loop"):
+            if not self.value("loop"):
                 return
             shift += last.time - first.time + self.source.interval
 
     def _play(self, messages: Iterable[Message], stop: Event) -> None:
         count = latest = next_log = end = 0
         # Without a report nothing may grow: a loop goes on for days.
-        reported = bool(self._value("report"))
+        reported = bool(self.value("report"))
         for message in messages:
             if (publisher := self._outputs.get(message.channel)) is None:
                 continue
             if end == 0:
-                self._pace = Pace(self._value("rate"), message.time, time.monotonic_ns())
+                self._pace = Pace(self.value("rate"), message.time, time.monotonic_ns())
                 next_log = time.monotonic_ns() + LOG_PERIOD
             end = message.time + self.source.interval
             recorded = message.stamp

@@ -40,7 +40,7 @@ from gosvae_common.messages import (
     to_packet_message,
 )
 from gosvae_common.shipped import find_bundle
-from gosvae_common.topics import MASK, PACKETS
+from gosvae_common.topics import COLOR, LABEL_INFO, MASK, PACKETS
 
 from .bags import PACKET_TYPE, BagWriter, draft, packets, reading
 from .drives import SourceError, open_source
@@ -253,8 +253,8 @@ def _writing(path: Path, bundle: ModelBundle, color: bool, several: bool) -> Ite
                 if camera not in labelled:
                     labelled.add(camera)
                     info = to_label_info(bundle, header.stamp)
-                    writer.write(f"/{camera}/semantic/label_info", time, info)
-                encoding, topic = ("rgb8", "semantic/color") if color else ("mono8", MASK)
+                    writer.write(f"/{camera}/{LABEL_INFO}", time, info)
+                encoding, topic = ("rgb8", COLOR) if color else ("mono8", MASK)
                 image = to_image(pixels(decoded), encoding, header)
                 writer.write(f"/{camera}/{topic}", time, image)
 

@@ -27,10 +27,8 @@ import rerun as rr
 import rerun.blueprint as rrb
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.logging import get_logger
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
@@ -38,11 +36,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from gosvae_codec.errors import GosvaeError
 from gosvae_codec.images import ImageConverter
 from gosvae_codec.labels import UNLABELLED
-from gosvae_codec.legend import legend
 from gosvae_codec.masks import resize_mask
+from gosvae_common import topics
 from gosvae_common.health import share
-from gosvae_common.messages import from_label_info
-from gosvae_common.node import IMAGE_TRANSPORTS
+from gosvae_common.legend import legend
+from gosvae_common.messages import IMAGE_TRANSPORTS, from_label_info
+from gosvae_common.parameters import ParameterNode
 from gosvae_common.process import running, spinning
 from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import Feedback, LabelInfo
@@ -70,6 +69,20 @@ JPEG_QUALITY = 85
 MEMORY = "512MiB"
 """What is kept for browsers that come later, the oldest forgotten first."""
 
+PARAMETERS: tuple[tuple[str, Any, str, tuple[int, int] | None], ...] = (
+    ("cameras", ["camera"], "Base names that the cameras' topics hang under.", None),
+    (
+        "frames",
+        True,
+        "Show the cameras' own frames and overlays; on the far side they cross the link.",
+        None,
+    ),
+    ("port", 9090, "Port of the page; the next one is that of its data.", PORT_LIMITS),
+    ("open_browser", True, "Open the page in a browser, where there is a display.", None),
+    ("save", "", "File.rrd to write for the Rerun viewer; empty: none.", None),
+    ("max_width", 960, "Width in pixels that larger pictures are scaled to.", (16, 16384)),
+)
+
 _LEVELS = {
     DiagnosticStatus.OK: rr.TextLogLevel.INFO,
     DiagnosticStatus.WARN: rr.TextLogLevel.WARN,
@@ -81,7 +94,7 @@ class ViewError(GosvaeError):
     """Nothing can be shown: a port is taken, or the file cannot be written."""
 
 
-class View(Node):
+class View(ParameterNode):
     """Logs to Rerun what arrives, until :meth:`close`.
 
     Raises:
@@ -91,22 +104,10 @@ class View(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("gosvae_view", **options)
-        self._declare("cameras", ["camera"], "Base names that the cameras' topics hang under.")
-        self._declare(
-            "frames",
-            True,
-            "Show the cameras' own frames and overlays; on the far side they cross the link.",
-        )
-        self._declare(
-            "port", 9090, "Port of the page; the next one is that of its data.", PORT_LIMITS
-        )
-        self._declare("open_browser", True, "Open the page in a browser, where there is a display.")
-        self._declare("save", "", "File.rrd to write for the Rerun viewer; empty: none.")
-        self._declare(
-            "max_width", 960, "Width in pixels that larger pictures are scaled to.", (16, 16384)
-        )
-        self._cameras = [camera.strip("/") for camera in self._value("cameras")]
-        self._file = Path(self._value("save")).expanduser() if self._value("save") else None
+        for name, default, description, limits in PARAMETERS:
+            self.declare(name, default, description, limits, read_only=True)
+        self._cameras = [camera.strip("/") for camera in self.value("cameras")]
+        self._file = Path(self.value("save")).expanduser() if self.value("save") else None
         self._recording = self._serve()
         self._said: dict[str, tuple[bytes, str]] = {}
         self._losses = {camera: _Loss() for camera in self._cameras}
@@ -116,8 +117,8 @@ class View(Node):
         """Cameras of which there is a reconstruction."""
         for index, camera in enumerate(self._cameras):
             self._show(camera, SERIES_COLORS[index % len(SERIES_COLORS)])
-        self._subscribe(DiagnosticArray, "/diagnostics", QoSProfile(depth=10), self._diagnose)
-        if self._value("frames"):
+        self._subscribe(DiagnosticArray, topics.DIAGNOSTICS, QoSProfile(depth=10), self._diagnose)
+        if self.value("frames"):
             self.create_timer(0.5, self._find_frames)
         self.create_timer(0.5, self._find_reconstructions)
 
@@ -135,24 +136,9 @@ class View(Node):
                 raise ViewError(f"save: {self._file} cannot be written: {error}") from error
             self.get_logger().info(f"saved {self._file}; rerun {self._file} shows it")
 
-    def _declare(
-        self,
-        name: str,
-        default: Any,
-        description: str,
-        limits: tuple[int, int] | None = None,
-    ) -> None:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        if limits:
-            descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1])]
-        self.declare_parameter(name, default, descriptor)
-
-    def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
-
     def _serve(self) -> rr.RecordingStream:
         """Begin to serve the page and what is logged from now on."""
-        port = self._value("port")
+        port = self.value("port")
         # The data's server would only log that it cannot listen.
         for each in (port, port + 1):
             if not _is_free(each):
@@ -170,7 +156,7 @@ class View(Node):
         recording = rr.RecordingStream("gosvae")
         try:
             recording.set_sinks(
-                *sinks, default_blueprint=blueprint(self._cameras, self._value("frames"))
+                *sinks, default_blueprint=blueprint(self._cameras, self.value("frames"))
             )
             rr.serve_web_viewer(web_port=port, open_browser=False)
         except RuntimeError as error:
@@ -178,7 +164,7 @@ class View(Node):
         page = f"http://{ADDRESS}:{port}/?url={quote(sinks[0].uri, safe=':/')}"
         self.get_logger().info(f"open {page}")
         # Without a display it would be a browser in the terminal, before which nobody sits.
-        if self._value("open_browser") and {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        if self.value("open_browser") and {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
             webbrowser.open(page)
         return recording
 
@@ -192,22 +178,22 @@ class View(Node):
             style = rr.SeriesLines(colors=[color], names=[camera], widths=[2.0])
             self._recording.log(f"{name}/{camera}", style, static=True)
         sensor_data = qos_profile("sensor_data")
-        topics: tuple[tuple[Any, str, QoSProfile, Callable[[str, Any], None]], ...] = (
-            (LabelInfo, "semantic/label_info", qos_profile("latched"), self._learn_labels),
-            (Image, "semantic/mask", sensor_data, self._show_mask),
-            (Feedback, "image_raw/gosvae/feedback", qos_profile("packets"), self._plot),
+        inputs: tuple[tuple[Any, str, QoSProfile, Callable[[str, Any], None]], ...] = (
+            (LabelInfo, topics.LABEL_INFO, qos_profile("latched"), self._learn_labels),
+            (Image, topics.MASK, sensor_data, self._show_mask),
+            (Feedback, topics.FEEDBACK, qos_profile("packets"), self._plot),
         )
-        for msgtype, topic, qos, handle in topics:
+        for msgtype, topic, qos, handle in inputs:
             self._subscribe(
                 msgtype,
                 f"{camera}/{topic}",
                 qos,
                 lambda message, handle=handle: handle(camera, message),
             )
-        if self._value("frames"):
+        if self.value("frames"):
             self._subscribe(
                 Image,
-                f"{camera}/semantic/overlay",
+                f"{camera}/{topics.OVERLAY}",
                 sensor_data,
                 lambda message: self._show_picture(f"{camera}/overlay", message),
             )
@@ -228,7 +214,7 @@ class View(Node):
         for camera in self._cameras:
             for transport in ("compressed", "raw"):
                 suffix, msgtype = IMAGE_TRANSPORTS[transport]
-                topic = f"{camera}/image_raw{suffix}"
+                topic = f"{camera}/{topics.IMAGE}{suffix}"
                 if camera not in self._frames and self.count_publishers(topic):
                     self._frames[camera] = self._subscribe(
                         msgtype,
@@ -244,20 +230,20 @@ class View(Node):
         drawn = {
             camera
             for camera in self._cameras
-            if self.count_publishers(f"{camera}/semantic/reconstruction")
+            if self.count_publishers(f"{camera}/{topics.RECONSTRUCTION}")
         }
         for camera in sorted(drawn - self._drawn):
             self._drawn.add(camera)
             self._subscribe(
                 Image,
-                f"{camera}/semantic/reconstruction",
+                f"{camera}/{topics.RECONSTRUCTION}",
                 qos_profile("sensor_data"),
                 lambda message, camera=camera: self._show_picture(
                     f"{camera}/reconstruction", message
                 ),
             )
             self._recording.send_blueprint(
-                blueprint(self._cameras, self._value("frames"), self._drawn)
+                blueprint(self._cameras, self.value("frames"), self._drawn)
             )
 
     def _learn_labels(self, camera: str, message: LabelInfo) -> None:
@@ -288,7 +274,7 @@ class View(Node):
     def _shown_size(self, picture: npt.NDArray[np.uint8]) -> tuple[int, int]:
         """Return the height and width that a picture is shown in."""
         height, width = picture.shape[:2]
-        scale = min(self._value("max_width") / width, 1.0)
+        scale = min(self.value("max_width") / width, 1.0)
         return max(round(height * scale), 1), max(round(width * scale), 1)
 
     def _plot(self, camera: str, message: Feedback) -> None:

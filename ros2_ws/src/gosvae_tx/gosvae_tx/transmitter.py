@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from gosvae_codec import Encoder, ImageConverter
 from gosvae_codec.rate import Report
 from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
+from gosvae_common import topics
 from gosvae_common.health import (
     ERROR,
     OK,
@@ -29,7 +30,7 @@ from gosvae_common.health import (
 )
 from gosvae_common.messages import from_header_message, to_packet_message
 from gosvae_common.meters import Complaints, Meter
-from gosvae_common.node import ConfigurationError, PipelineNode, run
+from gosvae_common.node import ConfigurationError, PipelineNode
 from gosvae_common.worker import FrameWorker
 from gosvae_msgs.msg import Feedback as FeedbackMessage
 from gosvae_msgs.msg import TokenPacket
@@ -47,14 +48,14 @@ class _Camera:
         self.begin(node)
         self.packets = node.create_lifecycle_publisher(
             TokenPacket,
-            f"{name}/image_raw/gosvae",
+            f"{name}/{topics.PACKETS}",
             node.qos("packet_qos"),
             event_callbacks=PublisherEventCallbacks(matched=lambda _: node.follow_demand(name)),
             qos_overriding_options=node.overridable,
         )
         self.feedbacks = node.create_subscription(
             FeedbackMessage,
-            f"{name}/image_raw/gosvae/feedback",
+            f"{name}/{topics.FEEDBACK}",
             self._listen,
             node.qos("packet_qos"),
             qos_overriding_options=node.overridable,
@@ -109,7 +110,7 @@ class Transmitter(PipelineNode):
 
     def __init__(self) -> None:
         super().__init__("gosvae_tx")
-        self.declare_image_transport("frames")
+        self.declare_image_input("the frames")
         self.declare(
             "levels", 0, "Most residual levels to send; 0: all that the bundle has.", (0, 255)
         )
@@ -324,7 +325,7 @@ class Transmitter(PipelineNode):
             return *findings.summary("waiting for a receiver"), values
         rate, silence = stream.bytes.rate(), stream.arrivals.silence()
         if (level := self.judge("silence_s", silence)) != OK:
-            remedy = "set cameras and image_transport, or remap"
+            remedy = "set cameras, image_topics and image_transport, or remap"
             why = explain_silence(self, stream.images, [Image, CompressedImage], remedy)
             findings.add(level, f"no frames for {silence:.0f} s: {why}")
         elif stream.skips.rate() > 0 and rate == 0:
@@ -353,8 +354,3 @@ class Transmitter(PipelineNode):
             text = fallback_text(encoder.session.provider, self.value("providers"))
             findings.add(self.level("provider_fallback"), text)
         return *findings.summary("sending"), values
-
-
-def main() -> None:
-    """Entry point of ``ros2 run gosvae_tx transmitter``."""
-    run(Transmitter)

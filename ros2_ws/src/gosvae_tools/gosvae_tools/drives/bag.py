@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from gosvae_codec.errors import ImageError
 from gosvae_codec.images import ImageConverter
+from gosvae_common import topics as names
 
 from .source import (
     CAMERA_INFO,
@@ -101,7 +102,7 @@ class Bag(Source):
             camera: topic
             for camera in self.cameras
             for ending in ("/compressed", "")
-            if (topic := f"/{camera}/image_raw{ending}") in images
+            if (topic := f"/{camera}/{names.IMAGE}{ending}") in images
         }
         both = {f"{topic}/compressed" for topic in images}
         others = [topic for topic in images if topic not in both and topic not in named.values()]
@@ -118,7 +119,7 @@ class Bag(Source):
         """Yield the bag's topics that are played, each with where it goes."""
         for camera, topic in chosen.items():
             ending = "/compressed" if types[topic] == COMPRESSED_IMAGE else ""
-            yield topic, Channel(f"{camera}/image_raw{ending}", types[topic], camera, "image")
+            yield topic, Channel(f"{camera}/{names.IMAGE}{ending}", types[topic], camera, "image")
             base = topic.removesuffix("/compressed").rpartition("/")[0]
             for name, msgtype, role in _BESIDE_IMAGES:
                 if types.get(f"{base}/{name}") == msgtype:
@@ -255,9 +256,9 @@ def _line(error: Exception) -> str:
 
 
 _BESIDE_IMAGES: tuple[tuple[str, str, Role], ...] = (
-    ("label", IMAGE, "label"),
-    ("label/compressed", COMPRESSED_IMAGE, "label"),
-    ("camera_info", CAMERA_INFO, "camera_info"),
+    (names.LABEL, IMAGE, "label"),
+    (f"{names.LABEL}/compressed", COMPRESSED_IMAGE, "label"),
+    (names.CAMERA_INFO, CAMERA_INFO, "camera_info"),
 )
 _TRANSFORMS: tuple[tuple[str, Role], ...] = (("/tf", "tf"), ("/tf_static", "tf_static"))
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gosvae_codec.errors import GosvaeError, ImageError
+from gosvae_common import topics as names
 
 Pixels = npt.NDArray[np.uint8]
 Role = Literal["image", "label", "camera_info", "tf", "tf_static"]
@@ -187,8 +188,8 @@ class Pictures(Source):
         self.cameras = (camera,)
         self.transport = {camera: "raw"}
         self.channels = (
-            Channel(f"{camera}/image_raw", IMAGE, camera, "image"),
-            Channel(f"{camera}/label", IMAGE, camera, "label"),
+            Channel(f"{camera}/{names.IMAGE}", IMAGE, camera, "image"),
+            Channel(f"{camera}/{names.LABEL}", IMAGE, camera, "label"),
         )
         self.start = EPOCH
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .labels import LabelSpace
+from gosvae_codec.labels import LabelSpace
 
 Pixels = npt.NDArray[np.uint8]
 
