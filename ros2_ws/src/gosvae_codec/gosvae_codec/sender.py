@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .encoder import Encoder
 from .images import Frame
@@ -19,25 +20,75 @@ AUTOMATIC = -1
 """Value of `parity` for as many packets as the loss asks for, unless the link is congested."""
 
 
+class Setting(NamedTuple):
+    """One field of :class:`Settings`, as nodes declare parameters and commands declare options."""
+
+    name: str
+    default: int | float
+    limits: tuple[int | float, int | float]
+    """Smallest and largest value."""
+    description: str
+
+    def problem(self, value: float) -> str:
+        """Return why `value` is impossible; empty if it is not."""
+        low, high = self.limits
+        return "" if low <= value <= high else f"{self.name} is {value:g}: give {low:g} to {high:g}"
+
+
+def _setting(default: Any, limits: tuple[int | float, int | float], description: str) -> Any:
+    return field(default=default, metadata={"limits": limits, "description": description})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a stream; may be others for every frame.
+    """What is asked of a stream; may differ for each frame. :data:`SETTINGS` describes the fields.
 
-    Attributes:
-        levels: most residual levels to send; 0: all that the bundle has.
-        intra_period: seconds within which a frame is sent that refers to no other.
-        slices: least slices of a frame.
-        parity: parity packets of a frame, or :data:`AUTOMATIC`.
-        max_kbit_per_s: budget over any second, overhead of datagrams included; 0: none.
-        max_latency: seconds that a frame may have to wait for those sent before.
+    Raises:
+        ValueError: a value is out of its range.
     """
 
-    levels: int = 0
-    intra_period: float = 1.0
-    slices: int = 1
-    parity: int = 0
-    max_kbit_per_s: float = 0.0
-    max_latency: float = 0.1
+    levels: int = _setting(
+        0, (0, 255), "Largest number of residual levels to send; 0: all that the bundle has."
+    )
+    intra_period: float = _setting(
+        1.0,
+        (0.0, 60.0),
+        "Seconds after which a frame is sent that refers to no other; 0: every frame.",
+    )
+    slices: int = _setting(
+        1,
+        (1, 64),
+        "Smallest number of slices of a frame: more slices cost bytes, but a lost one affects "
+        "less of the frame.",
+    )
+    parity: int = _setting(
+        0,
+        (AUTOMATIC, 64),
+        "Parity packets added to each frame, each of which replaces one lost packet; -1: as many "
+        "as the loss in the receiver's feedback requires, if the budget has room.",
+    )
+    max_kbit_per_s: float = _setting(
+        0.0,
+        (0.0, 1e6),
+        "Budget of each camera's packets over any second, including Ethernet, IP, UDP and DDS "
+        "headers. Less is sent if the link appears to carry less; 0: no rate control.",
+    )
+    max_latency_ms: float = _setting(
+        100.0,
+        (0.0, 10e3),
+        "A frame is skipped if it would wait longer than this for those sent before it.",
+    )
+
+    def __post_init__(self) -> None:
+        for setting in SETTINGS:
+            if problem := setting.problem(getattr(self, setting.name)):
+                raise ValueError(problem)
+
+
+SETTINGS = tuple(
+    Setting(each.name, each.default, **each.metadata) for each in dataclasses.fields(Settings)
+)
+"""The fields of :class:`Settings`: the only declaration of names, defaults, ranges and help."""
 
 
 class Feedback(NamedTuple):
@@ -71,7 +122,7 @@ class Sender:
         control = self.control
         with self._lock:
             control.limit = settings.max_kbit_per_s * 1e3 or math.inf
-            control.latency = settings.max_latency
+            control.latency = settings.max_latency_ms / 1e3
             if not control.ready(self._clock()):
                 return []
             parity = settings.parity

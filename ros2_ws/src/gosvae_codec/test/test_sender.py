@@ -1,11 +1,20 @@
 """A stream under rate control, on a clock that stands still unless told otherwise."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
 from gosvae_codec import Decoder, Encoder, Header, ModelBundle
 from gosvae_codec.rate import Report
-from gosvae_codec.sender import AUTOMATIC, Feedback, Sender, Settings, datagram_size
+from gosvae_codec.sender import (
+    AUTOMATIC,
+    SETTINGS,
+    Feedback,
+    Sender,
+    Settings,
+    datagram_size,
+)
 
 FRAME = np.zeros((64, 96, 3), np.uint8)
 HEADER = Header(1, 2, "camera")
@@ -124,3 +133,14 @@ def test_foreign_feedback_is_not_heeded(bundle: ModelBundle) -> None:
 def test_levels_out_of_range_are_refused(bundle: ModelBundle) -> None:
     with pytest.raises(ValueError, match="levels 3"):
         Stream(bundle).send(Settings(levels=3))
+
+
+def test_settings_are_declared_once_with_their_ranges() -> None:
+    assert [each.name for each in SETTINGS] == [each.name for each in fields(Settings)]
+    for setting in SETTINGS:
+        low, high = setting.limits
+        assert low <= setting.default <= high and setting.description
+        assert not setting.problem(low) and not setting.problem(high)
+        for value in (low - 1, high + 1):
+            with pytest.raises(ValueError, match=f"{setting.name} is .*: give {low:g} to"):
+                Settings(**{setting.name: value})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gosvae_codec.sender import SETTINGS, Settings
 from gosvae_common.errors import UsageError
 
 
@@ -80,45 +81,24 @@ def _add_encode_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="the bag's image topic of each camera, where that is not clear",
     )
-    parser.add_argument("--levels", type=int, default=0, help="residual levels; 0: all (default)")
-    parser.add_argument(
-        "--intra-period",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="after which a frame refers to no other; 0: every frame (default: 1.0)",
-    )
-    parser.add_argument(
-        "--slices", type=int, default=1, help="least slices of a frame (default: 1)"
-    )
-    parser.add_argument("--parity", type=int, default=0, help="parity packets a frame (default: 0)")
-    parser.add_argument(
-        "--max-kbit-per-s",
-        type=float,
-        default=0.0,
-        metavar="RATE",
-        help="budget over any second, headers down to Ethernet's included; 0: none (default)",
-    )
+    for setting in SETTINGS:
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            type=type(setting.default),
+            default=setting.default,
+            metavar="NUMBER",
+            help=f"{setting.description} (default: {setting.default:g})",
+        )
     _add_coding_arguments(parser)
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from gosvae_codec.sender import Settings
-
     from .transcode import Coding, encode
 
-    for name, least in (("levels", 0), ("intra_period", 0), ("slices", 1), ("parity", 0)):
-        if getattr(options, name) < least:
-            raise UsageError(
-                f"{name.replace('_', '-')} is {getattr(options, name)}; give {least} or more"
-            )
-    settings = Settings(
-        levels=options.levels,
-        intra_period=options.intra_period,
-        slices=options.slices,
-        parity=options.parity,
-        max_kbit_per_s=options.max_kbit_per_s,
-    )
+    try:
+        settings = Settings(**{each.name: getattr(options, each.name) for each in SETTINGS})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     coding = Coding(options.bundle, options.providers, options.threads)
     figures = encode(
         options.input, options.output, coding, settings, options.cameras, options.topics

@@ -175,7 +175,7 @@ def test_a_budget_is_kept(
         (["encode", "nowhere", "-o", "x.mcap"], 1, "input nowhere does not exist"),
         (["encode", "{drive}", "-o", "{encoded}"], 1, "exists already; remove it or name another"),
         (["encode", "{drive}", "-o", "/no/where.mcap"], 1, "/no is no folder"),
-        (["encode", "{drive}", "-o", "x.mcap", "--slices", "0"], 2, "slices is 0; give 1 or more"),
+        (["encode", "{drive}", "-o", "x.mcap", "--slices", "0"], 2, "slices is 0: give 1 to 64"),
         (["encode", "{drive}", "-o", "x.mcap", "--levels", "9"], 2, "tiny has 1 to 2"),
         (["encode", "{drive}", "-o", "x.mcap", "--max-kbit-per-s", "1"], 1, "raise it"),
         (

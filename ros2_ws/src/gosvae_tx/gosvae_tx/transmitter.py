@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec import Encoder, ImageConverter
 from gosvae_codec.rate import Report
-from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
+from gosvae_codec.sender import SETTINGS, Feedback, Sender, Settings, datagram_size
 from gosvae_common import topics
 from gosvae_common.health import (
     ERROR,
@@ -97,9 +97,7 @@ class _Camera:
 class Transmitter(PipelineNode):
     """Encodes the newest frames of its cameras and publishes them as packets."""
 
-    live = frozenset(
-        {"levels", "intra_period", "slices", "parity", "max_kbit_per_s", "max_latency_ms"}
-    )
+    live = frozenset(setting.name for setting in SETTINGS)
     thresholds = (
         Threshold("silence_s", "Seconds without a frame of the camera", 1.0, 5.0, 3600.0),
         Threshold("feedback_s", "Seconds of sending without feedback", 5.0, 0.0, 3600.0),
@@ -111,41 +109,8 @@ class Transmitter(PipelineNode):
     def __init__(self) -> None:
         super().__init__("gosvae_tx")
         self.declare_image_input("the frames")
-        self.declare(
-            "levels", 0, "Most residual levels to send; 0: all that the bundle has.", (0, 255)
-        )
-        self.declare(
-            "max_kbit_per_s",
-            0.0,
-            "Budget of each camera's packets over any second, Ethernet, IP, UDP and DDS headers "
-            "included. What the link seems to carry may be less; 0: no rate control.",
-            (0.0, 1e6),
-        )
-        self.declare(
-            "max_latency_ms",
-            100.0,
-            "A frame that would wait longer for those sent before is skipped.",
-            (0.0, 10e3),
-        )
-        self.declare(
-            "intra_period",
-            1.0,
-            "Seconds after which a frame is sent that refers to no other; 0: every frame.",
-            (0.0, 60.0),
-        )
-        self.declare(
-            "slices",
-            1,
-            "Least slices of a frame: more cost bytes, but a lost one costs less of the frame.",
-            (1, 64),
-        )
-        self.declare(
-            "parity",
-            0,
-            "Packets to add to each frame so that as many lost ones cost nothing of it; "
-            "-1: as many as the loss asks for that the receiver tells, where the budget has room.",
-            (-1, 64),
-        )
+        for name, default, limits, description in SETTINGS:
+            self.declare(name, default, description, limits)
         self.declare("lazy", True, "Take frames only while somebody listens to the packets.")
         self.declare_qos("image_qos", "sensor_data", "the camera's frames")
         self.declare_qos("packet_qos", "packets", "packets and feedback")
@@ -237,14 +202,7 @@ class Transmitter(PipelineNode):
         ((name, message),) = frames.items()
         camera = self._streams[name]
         begin = time.perf_counter()
-        settings = Settings(
-            self.value("levels"),
-            self.value("intra_period"),
-            self.value("slices"),
-            self.value("parity"),
-            self.value("max_kbit_per_s"),
-            self.value("max_latency_ms") / 1e3,
-        )
+        settings = Settings(**{each.name: self.value(each.name) for each in SETTINGS})
         header = from_header_message(message.header)
         packets = camera.sender.send(camera.converter.to_rgb(message), header, settings)
         if not packets:
