@@ -1,24 +1,20 @@
-"""Bags of the pipeline's own messages: written whole or not at all, read topic by topic."""
+"""Bags of the pipeline's own messages, read topic by topic."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from rclpy.serialization import deserialize_message, serialize_message
-from rosbags.interfaces import Connection
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import Reader
 
 from gosvae_common.messages import type_name
 from gosvae_common.topics import FEEDBACK, PACKETS
 from gosvae_msgs.msg import Feedback, TokenPacket
 
 from .drives import SourceError
-from .record import message_types
 
 Result = TypeVar("Result")
 
@@ -32,60 +28,6 @@ class Recorded(NamedTuple):
     time: int
     message: Any
     size: int
-
-
-@contextmanager
-def draft(output: Path) -> Iterator[Path]:
-    """Yield a path to write to, a file or folder that becomes `output` when the block succeeds.
-
-    Raises:
-        SourceError: `output` exists, or cannot be made.
-    """
-    output = output.expanduser().absolute()
-    if output.exists():
-        raise SourceError(f"output {output} exists already; remove it or name another")
-    if not output.parent.is_dir():
-        raise SourceError(f"output: {output.parent} is no folder; make it, or name another")
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield folder / output.name
-        (folder / output.name).rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class BagWriter:
-    """An MCAP bag in the making: a file where `path` ends in ``.mcap``, else a rosbag2 folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._folder = path.with_suffix(".bag") if path.suffix == ".mcap" else path
-        self._writer = Writer(self._folder, version=9, storage_plugin=StoragePlugin.MCAP)
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._types = message_types()
-        self._connections: dict[str, Connection] = {}
-
-    def __enter__(self) -> BagWriter:
-        self._writer.open()
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None:
-            with suppress(Exception):
-                self._writer.close()
-            return
-        self._writer.close()
-        if self._folder != self._path:
-            (storage,) = self._folder.glob("*.mcap")
-            storage.rename(self._path)
-
-    def write(self, topic: str, time: int, message: Any) -> None:
-        """Write a ROS message, recorded at `time` in ns."""
-        if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(
-                topic, type_name(type(message)), typestore=self._types
-            )
-        self._writer.write(self._connections[topic], time, serialize_message(message))
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from queue import Queue
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -33,8 +32,6 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import Image
 
 from gosvae_codec.errors import GosvaeError
@@ -44,6 +41,8 @@ from gosvae_common.parameters import ParameterNode
 from gosvae_common.process import running
 from gosvae_common.topics import Side
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
+
+from .bag_writer import message_types
 
 WAITING = 500
 """Messages that may wait to be written; where the disk is slower, DDS drops what follows."""
@@ -188,14 +187,6 @@ class Record(ParameterNode):
             self._error = error
             while self._arrived.get() is not None:
                 pass
-
-
-def message_types() -> Typestore:
-    """Return the types of ROS 2 Jazzy and of the installed gosvae_msgs."""
-    types = get_typestore(Stores.ROS2_JAZZY)
-    for file in Path(get_package_share_directory("gosvae_msgs"), "msg").glob("*.msg"):
-        types.register(get_types_from_msg(file.read_text(), f"gosvae_msgs/msg/{file.stem}"))
-    return types
 
 
 def _offered(topic: Topic) -> Qos:

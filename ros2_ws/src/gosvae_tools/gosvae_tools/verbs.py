@@ -7,12 +7,15 @@ take a second, which `--help`, completion and the other verbs do without. Handle
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gosvae_codec.sender import SETTINGS, Settings
 from gosvae_common.errors import UsageError
+
+from .outcome import MAX_DAMAGED, Outcome
 
 
 class Verb(NamedTuple):
@@ -35,6 +38,14 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name for each in text.split(",") if (name := each.strip()))
 
 
+def share(text: str) -> float:
+    """Return a number from 0 to 1; raise ValueError or ArgumentTypeError for anything else."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give a number from 0 to 1")
+    return value
+
+
 def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of verbs that run networks in this process."""
     parser.add_argument("--bundle", default="", metavar="DIR", help="model bundle, as for `run`")
@@ -48,8 +59,16 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_coding_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_coding_arguments(parser: argparse.ArgumentParser, damaged: str) -> None:
     add_bundle_arguments(parser)
+    parser.add_argument(
+        "--max-damaged",
+        type=share,
+        default=MAX_DAMAGED,
+        metavar="SHARE",
+        help=f"share of damaged {damaged}, from 0 to 1, above which the exit status is 1; they are "
+        f"left out and counted in any case (default: {MAX_DAMAGED:g})",
+    )
     parser.add_argument(
         "--threads", type=int, default=0, help="of one inference; 0: as many as cores (default)"
     )
@@ -89,21 +108,28 @@ def _add_encode_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NUMBER",
             help=f"{setting.description} (default: {setting.default:g})",
         )
-    _add_coding_arguments(parser)
+    _add_coding_arguments(parser, "frames")
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from .transcode import Coding, encode
+    from .coding import Coding
+    from .encode import encode
 
     try:
         settings = Settings(**{each.name: getattr(options, each.name) for each in SETTINGS})
     except ValueError as error:
         raise UsageError(str(error)) from error
     coding = Coding(options.bundle, options.providers, options.threads)
-    figures = encode(
-        options.input, options.output, coding, settings, options.cameras, options.topics
+    outcome = encode(
+        options.input,
+        options.output,
+        coding,
+        settings,
+        options.cameras,
+        options.topics,
+        options.max_damaged,
     )
-    return _report("encoded", figures, options.json)
+    return _report("encode", outcome, options.json)
 
 
 def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,25 +142,60 @@ def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         help="FILE.mcap, or a folder for PNG files of label ids, named by stamp",
     )
     parser.add_argument("--color", action="store_true", help="colours instead of label ids")
-    _add_coding_arguments(parser)
+    _add_coding_arguments(parser, "packets")
 
 
 def _decode(options: argparse.Namespace) -> int:
-    from .transcode import Coding, decode
+    from .coding import Coding
+    from .decode import decode
 
     coding = Coding(options.bundle, options.providers, options.threads)
-    figures = decode(options.input, options.output, coding, options.color)
-    return _report("decoded", figures, options.json)
+    outcome = decode(options.input, options.output, coding, options.color, options.max_damaged)
+    return _report("decode", outcome, options.json)
 
 
-def _report(title: str, figures: Mapping[str, Any], as_json: bool) -> int:
+def _add_restamp_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="INPUT", help="rosbag2 folder or file")
+    parser.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="FILE.mcap, FILE.db3, or another name for a rosbag2 folder",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="space the images of each topic evenly, and change the times of recording as well "
+        "(default: the times of recording)",
+    )
+    parser.add_argument(
+        "--start",
+        type=float,
+        metavar="SECONDS",
+        help="stamp of the first image, and time of its recording (default: as recorded)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _restamp(options: argparse.Namespace) -> int:
+    from .restamp import restamp
+
+    outcome = restamp(options.input, options.output, options.rate, options.start)
+    return _report("restamp", outcome, options.json)
+
+
+def _report(command: str, outcome: Outcome, as_json: bool) -> int:
     from .tables import Table, show, show_json
 
     if as_json:
-        show_json(figures)
+        show_json(outcome.figures)
     else:
-        show([Table.of(title, figures)])
-    return 0
+        show([Table.of(command, outcome.figures)])
+    for line in (*outcome.notes, *outcome.problems):
+        print(f"gosvae {command}: {line}", file=sys.stderr)
+    return int(bool(outcome.problems))
 
 
 def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,8 +222,9 @@ VERBS = (
         "encode a drive to a bag of packets",
         """\
 Encodes a drive without nodes, as fast as the networks run: what the transmitter would send goes to
-a bag that `gosvae decode` reads, and that `ros2 bag play` plays to a receiver. Stamps and frame_ids
-are the drive's own. A file loses nothing, so frames are predicted between intra frames.
+a bag that `gosvae decode` reads, and that `ros2 bag play` plays to a receiver. Frames are taken in
+the order of recording; stamps and frame_ids are the drive's own, whatever they are. A file loses
+nothing, so frames are predicted between intra frames. Damaged frames are left out and counted.
 """,
         _add_encode_arguments,
         _encode,
@@ -171,11 +233,24 @@ are the drive's own. A file loses nothing, so frames are predicted between intra
         "decode",
         "decode a bag of packets to masks",
         """\
-Decodes the packets of a bag, made by `gosvae encode` or recorded on a link, without nodes. What was
-lost on the link is concealed as the receiver does it, and counted.
+Decodes the packets of a bag, made by `gosvae encode` or recorded on a link, without nodes, in
+whatever order they were recorded. What was lost on the link is concealed as the receiver does it,
+and counted.
 """,
         _add_decode_arguments,
         _decode,
+    ),
+    Verb(
+        "restamp",
+        "copy a bag with stamps in the order of recording",
+        """\
+Copies a bag, with the time of recording as the header stamp of each message: for bags whose stamps
+are zero, repeat, or jump. What shared the stamp of an image, as its label and camera_info do,
+shares its new one. Transforms are stamped too. Topics, types, QoS profiles, storage and compression
+stay, and the messages read and written are compared.
+""",
+        _add_restamp_arguments,
+        _restamp,
     ),
     Verb(
         "inspect",

@@ -28,7 +28,8 @@ from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket  # noqa: E402
-from gosvae_tools.record import DIAGNOSTICS, TOPICS, message_types  # noqa: E402
+from gosvae_tools.bag_writer import message_types  # noqa: E402
+from gosvae_tools.record import DIAGNOSTICS, TOPICS  # noqa: E402
 
 DEADLINE = 40.0
 ENVIRONMENT = {
