@@ -273,7 +273,8 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_of_verbs_is_light() -> None:
     code = (
         "import sys; from gosvae_bringup import cli; cli.make_parser(); "
-        "print(*sorted({'rclpy', 'av', 'rich', 'rerun', 'gosvae_tools.encode', 'gosvae_tools.decode', 'gosvae_tools.restamp', "
+        "print(*sorted({'rclpy', 'av', 'rich', 'rerun', 'gosvae_tools.encode', "
+        "'gosvae_tools.decode', 'gosvae_tools.restamp', "
         "'gosvae_tools.drives', 'gosvae_bringup.demo.demo'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -43,6 +43,6 @@ def test_an_output_that_exists_is_kept_or_replaced(tmp_path: Path) -> None:
 
 
 def test_the_parent_must_be_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(NotADirectoryError, match="nowhere is not a folder"):
-        with draft(tmp_path / "nowhere" / "it"):
-            pass
+    output = tmp_path / "nowhere" / "it"
+    with pytest.raises(NotADirectoryError, match="nowhere is not a folder"), draft(output):
+        pass
