@@ -1,10 +1,19 @@
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+source = (here / "gosvae_codec" / "__init__.py").read_text()
 
 setup(
     name="gosvae_codec",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1],
     description="Camera frames to token packets to semantic masks, free of ROS and of torch.",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     maintainer="GOS-VAE maintainers",
     maintainer_email="maintainers@gosvae.invalid",
     packages=find_packages(include=["gosvae_codec"]),
@@ -14,12 +23,12 @@ setup(
         ("share/gosvae_codec", ["package.xml"]),
     ],
     python_requires=">=3.10",
-    # opencv-python-headless, cv_bridge and onnxruntime-gpu also satisfy these imports, and pip
-    # cannot know: so the two libraries that come in several packages are extras.
-    install_requires=["crc32c", "numba", "numpy", "pyyaml", "zfec"],
+    install_requires=["crc32c", "numba>=0.59", "numpy>=1.26", "pyyaml", "rosbags-image", "zfec"],
+    # OpenCV and ONNX Runtime each come in several packages, and pip cannot tell that one of them
+    # is installed already: hence extras.
     extras_require={
-        "cpu": ["onnxruntime", "opencv-python-headless", "rosbags-image"],
-        "gpu": ["onnxruntime-gpu", "opencv-python-headless", "rosbags-image"],
+        "cpu": ["onnxruntime>=1.19", "opencv-python-headless>=4.8"],
+        "gpu": ["onnxruntime-gpu>=1.19", "opencv-python-headless>=4.8"],
     },
     zip_safe=True,
 )

@@ -10,6 +10,14 @@ sessions load the networks; sender and rate control what a stream may send; expo
 that show nothing.
 """
 
+try:
+    import cv2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"gosvae_codec needs OpenCV, which cannot be imported ({error}): install "
+        "gosvae_codec[cpu], gosvae_codec[gpu] or any other package of OpenCV"
+    ) from error
+
 from .bundle import ModelBundle
 from .decoder import DecodedFrame, Decoder, Reconstructor, decode_together, finish, run
 from .encoder import Candidate, Encoder
@@ -30,6 +38,8 @@ from .labels import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelSpace
 from .packets import Header, Packet
 from .reassembly import EncodedFrame, Reassembler
 from .unpacking import UnpackedFrame, Unpacker
+
+__version__ = "0.1.0"
 
 __all__ = [
     "CAMVID",

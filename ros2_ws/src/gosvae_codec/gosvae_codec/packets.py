@@ -20,6 +20,14 @@ REFERENCES = 64
 """How many frames back a predicted frame's reference may lie, which both sides remember."""
 
 _FIELDS = struct.Struct("<iIQIIHHBBBBB")
+"""What the checksum covers beside frame_id and payload."""
+_BYTE_ORDERS = {b"\0\0": ">", b"\0\1": "<"}
+"""By the first two bytes of a CDR encapsulation header."""
+_CDR_HEADER, _CDR_FIELDS, _CDR_LENGTH = "iII", "QIIIHHBBBBB", "I"
+_CDR_NAMES = (
+    *("fingerprint", "stream", "sequence", "crc32c", "source_width", "source_height"),
+    *("version", "levels", "reference", "slice_index", "slice_count"),
+)
 
 
 class Header(NamedTuple):
@@ -70,20 +78,26 @@ class Packet:
     @cached_property
     def checksum(self) -> int:
         """CRC-32C over all other fields: frame_id, fixed fields, payload. Computed once."""
-        fields = _FIELDS.pack(
-            self.header.sec,
-            self.header.nanosec,
-            self.fingerprint,
-            self.stream,
-            self.sequence,
-            self.source_width,
-            self.source_height,
-            self.version,
-            self.levels,
-            self.reference,
-            self.slice_index,
-            self.slice_count,
-        )
+        try:
+            fields = _FIELDS.pack(
+                self.header.sec,
+                self.header.nanosec,
+                self.fingerprint,
+                self.stream,
+                self.sequence,
+                self.source_width,
+                self.source_height,
+                self.version,
+                self.levels,
+                self.reference,
+                self.slice_index,
+                self.slice_count,
+            )
+        except struct.error as error:
+            raise PacketError(
+                f"{error}: give int32 seconds and uint32 nanoseconds as the stamp, got "
+                f"{self.header.sec!r} and {self.header.nanosec!r}"
+            ) from error
         name = self.header.frame_id.encode("utf-8", "surrogateescape")
         return int(crc32c(self.payload, crc32c(fields, crc32c(name))))
 
@@ -92,8 +106,49 @@ class Packet:
         return replace(self, crc32c=self.checksum)
 
     def serialized_size(self) -> int:
-        """Return the bytes that the packet takes as a CDR-serialised TokenPacket."""
+        """Return the length of :meth:`to_bytes` without making it."""
         return serialized_overhead(self.header.frame_id) + len(self.payload)
+
+    def to_bytes(self) -> bytes:
+        """Return the packet as little-endian CDR, as it is sent by DDS; :meth:`serialized_size`."""
+        name = self.header.frame_id.encode("utf-8", "surrogateescape") + b"\0"
+        data = struct.pack("<" + _CDR_HEADER, self.header.sec, self.header.nanosec, len(name))
+        data += name
+        data += bytes(-len(data) % 8)
+        data += struct.pack("<" + _CDR_FIELDS, *(getattr(self, name) for name in _CDR_NAMES))
+        data += bytes(-len(data) % 4)
+        return b"\0\1\0\0" + data + struct.pack("<I", len(self.payload)) + self.payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Packet:
+        """Return the packet that CDR of either byte order holds, unchecked.
+
+        Raises:
+            PacketError: `data` is not a serialised TokenPacket.
+        """
+        order, body = _BYTE_ORDERS.get(bytes(data[:2])), memoryview(data)[4:]
+        try:
+            if order is None:
+                raise ValueError("no CDR encapsulation header")
+            sec, nanosec, length = struct.unpack_from(order + _CDR_HEADER, body)
+            end = struct.calcsize(order + _CDR_HEADER) + length
+            name = bytes(body[end - length : end])
+            if len(name) != length or not name.endswith(b"\0"):
+                raise ValueError(f"frame_id of {length} bytes")
+            end += -end % 8
+            fields = struct.unpack_from(order + _CDR_FIELDS, body, end)
+            end += struct.calcsize(order + _CDR_FIELDS)
+            end += -end % 4
+            (size,) = struct.unpack_from(order + _CDR_LENGTH, body, end)
+            end += struct.calcsize(order + _CDR_LENGTH) + size
+            # Fast CDR may pad the end to four bytes.
+            if not 0 <= len(body) - end < 4:
+                raise ValueError(f"payload of {size} bytes")
+        except (struct.error, ValueError) as error:
+            raise PacketError(f"{len(data)} bytes are no TokenPacket: {error}") from error
+        header = Header(sec, nanosec, name[:-1].decode("utf-8", "surrogateescape"))
+        payload = bytes(body[end - size : end])
+        return cls(header=header, payload=payload, **dict(zip(_CDR_NAMES, fields, strict=True)))
 
     def check(self, fingerprint: int, grid: tuple[int, int], levels: int) -> None:
         """Raise unless the packet arrived intact and its header fits the receiver's bundle.

@@ -2,13 +2,33 @@
 
 import json
 import math
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gosvae_codec import Header, Packet, PacketError
 
 VECTORS = Path(__file__).with_name("vectors")
+MESSAGE = Path(__file__).parents[2] / "gosvae_common" / "test" / "wire-format-v2.hex"
+PACKET = Packet(
+    header=Header(1_700_000_000, 123_456_789, "front_camera"),
+    fingerprint=0x0123456789ABCDEF,
+    stream=0x89ABCDEF,
+    sequence=41,
+    source_width=1920,
+    source_height=1080,
+    levels=2,
+    reference=3,
+    slice_index=2,
+    slice_count=4,
+    payload=bytes(range(34)),
+).with_checksum()
 
 Grid = list[list[list[int]]]
 
@@ -109,3 +129,61 @@ def test_a_second_decoder_reads_the_committed_vectors(name: str) -> None:
     first, reference = vector["first_row"], vector["reference"]
     found = decode(tables, payload, sent, vector["codes"], first, rows, reference)
     assert found == vector["tokens"]
+
+
+def test_the_committed_message_is_written_and_read() -> None:
+    data = bytes.fromhex(MESSAGE.read_text())
+    assert Packet.from_bytes(data) == PACKET
+    assert PACKET.to_bytes() == data
+    assert len(data) == PACKET.serialized_size()
+    for padding in range(4):
+        assert Packet.from_bytes(memoryview(data + bytes(padding))) == PACKET
+
+
+@given(
+    frame_id=st.text(max_size=60),
+    payload=st.binary(max_size=1400),
+    order=st.sampled_from("<>"),
+    sec=st.integers(-(1 << 31), (1 << 31) - 1),
+)
+def test_messages_of_either_byte_order_are_read(
+    frame_id: str, payload: bytes, order: str, sec: int
+) -> None:
+    frame_id = frame_id.encode("utf-8", "ignore").decode()
+    header = Header(sec, 7, frame_id)
+    packet = replace(PACKET, header=header, payload=payload).with_checksum()
+    data = packet.to_bytes()
+    assert len(data) == packet.serialized_size()
+    if order == ">":
+        name = frame_id.encode() + b"\0"
+        place = 12 + len(name)
+        place += -place % 8
+        layout = f"iII{len(name)}s{place - 12 - len(name)}x QIIIHHBBBBB {-(place + 29) % 4}x I"
+        fields = struct.unpack_from("<" + layout, data, 4)
+        data = b"\0\0\0\0" + struct.pack(">" + layout, *fields) + payload
+    assert Packet.from_bytes(data) == packet
+
+
+@given(data=st.binary(max_size=200) | st.binary(max_size=120).map(lambda tail: b"\0\1\0\0" + tail))
+def test_any_bytes_are_read_or_explained(data: bytes) -> None:
+    try:
+        packet = Packet.from_bytes(data)
+    except PacketError as error:
+        assert f"{len(data)} bytes are no TokenPacket" in str(error)
+    else:
+        assert packet.to_bytes()[4:] == data[4 : packet.serialized_size()] or data[:2] == b"\0\0"
+
+
+def test_messages_that_were_cut_are_refused() -> None:
+    data = PACKET.to_bytes()
+    for length in range(len(data)):
+        with pytest.raises(PacketError, match=f"{length} bytes are no TokenPacket"):
+            Packet.from_bytes(data[:length])
+    with pytest.raises(PacketError, match="no TokenPacket: payload of 34 bytes"):
+        Packet.from_bytes(data + bytes(4))
+
+
+@pytest.mark.parametrize("header", [Header(1 << 31), Header(1.5), Header(0, -1)])
+def test_stamps_that_do_not_fit_are_explained(header: Header) -> None:
+    with pytest.raises(PacketError, match="give int32 seconds and uint32 nanoseconds"):
+        replace(PACKET, header=header).with_checksum()
