@@ -3,7 +3,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-here = Path(__file__).parent
+here = Path(__file__).resolve().parent  # colcon links this file into its build folder
 source = (here / "gosvae_codec" / "__init__.py").read_text()
 
 setup(
