@@ -14,7 +14,7 @@ setup(
         ("share/gosvae_tools", ["package.xml"]),
     ],
     python_requires=">=3.10",
-    install_requires=["av", "numpy", "pyyaml", "rich", "rosbags"],
+    install_requires=["av", "lz4", "mcap", "numpy", "pyyaml", "rich", "rosbags", "zstandard"],
     extras_require={"view": ["rerun-sdk>=0.39,<0.42"]},
     entry_points={
         "console_scripts": [

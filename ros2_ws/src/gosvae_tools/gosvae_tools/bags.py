@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from rclpy.serialization import deserialize_message
-from rosbags.rosbag2 import Reader
 
 from gosvae_common.messages import type_name
 from gosvae_common.topics import FEEDBACK, PACKETS
 from gosvae_msgs.msg import Feedback, TokenPacket
 
 from .drives import SourceError
-
-Result = TypeVar("Result")
+from .drives.recording import Recording
 
 PACKET_TYPE = type_name(TokenPacket)
 
@@ -27,11 +25,12 @@ class Recorded(NamedTuple):
     camera: str
     time: int
     message: Any
-    size: int
+    size: i
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Reader]:
+def reading(path: Path) -> Iterator[Recording]:
+>>>>>>> 8244b9f (Bags are looked through, not believed: damaged, cut off, compressed, without or with wrong metadata, mixed encodings)
     """Open a bag, folder or storage file.
 
     Raises:
@@ -39,52 +38,35 @@ def reading(path: Path) -> Iterator[Reader]:
     """
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file")
-    reader = _parsed(path, lambda: Reader(path))
-    _parsed(path, reader.open)
-    try:
-        yield reader
-    finally:
-        reader.close()
+    yield Recording(path)
 
 
-def _parsed(path: Path, parse: Callable[[], Result]) -> Result:
-    """Return what `parse` does; damaged files make the parsers raise nearly anything."""
-    try:
-        return parse()
-    except Exception as error:
-        raise SourceError(
-            f"bag {path} cannot be read: {error}; give a rosbag2 folder, an .mcap or .db3 file, "
-            "and if its recording was cut off, try `ros2 bag reindex` or `mcap recover`"
-        ) from error
-
-
-def packets(reader: Reader) -> Iterator[Recorded]:
+def packets(recording: Recording) -> Iterator[Recorded]:
     """Yield all packets in the order of recording; `message` is a ``TokenPacket``.
 
-    Raises:
-        SourceError: the bag is damaged.
+    What cannot be read is left out: `recording.losses` counts it, `recording.damage` says why.
     """
-    return _messages(reader, PACKETS, TokenPacket)
+    return _messages(recording, PACKETS, TokenPacket)
 
 
-def feedbacks(reader: Reader) -> Iterator[Recorded]:
+def feedbacks(recording: Recording) -> Iterator[Recorded]:
     """Yield all feedback in the order of recording; `message` is a ``Feedback``.
 
-    Raises:
-        SourceError: as :func:`packets`.
+    What cannot be read is left out, as by :func:`packets`.
     """
-    return _messages(reader, FEEDBACK, Feedback)
+    return _messages(recording, FEEDBACK, Feedback)
 
 
-def _messages(reader: Reader, ending: str, kind: type) -> Iterator[Recorded]:
-    chosen = [each for each in reader.connections if each.msgtype == type_name(kind)]
+def _messages(recording: Recording, ending: str, kind: type) -> Iterator[Recorded]:
+    chosen = [each for each in recording.connections if each.msgtype == type_name(kind)]
     # Of no connections there would be all messages.
-    found = iter(reader.messages(chosen) if chosen else ())
-    while (each := _parsed(reader.path, lambda: next(found, None))) is not None:
-        connection, time, data = each
+    for connection, time, data in recording.messages(chosen) if chosen else ():
         camera = connection.topic.removesuffix(f"/{ending}").strip("/")
-        message = _parsed(
-            reader.path,
-            lambda: deserialize_message(bytes(data), kind),  # noqa: B023
-        )
+        try:
+            message = deserialize_message(data, kind)
+        except Exception as error:  # rclpy raises what it likes
+            where = f"{recording.path}, {connection.topic} at {time} ns"
+            recording.losses[connection.id] += 1
+            recording.damage.append(f"{where}: {len(data)} bytes are no {kind.__name__}: {error}")
+            continue
         yield Recorded(camera, time, message, len(data))

@@ -18,7 +18,7 @@ from gosvae_common.messages import from_packet_message
 from gosvae_msgs.msg import TokenPacket
 
 from .bags import feedbacks, packets, reading
-from .drives import BAG_SUFFIXES, SourceError
+from .drives import SourceError, is_storage
 from .tables import Table
 
 
@@ -45,7 +45,7 @@ def inspect(path: Path, each_packet: bool = False) -> Inspection:
         raise SourceError(f"{path} does not exist; give a model bundle, a bag or a packet")
     if (path / MANIFEST).exists():
         return _bundle(path)
-    if path.is_dir() or path.suffix in BAG_SUFFIXES:
+    if path.is_dir() or is_storage(path):
         return _bag(path, each_packet)
     return _packet(path)
 
@@ -212,7 +212,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     streams: dict[str, _Stream] = defaultdict(_Stream)
     listed: list[tuple[Any, ...]] = []
     with reading(path) as reader:
-        seconds = max(reader.duration - 1, 0) / 1e9
+        start, duration = reader.span
         counts: Counter[tuple[str, str]] = Counter()
         for each in reader.connections:
             counts[each.topic, each.msgtype] += each.msgcount
@@ -220,7 +220,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
             packet = from_packet_message(message)
             streams[camera].add(packet, time)
             if each_packet:
-                listed.append(_row(packet, camera, (time - reader.start_time) / 1e9, size))
+                listed.append(_row(packet, camera, (time - start) / 1e9, size))
         for camera, _, message, _ in feedbacks(reader):
             if camera in streams:
                 streams[camera].told = message.packets_received, message.packets_lost
@@ -231,7 +231,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     figures = {camera: stream.values() for camera, stream in streams.items()}
     values: dict[str, Any] = {
         "kind": "bag",
-        "seconds": round(seconds, 3),
+        "seconds": round(duration / 1e9, 3),
         "cameras": figures,
         "topics": topics,
     }

@@ -186,8 +186,7 @@ def test_a_budget_is_kept(
         ),
         (["decode", "nowhere.mcap", "-o", "x"], 1, "nowhere.mcap does not exist"),
         (["inspect", "nowhere"], 1, "nowhere does not exist"),
-        (["inspect", "{folder}"], 1, "cannot be read: "),
-        (["decode", "{cut}", "-o", "x"], 1, "cannot be read: "),
+        (["inspect", "{folder}"], 1, "has no .mcap or .db3 files"),
     ],
 )
 def test_mistakes_take_one_line_and_leave_nothing(
@@ -203,9 +202,7 @@ def test_mistakes_take_one_line_and_leave_nothing(
 ) -> None:
     monkeypatch.setenv("GOSVAE_BUNDLE", str(bundle.path))
     monkeypatch.chdir(tmp_path)
-    cut = encoded.with_name("cut.mcap")
-    cut.write_bytes(encoded.read_bytes()[:-1000])
-    places = {"drive": drive, "encoded": encoded, "cut": cut, "folder": bundle.path.parent}
+    places = {"drive": drive, "encoded": encoded, "folder": bundle.path.parent}
     filled = [each.format(**places) for each in arguments]
     assert gosvae(*filled) == status
     err = capsys.readouterr().err

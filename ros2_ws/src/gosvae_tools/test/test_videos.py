@@ -1,4 +1,4 @@
-"""Videos as cameras, phones and tools leave them: cut, joined, turned, with covers and odd times."""
+"""Videos as cameras, phones and tools leave them: cut, joined, turned, with odd times."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .bag import BAG_SUFFIXES, Bag
+from .bag import Bag
+from .bag_files import METADATA, find_storages, is_storage
 from .folder import Folder
 from .source import (
     CAMERA_INFO,
@@ -32,7 +33,6 @@ from .source import (
 from .video import Video
 
 __all__ = [
-    "BAG_SUFFIXES",
     "CAMERA_INFO",
     "COMPRESSED_IMAGE",
     "EPOCH",
@@ -44,6 +44,7 @@ __all__ = [
     "Message",
     "Source",
     "SourceError",
+    "is_storage",
     "open_source",
 ]
 
@@ -57,9 +58,9 @@ def open_source(
     """Open a bag (folder, .mcap, .db3), a video, or a folder of images.
 
     Args:
-        path: a rosbag2 folder or storage file; any video file; ``leftImg8bit`` of Cityscapes, a
-            split or city in it, or the folder above; a CamVid split with ``<split>annot`` beside
-            it; or any folder with images.
+        path: a rosbag2 folder or storage file, ``.zstd`` included; any video file; ``leftImg8bit``
+            of Cityscapes, a split or city in it, or the folder above; a CamVid split with
+            ``<split>annot`` beside it; or any folder with images.
         cameras: base names that the frames go by; one for anything but a bag.
         topics: the bag's image topic of each camera. If empty, ``/<camera>/image_raw`` or
             ``/<camera>/image_raw/compressed``, else all image topics in sorted order if they are
@@ -77,15 +78,9 @@ def open_source(
     if not cameras or not all(cameras) or len(set(cameras)) != len(cameras):
         raise SourceError(f"cameras are {cameras}; give different, non-empty names")
     if path.is_dir():
-        storages = sorted(each for each in path.iterdir() if each.suffix in BAG_SUFFIXES)
-        if (path / "metadata.yaml").exists() or len(storages) == 1:
-            return Bag(path if (path / "metadata.yaml").exists() else storages[0], cameras, topics)
-        if storages:
-            raise SourceError(
-                f"{path} holds {len(storages)} bag files but no metadata.yaml; "
-                "run `ros2 bag reindex` on it, or give one of the files"
-            )
-    elif path.suffix in BAG_SUFFIXES:
+        if (path / METADATA).exists() or find_storages(path):
+            return Bag(path, cameras, topics)
+    elif is_storage(path):
         return Bag(path, cameras, topics)
     if topics:
         raise SourceError(f"{path} is not a bag and has no topics; leave `topics` empty")

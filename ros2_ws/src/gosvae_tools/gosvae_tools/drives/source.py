@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -59,7 +60,8 @@ class Message(NamedTuple):
     data: bytes | Pixels
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True)
+class Frame:
     """A camera frame: stamp in ns, camera, uint8 (H, W, 3) RGB, uint8 (H, W) train ids if any.
 
     `frame_id` is that of a bag's header. `time` is when it was recorded in ns: it never falls from
@@ -76,7 +78,8 @@ class Frame(NamedTuple):
     index: int = 0
 
 
-class Loss(NamedTuple):
+@dataclass(frozen=True)
+class Loss:
     """What a reading could not give: how many of what, and why, in one line that names the place.
 
     `count` is 0 where nothing is known to be missing, but what came may be damaged.
@@ -130,7 +133,10 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Count frames of all cameras; for a video, as its container tells."""
+        """Count frames of all cameras that the input has, or says to have.
+
+        When a reading has ended, it gave as many and `lost` together.
+        """
 
     def messages(self, offset: int = 0) -> Iterator[Message]:
         """Yield what to publish from `offset` ns after the start, in the order of time.

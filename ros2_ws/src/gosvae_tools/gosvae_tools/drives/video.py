@@ -165,11 +165,15 @@ class Video(Pictures):
         if lost > 0 and not sought:
             reason = f"its container tells of {self._count} frames, {count} decode"
             losses.append(Loss("frame", lost, f"{self.path}: {reason}"))
+        if not sought:
+            # Some containers tell of fewer than they hold.
+            self._count = count + sum(loss.count for loss in losses)
 
     def _stamp(self, picture: Any, shift: int) -> int | None:
         if picture.pts is None or self._first is None:
             return None
-        return EPOCH + round((picture.pts - self._first) * picture.time_base * _SECOND) + shift
+        since = float((picture.pts - self._first) * picture.time_base * _SECOND)
+        return EPOCH + round(since) + shift
 
 
 def _packets(container: Any, streams: Any) -> Iterator[tuple[Any, Exception | None]]:
