@@ -25,12 +25,11 @@ class Recorded(NamedTuple):
     camera: str
     time: int
     message: Any
-    size: i
+    size: int
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[Recording]:
->>>>>>> 8244b9f (Bags are looked through, not believed: damaged, cut off, compressed, without or with wrong metadata, mixed encodings)
     """Open a bag, folder or storage file.
 
     Raises:

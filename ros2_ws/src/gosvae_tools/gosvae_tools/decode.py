@@ -156,7 +156,7 @@ def decode(
                 f"bag {source} has no packets, its topics are: {topics}; "
                 "make some with `gosvae encode`, or record with record:="
             )
-        total = sum(each.msgcount for each in connections)
+        total = sum(each.msgcount + reader.missing.get(each.id, 0) for each in connections)
         several = len({each.topic for each in connections}) > 1
         with (
             draft(output) as path,
@@ -179,7 +179,7 @@ def decode(
                 )
     problems = [damage_problem("packets", counts["rejected"], read, max_damaged)]
     if read != total:
-        problems.append(f"{read} packets were read, but the bag's index counts {total}")
+        problems.append(f"{read} packets were read, but the bag says to have {total}")
     names = ("frames", "masks", "masks_with_lost_slices", "frames_without_reference")
     figures: dict[str, Any] = {
         "output": str(output),
@@ -191,7 +191,7 @@ def decode(
         "packets_repeated": counts["repeated"],
         **{name: counts[name] for name in (*names, "frames_incomplete")},
     }
-    return Outcome(figures, problems=tuple(filter(None, problems)))
+    return Outcome(figures, tuple(reader.notes), tuple(filter(None, problems)))
 
 
 @dataclass

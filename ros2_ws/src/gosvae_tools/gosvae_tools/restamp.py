@@ -81,7 +81,7 @@ def restamp(
         raise UsageError(f"rate is {rate:g}; give a number above 0")
     with reading(source) as reader:
         connections = list(reader.connections)
-        total = sum(each.msgcount for each in connections)
+        total = sum(each.msgcount + reader.missing.get(each.id, 0) for each in connections)
         headed = [_has_stamp(each) for each in connections]
         numbers = {each.id: index for index, each in enumerate(connections)}
         entries = [
@@ -130,7 +130,7 @@ def restamp(
     problems: tuple[str, ...] = ()
     if not total == len(entries) == written:
         problems = (f"{total} messages counted, {len(entries)} read, {written} written",)
-    return Outcome(figures, problems=problems)
+    return Outcome(figures, tuple(reader.notes), problems)
 
 
 def _has_stamp(connection: Connection) -> bool:

@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +28,19 @@ _COMPRESSED = ".zstd"
 METADATA = "metadata.yaml"
 
 
+class Declared(NamedTuple):
+    """What metadata.yaml says of a topic: its number of messages, its type's hash, its QoS."""
+
+    messages: int = 0
+    digest: str = ""
+    qos: Any = ""
+
+
 class BagFiles(NamedTuple):
-    """A bag's storage files in order, how many messages it tells of by topic, what is odd."""
+    """A bag's storage files in order, what metadata.yaml says of its topics, and what is odd."""
 
     paths: Sequence[Path]
-    declared: Mapping[str, int]
+    declared: Mapping[str, Declared]
     notes: Sequence[str]
 
 
@@ -95,18 +102,24 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(_COMPRESSED).rpartition(".")[0]
 
 
-def _metadata(path: Path) -> tuple[list[str], Counter[str]]:
-    """Return the files that a metadata.yaml names, and its count of each topic's messages."""
+def _metadata(path: Path) -> tuple[list[str], dict[str, Declared]]:
+    """Return the files that a metadata.yaml names, and what it says of the topics."""
     information: Any = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
     # Up to version 3 paths began at the folder above.
     files = [Path(str(each)).name for each in information["relative_file_paths"]]
-    declared: Counter[str] = Counter()
+    declared: dict[str, Declared] = {}
     for topic in information.get("topics_with_message_count") or ():
-        declared[topic["topic_metadata"]["name"]] += int(topic["message_count"])
+        about = topic["topic_metadata"]
+        # A topic has an entry for each of its types.
+        count = int(topic["message_count"]) + declared.get(about["name"], Declared()).messages
+        digest, qos = about.get("type_description_hash"), about.get("offered_qos_profiles")
+        declared[about["name"]] = Declared(count, digest or "", qos or "")
     return files, declared
 
 
-def _listed(path: Path, there: list[Path], listed: list[str], declared: Counter[str]) -> BagFiles:
+def _listed(
+    path: Path, there: list[Path], listed: list[str], declared: dict[str, Declared]
+) -> BagFiles:
     """Choose among the files that are there those that are listed; all if none of those is."""
     found: list[Path] = []
     missing: list[str] = []

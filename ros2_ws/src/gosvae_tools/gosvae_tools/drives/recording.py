@@ -6,6 +6,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import zstandard
 from rosbags.interfaces import (
@@ -17,7 +18,7 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2.metadata import parse_qos
 
-from .bag_files import ZSTD, bag_files, open_storage
+from .bag_files import ZSTD, Declared, bag_files, open_storage
 from .source import SourceError
 from .storage import Run, Topic
 from .times import span
@@ -64,7 +65,7 @@ class Recording:
         self.losses: Counter[int] = Counter()
         self.damage: list[str] = []
 
-    def _collect(self, declared: Mapping[str, int]) -> None:
+    def _collect(self, declared: Mapping[str, Declared]) -> None:
         """Make one connection of each topic and type."""
         places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
         topics: dict[tuple[str, str], Topic] = {}
@@ -86,29 +87,29 @@ class Recording:
         self.missing: dict[int, int] = {}
         self._places: dict[tuple[int, int], Connection] = {}
         self._times: dict[int, list[int]] = {}
-        for number, (name, where) in enumerate(sorted(places.items()), 1):
+        for number, (name, where) in enumerate(places.items(), 1):
             times = [t for file, key in where for t in self._storages[file].times.get(key, ())]
             topic = topics[name]
             form = _FORMATS.get(topic.definition_format, MessageDefinitionFormat.NONE)
             definition = MessageDefinition(form, topic.definition)
-            ext = ConnectionExtRosbag2("cdr", _qos(topic.qos))
-            connection = Connection(number, *name, definition, topic.digest, len(times), ext, self)
+            said = declared.get(name[0], Declared())
+            ext = ConnectionExtRosbag2("cdr", _qos(topic.qos or said.qos))
+            digest = topic.digest or said.digest
+            connection = Connection(number, *name, definition, digest, len(times), ext, self)
             self.connections.append(connection)
             self._places |= dict.fromkeys(where, connection)
             self._times[number] = sorted(times)
             alone = sum(each == name[0] for each, _ in places) == 1
-            said = max(told[name], declared.get(name[0], 0) if alone else 0)
-            if said > len(times):
-                self.missing[number] = said - len(times)
+            count = max(told[name], said.messages if alone else 0)
+            if count > len(times):
+                self.missing[number] = count - len(times)
         for (ignored_topic, what), count in sorted(ignored.items()):
             self.notes.append(
                 f"{self.path}: {count} messages of {ignored_topic} are {what}: ignored"
             )
         if not self.connections:
-            raise SourceError(
-                f"bag {self.path} has no messages in CDR, the encoding of ROS 2"
-                + (f": {'; '.join(f'{t} is {w}' for t, w in sorted(ignored))}" if ignored else "")
-            )
+            reason = f"bag {self.path} has no messages in CDR, the encoding of ROS 2"
+            raise SourceError("; ".join((reason, *self.notes)))
 
     def times(self, connection: Connection) -> list[int]:
         """Return when each message of a connection was recorded, in ns, in order."""
@@ -185,7 +186,7 @@ def _is_cdr(topic: Topic) -> bool:
     )
 
 
-def _qos(text: str) -> list[Qos]:
+def _qos(text: Any) -> list[Qos]:
     try:
         return parse_qos(text)
     except Exception:  # anything may be in there, and none of it is needed to read
