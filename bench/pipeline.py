@@ -41,7 +41,7 @@ from results import machine, write_whole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CompressedImage, Image
 
-from gosvae_bringup.demo.demo import network
+from gosvae_bringup.demo.network import network
 from gosvae_bringup.pipeline import describe
 from gosvae_bringup.processes import Processes
 from gosvae_codec import GosvaeError, ModelBundle

@@ -27,7 +27,7 @@ setup(
     install_requires=["argcomplete", "av", "numpy", "pyyaml", "rich"],
     entry_points={
         "console_scripts": [
-            "gosvae = gosvae_bringup.cli:main",
+            "gosvae = gosvae_bringup.__main__:main",
         ],
     },
     zip_safe=True,

@@ -81,14 +81,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _as_options(argv: Sequence[str]) -> list[str]:
-    """Turn ROS launch's `name:=value` into `--name=value`."""
+    """Turn ROS launch's `name:=value` into `--name=value`, but for what follows `--ros-args`."""
+    end = argv.index("--ros-args") if "--ros-args" in argv else len(argv)
     return [
         f"--{match[1].replace('_', '-')}={match[2]}"
         if (match := re.fullmatch(r"([a-z_]+):=(.*)", word, re.DOTALL))
         else word
-        for word in argv
-    ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        for word in argv[:end]
+    ] + list(argv[end:])

@@ -25,6 +25,9 @@ GRACE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 DRAIN_SECONDS = 2.0
 """For how long nodes go on after the end of a drive, for what is still on its way."""
 
+RESPAWN_SECONDS = 2.0
+"""After which a failed node is started again, where that is asked for."""
+
 
 class Ended(NamedTuple):
     """A process that ended; `status` is what a shell would say, 128 + signal for a signal."""
@@ -38,11 +41,13 @@ class Ended(NamedTuple):
         return cls(node, returncode if returncode >= 0 else 128 - returncode)
 
     @property
-    def means(self) -> Literal["failure", "end of drive", "nothing"]:
-        """What follows, by the node's lifetime: all stop, all stop after draining, or nothing."""
+    def means(self) -> Literal["failure", "respawn", "end of drive", "nothing"]:
+        """What follows: all stop, it starts again, all stop after draining, or nothing."""
         if self.node.lifetime == "viewer":
             return "nothing"
-        return "end of drive" if self.node.lifetime == "drive" and not self.status else "failure"
+        if self.node.lifetime == "drive" and not self.status:
+            return "end of drive"
+        return "respawn" if self.node.respawn else "failure"
 
     def __str__(self) -> str:
         with suppress(ValueError):  # no signal has that number

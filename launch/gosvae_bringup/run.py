@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 
 from gosvae_common.signals import stop_signals
 from gosvae_tools.verbs import Verb
 
-from .pipeline import ARGUMENTS, Pipeline, describe, describe_view
-from .processes import DRAIN_SECONDS, Processes
+from .arguments import ARGUMENTS
+from .pipeline import Node, Pipeline, describe, describe_view
+from .processes import DRAIN_SECONDS, RESPAWN_SECONDS, Processes
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,7 +23,10 @@ def run(options: argparse.Namespace) -> int:
     """
     names = [argument.name for argument in ARGUMENTS]
     values = {name: value for name in names if (value := getattr(options, name)) is not None}
-    return _run(describe(values, options.side), "run")
+    pipeline = describe(values, options.side)
+    more = tuple(options.ros_args)
+    nodes = tuple(dataclasses.replace(node, more=more) for node in pipeline.nodes)
+    return _run(dataclasses.replace(pipeline, nodes=nodes), "run")
 
 
 def view(options: argparse.Namespace) -> int:
@@ -41,13 +46,19 @@ def _run(pipeline: Pipeline, command: str) -> int:
         for node in pipeline.nodes:
             processes.start(node)
         stop_at = float("inf")
+        again: list[tuple[float, Node]] = []
         while not stop.wait(0.05) and time.monotonic() < stop_at:
             for ended in processes.ended():
-                if ended.means == "failure":
+                if ended.means in ("failure", "respawn"):
                     print(f"gosvae {command}: {ended}", file=sys.stderr)
+                if ended.means == "failure":
                     return ended.status or 1
+                if ended.means == "respawn":
+                    again.append((time.monotonic() + RESPAWN_SECONDS, ended.node))
                 if ended.means == "end of drive":
                     stop_at = time.monotonic() + DRAIN_SECONDS
+            while again and time.monotonic() >= again[0][0]:
+                processes.start(again.pop(0)[1])
     return 0
 
 
@@ -70,6 +81,14 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
             default=None,
             help=argument.description.replace("%", "%%") + default,
         )
+    parser.add_argument(
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="...",
+        help="ROS arguments for all nodes, up to the end of the line, as for `ros2 run`: "
+        "-r FROM:=TO remaps a topic, -p NAME:=VALUE sets a parameter",
+    )
 
 
 def _add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,39 +11,54 @@ import yaml
 
 from gosvae_common.topics import IMAGE, OVERLAY
 
-CAMERAS_OWN = (IMAGE, OVERLAY)
-"""Topics of a camera that take its own frames."""
 
+def write_layout(folder: Path, cameras: Sequence[str], topics: Sequence[str] | None) -> Path:
+    """Write RViz's layout for these cameras, from one that ships, to the user's cache.
 
-def write_layout(folder: Path, cameras: Sequence[str], frames: bool, compressed: bool) -> Path:
-    """Write RViz's layout for these cameras, from one that ships, to a temporary file.
+    Remapping is no way to do it: RViz takes the transport from the end of a topic's name, and
+    enables all displays that the layout has a window for. Names stay relative, so that RViz
+    resolves them in its node's namespace.
 
-    Remapping would not do: RViz tells from a topic's name whether it is compressed, and enables
-    every display that the layout has a window for.
+    The file has the hash of its content in its name, and is read-only: RViz offers to save a
+    changed layout under another name, for `rviz_config`.
 
     Args:
         folder: of the layouts that ship.
         cameras: base names of their topics; the first four are shown.
-        frames: whether to show the cameras' own frames, and overlays.
-        compressed: whether frames come compressed.
+        topics: image topic of each camera; None: without their frames and overlays.
 
     Returns:
         The file's path.
+
+    Raises:
+        OSError: the cache cannot be written.
     """
     name = "one_camera" if len(cameras) == 1 else "four_cameras"
     layout = yaml.safe_load((folder / f"{name}.rviz").read_text())
     manager = layout["Visualization Manager"]
     displays = []
     for display in manager["Displays"]:
-        place, _, topic = display["Topic"]["Value"].lstrip("/").partition("/")
+        place, _, topic = display["Topic"]["Value"].partition("/")
         number = int(place.partition("_")[2] or 1) - 1
-        if number >= len(cameras) or (not frames and topic in CAMERAS_OWN):
+        if number >= len(cameras) or (topics is None and topic in (IMAGE, OVERLAY)):
             continue
-        if compressed and topic == IMAGE:
-            topic += "/compressed"
-        display["Topic"]["Value"] = f"/{cameras[number].strip('/')}/{topic}"
+        name_of_topic = f"{cameras[number]}/{topic}"
+        if topics is not None and topic == IMAGE:
+            name_of_topic = topics[number]
+        display["Topic"]["Value"] = name_of_topic
         displays.append(display)
     manager["Displays"] = displays
-    with tempfile.NamedTemporaryFile("w", prefix="gosvae-", suffix=".rviz", delete=False) as file:
-        yaml.safe_dump(layout, file)
-    return Path(file.name)
+    return _cached(yaml.safe_dump(layout), name)
+
+
+def _cached(layout: str, name: str) -> Path:
+    """Return the read-only file of the user's cache that holds the layout."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gosvae" / "rviz"
+    path = cache / f"{name}-{hashlib.sha256(layout.encode()).hexdigest()[:12]}.rviz"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(layout)
+        draft.chmod(0o444)
+        draft.replace(path)
+    return path

@@ -16,7 +16,8 @@ import pytest
 from gosvae_bringup import cli
 from gosvae_bringup import processes as module
 from gosvae_bringup import run as run_module
-from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline
+from gosvae_bringup.arguments import ARGUMENTS
+from gosvae_bringup.pipeline import Node, Pipeline
 from gosvae_bringup.processes import Ended, Processes, find_executable
 from gosvae_common.errors import UsageError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,8 @@ import pytest
 import yaml
 
 from gosvae_bringup import pipeline as module
-from gosvae_bringup.pipeline import ARGUMENTS, Node, Pipeline, arguments_of, describe, describe_view
+from gosvae_bringup.arguments import ARGUMENTS, arguments_of
+from gosvae_bringup.pipeline import Node, Pipeline, describe, describe_view
 from gosvae_common import fastdds, shipped
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
@@ -21,6 +24,7 @@ from gosvae_common.topics import Side
 
 FRAMES = "image_raw/compressed"
 ROOT = Path(__file__).resolve().parents[1]
+VIEW_PARAMETERS = ("port", "open_browser", "max_width")
 
 
 @pytest.fixture(autouse=True)
@@ -45,22 +49,27 @@ def named(pipeline: Pipeline) -> dict[str, Node]:
 
 
 def test_live_cameras_need_transmitter_and_receiver_only(bundle: Path) -> None:
-    nodes = named(describe({"cameras": "front, rear/left"}))
+    nodes = named(describe({"cameras": "front, /rear/left/"}))
     assert list(nodes) == ["gosvae_tx", "gosvae_rx"]
     for node in nodes.values():
         assert node.parameters == {"cameras": ["front", "rear/left"], "bundle": str(bundle)}
         assert node.lifetime == "run"
 
 
+def test_defaults_are_left_to_the_parameter_files(drive: Path, bundle: Path) -> None:
+    values = {argument.name: argument.default for argument in ARGUMENTS}
+    assert describe(values) == describe({})
+    nodes = named(describe({**values, "bag": str(drive)}))
+    assert nodes["gosvae_replay"].parameters == {"input": str(drive)}
+    assert nodes["gosvae_rx"].parameters == {
+        **{"bundle": str(bundle), "image_transport": "raw", "use_sim_time": True}
+    }
+
+
 def test_a_bag_brings_replay_and_its_clock(drive: Path) -> None:
     nodes = named(describe({"bag": str(drive), "rate": "2", "loop": "True", "record": "rec"}))
     replay = nodes.pop("gosvae_replay")
-    assert replay.parameters == {
-        "cameras": ["camera"],
-        "input": str(drive),
-        "rate": 2.0,
-        "loop": True,
-    }
+    assert replay.parameters == {"input": str(drive), "rate": 2.0, "loop": True}
     assert replay.lifetime == "drive"
     assert list(nodes) == ["gosvae_tx", "gosvae_rx", "gosvae_record"]
     assert all(node.parameters["use_sim_time"] is True for node in nodes.values())
@@ -91,8 +100,90 @@ def test_two_sides_make_the_whole(drive: Path) -> None:
     assert {each.name for side in ("tx", "rx") for each in arguments_of(side)} == {
         each.name for each in ARGUMENTS
     }
-    with pytest.raises(UsageError, match="unknown argument bag"):
-        describe({"bag": str(drive)}, "rx")
+
+
+def test_what_a_common_parent_passes_is_accepted_on_both_sides(drive: Path) -> None:
+    values = {"bag": str(drive), "rate": "2", "rviz": "true", "rviz_config": "/mine.rviz"}
+    tx = describe(values, "tx")
+    assert tx.warnings == (
+        "rviz:=true has no meaning on side tx and is ignored",
+        "rviz_config:=/mine.rviz has no meaning on side tx and is ignored",
+    )
+    assert list(named(tx)) == ["gosvae_tx", "gosvae_replay"]
+    given = {"bag": "/not/here.mcap", "rate": "2", "loop": "true", "topics": "/a/image"}
+    rx = describe(given, "rx")
+    assert rx.warnings == (
+        "bag:=/not/here.mcap has no meaning on side rx, but that use_sim_time is true",
+        "rate:=2 has no meaning on side rx and is ignored",
+        "loop:=true has no meaning on side rx and is ignored",
+    )
+    (receiver,) = rx.nodes
+    assert receiver.parameters["use_sim_time"] is True
+    assert "image_topics" not in receiver.parameters
+    (receiver,) = describe({**given, "use_sim_time": "false"}, "rx").nodes
+    assert "use_sim_time" not in receiver.parameters
+
+
+@pytest.mark.parametrize(
+    ("cameras", "topics", "named_topics"),
+    [
+        ("camera", "/image_raw", ["/image_raw"]),
+        ("/zed/left/", "/zed/left/image_rect_color", ["/zed/left/image_rect_color"]),
+        ("front,rear", "/usb/image/compressed, ", ["/usb/image/compressed", ""]),
+        ("a, b", ",sensing/b/image", ["", "sensing/b/image"]),
+    ],
+)
+def test_live_cameras_have_any_topic(cameras: str, topics: str, named_topics: list[str]) -> None:
+    for side in ("both", "tx", "rx"):
+        for node in describe({"cameras": cameras, "topics": topics}, side).nodes:
+            assert node.parameters["image_topics"] == named_topics
+            assert "image_transport" not in node.parameters
+
+
+def test_the_view_shows_live_cameras_of_any_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: True)
+    values = {"cameras": "a,b,c", "topics": "/image_raw,,/c/image/compressed", "view": "true"}
+    assert named(describe(values))["gosvae_view"].remappings == (
+        ("a/image_raw", "/image_raw"),
+        ("a/image_raw/compressed", "/image_raw/compressed"),
+        ("c/image_raw", "/c/image"),
+        ("c/image_raw/compressed", "/c/image/compressed"),
+    )
+
+
+@pytest.mark.parametrize("cameras", ["camera", "/camera", "camera/", "/camera/"])
+def test_slashes_around_a_camera_with_a_bag_do_not_matter(cameras: str, drive: Path) -> None:
+    nodes = named(describe({"bag": str(drive), "cameras": cameras}))
+    assert nodes["gosvae_tx"].parameters.get("cameras", ["camera"]) == ["camera"]
+    assert nodes["gosvae_tx"].parameters["image_transport"] == "raw"
+
+
+def test_a_bag_of_raw_and_compressed_cameras_plays(
+    drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SimpleNamespace(transport={"a": "raw", "b": "compressed"})
+    monkeypatch.setattr("gosvae_tools.drives.open_source", lambda *_: source)
+    parameters = named(describe({"bag": str(drive), "cameras": "a,b"}))["gosvae_tx"].parameters
+    assert parameters["image_topics"] == ["a/image_raw", "b/image_raw/compressed"]
+    assert "image_transport" not in parameters
+
+
+def test_how_all_nodes_are_started(drive: Path) -> None:
+    values = {"bag": str(drive), "namespace": "fleet/robot1/", "log_level": "DEBUG"}
+    values |= {"use_respawn": "true", "autostart": "false", "record": "rec"}
+    nodes = named(describe(values))
+    for node in nodes.values():
+        assert node.namespace == "fleet/robot1"
+        assert node.ros_arguments[:4] == [
+            *("--params-file", str(node.params_files[0]), "--log-level", "debug")
+        ]
+        assert node.ros_arguments[-2:] == ["-r", "__ns:=/fleet/robot1"]
+        assert node.respawn == (node.name != "gosvae_replay")
+        codes = node.name in ("gosvae_tx", "gosvae_rx")
+        assert ("autostart" in node.parameters) == codes
+    assert nodes["gosvae_tx"].parameters["autostart"] is False
+    for node in describe({}).nodes:
+        assert (node.namespace, node.log_level, node.respawn) == ("", "", False)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +192,15 @@ def test_two_sides_make_the_whole(drive: Path) -> None:
         ({"camera": "front"}, "unknown argument camera; there are bag, cameras"),
         ({"cameras": " , "}, "give different names"),
         ({"cameras": "front,front"}, "give different names"),
+        ({"cameras": "front,/front"}, "give different names"),
+        ({"cameras": "/"}, "cameras is '/': give different names, .* topics:=/image_raw names"),
+        ({"cameras": "a,b", "topics": "/x"}, "topics is '/x', but there are 2 cameras: a, b; give"),
+        ({"topics": "/x,/y"}, "topics is '/x,/y', but there are 1 cameras: camera"),
+        ({"namespace": "robot 1"}, "namespace is 'robot 1'; give letters, digits"),
+        ({"namespace": "1robot"}, "namespace is '1robot'"),
+        ({"log_level": "loud"}, "log_level is 'loud'; it can be debug, info, warn, error, fatal"),
+        ({"use_respawn": "maybe"}, "use_respawn is 'maybe'; it can be true, false"),
+        ({"autostart": "0"}, "autostart is '0'; it can be true, false"),
         ({"rviz": "yes"}, "rviz is 'yes'; it can be true, false"),
         ({"image_transport": "theora"}, "it can be auto, raw, compressed"),
         ({"bag": "/nowhere"}, "bag: /nowhere does not exist"),
@@ -133,32 +233,81 @@ def test_the_transport_profile_is_the_users_if_there_is_one(
     assert PROFILE_VARIABLE not in describe({}).environment
 
 
+@pytest.fixture
+def rviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let RViz be there."""
+    monkeypatch.setattr(module, "get_package_prefix", lambda package: f"/opt/{package}")
+    monkeypatch.setattr(module, "shared_memory_problem", lambda *_: "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def topics_of(layout: Path) -> list[str]:
+    displays = yaml.safe_load(layout.read_text())["Visualization Manager"]["Displays"]
+    return [display["Topic"]["Value"] for display in displays]
+
+
+@pytest.mark.usefixtures("rviz")
+def test_layouts_are_kept_once_and_away_from_the_temporary_folder(tmp_path: Path) -> None:
+    def layout(**values: str) -> Path:
+        return Path(named(describe({"rviz": "true", **values}))["rviz2"].arguments[1])
+
+    left = set(Path(tempfile.gettempdir()).glob("gosvae-*"))
+    one, other = layout(), layout(cameras="front")
+    assert one == layout() != other
+    assert sorted((tmp_path / "cache" / "gosvae" / "rviz").iterdir()) == sorted([one, other])
+    # RViz offers another name where it cannot write the file.
+    assert one.stat().st_mode & 0o222 == 0
+    assert set(Path(tempfile.gettempdir()).glob("gosvae-*")) == left
+
+
+@pytest.mark.usefixtures("rviz")
+def test_rviz_shows_live_cameras_of_any_topic() -> None:
+    values = {"rviz": "true", "cameras": "zed", "topics": "/zed/image_rect_color"}
+    layout = Path(named(describe(values))["rviz2"].arguments[1])
+    assert "/zed/image_rect_color" in topics_of(layout)
+    assert "zed/semantic/overlay" in topics_of(layout)
+
+
+@pytest.mark.usefixtures("rviz")
+def test_a_layout_of_the_user_is_taken_as_it_is(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.rviz"
+    mine.write_text("Panels: []")
+    values = {"rviz": "true", "rviz_config": str(mine), "cameras": "a,b,c,d,e"}
+    pipeline = describe(values)
+    assert named(pipeline)["rviz2"].arguments == ("-d", str(mine))
+    assert pipeline.warnings == ()
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(UsageError, match=r"rviz_config: /no\.rviz does not exist; give a layout"):
+        describe({"rviz": "true", "rviz_config": "/no.rviz"})
+    assert (
+        "rviz_config has no meaning without rviz:=true"
+        in describe({"rviz_config": str(mine)}).warnings[0]
+    )
+
+
+@pytest.mark.usefixtures("rviz")
 @pytest.mark.parametrize(
     ("cameras", "side", "transport", "topics"),
     [
         ("front", "both", "raw", ["semantic/overlay", "semantic/color", "image_raw"]),
         ("a/b", "both", "compressed", ["semantic/overlay", "semantic/color", FRAMES]),
         ("front", "rx", "compressed", ["semantic/color"]),
-        ("a,b,c", "both", "compressed", ["semantic/overlay", "semantic/color", FRAMES]),
+        ("a,b,c", "both", "compressed", ["semantic/overlay", "semantic/color"]),
         ("a,b,c,d,e", "rx", "raw", ["semantic/color"]),
     ],
 )
 def test_rviz_shows_the_cameras_there_are(
-    cameras: str, side: Side, transport: str, topics: list[str], monkeypatch: pytest.MonkeyPatch
+    cameras: str, side: Side, transport: str, topics: list[str]
 ) -> None:
-    monkeypatch.setattr(module, "get_package_prefix", lambda package: f"/opt/{package}")
-    monkeypatch.setattr(module, "shared_memory_problem", lambda *_: "")
     values = {"rviz": "true", "cameras": cameras, "image_transport": transport}
     pipeline = describe(values, side)
     rviz = named(pipeline)["rviz2"]
     assert (rviz.lifetime, rviz.side, rviz.arguments[0]) == ("viewer", "rx", "-d")
-    layout = Path(rviz.arguments[1])
-    displays = yaml.safe_load(layout.read_text())["Visualization Manager"]["Displays"]
-    layout.unlink()
+    found = topics_of(Path(rviz.arguments[1]))
     names = cameras.split(",")
-    wanted = [f"/{name}/{topic}" for name in names[:4] for topic in topics]
-    found = [display["Topic"]["Value"] for display in displays]
-    assert found == [*wanted, f"/{names[0]}/semantic/legend"]
+    # Relative, so that RViz finds them in its own namespace.
+    wanted = [f"{name}/{topic}" for name in names[:4] for topic in topics]
+    assert found == [*wanted, f"{names[0]}/semantic/legend"]
     beyond = () if len(names) < 5 else ("RViz shows the first 4 of 5 cameras",)
     assert pipeline.warnings == beyond
 
@@ -269,17 +418,18 @@ def test_the_shipped_parameters_exist(drive: Path) -> None:
     try:
         nodes = {node.get_name(): node for node in (Transmitter(), Receiver(), Replay())}
         shipped = yaml.safe_load((ROOT / "config" / "pipeline.yaml").read_text())
-        shipped.pop("/**/gosvae_view")  # in test_view.py, as it needs rerun-sdk
-        for section, content in shipped.items():
-            own = nodes.get(section.rpartition("/")[2])
-            for name, value in content["ros__parameters"].items():
-                declared = [
-                    node.get_parameter(name).value
-                    for node in ([own] if own else nodes.values())
-                    if node.has_parameter(name)
-                ]
-                assert declared, f"no node has the parameter {name} of {section}"
-                assert all(type(each) is type(value) for each in declared), name
+        # A section of a node's own would win over what a parent launch file sets.
+        assert list(shipped) == ["/**"]
+        for name, value in shipped["/**"]["ros__parameters"].items():
+            if name in VIEW_PARAMETERS:  # in test_view.py, as it needs rerun-sdk
+                continue
+            declared = [
+                node.get_parameter(name).value
+                for node in nodes.values()
+                if node.has_parameter(name)
+            ]
+            assert declared, f"no node has the parameter {name}"
+            assert all(type(each) is type(value) for each in declared), name
         for node in nodes.values():
             node.destroy_node()
     finally:
@@ -340,21 +490,31 @@ def test_rviz_knows_all_that_the_layouts_say(name: str) -> None:
         assert each["Name"] in window
 
 
+def test_the_shipped_profiles_are_those_of_the_template() -> None:
+    for name, content in fastdds.shipped_profiles().items():
+        assert (ROOT / "config" / name).read_text() == content, f"write it to config/{name}"
+
+
 def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    from gosvae_bringup.demo.demo import network
-
-    def leaves(root: ElementTree.Element, above: str = "") -> set[tuple[str, str]]:
-        path = f"{above}/{root.tag}"
-        if not len(root):
-            return {(path, (root.text or "").strip())}
-        return set().union(*(leaves(each, path) for each in root))
+    from gosvae_bringup.demo.network import network
 
     link = SimpleNamespace(address=lambda side: "10.0.0.1")
-    _, far = network(dict(describe({}).environment), tmp_path, link)
+    private, far = network(dict(describe({}).environment), tmp_path, link)
     template = (ROOT / "config" / "fastdds-link.xml").read_text()
-    ours = ElementTree.fromstring(template.replace("@ADDRESS@", "10.0.0.1"))
-    made = ElementTree.parse(far["tx"][PROFILE_VARIABLE]).getroot()
-    assert leaves(ours) == leaves(made)
+    assert Path(far["tx"][PROFILE_VARIABLE]).read_text() == template.replace(
+        "@ADDRESS@", "10.0.0.1"
+    )
+    near = Path(private[PROFILE_VARIABLE]).read_text()
+    assert "10.0.0.1" not in near and "<maxMessageSize>1472</maxMessageSize>" in near
+    # Without a link only the interfaces differ from the profile that ships.
+    private, far = network(dict(describe({}).environment), tmp_path)
+    alone = Path(private[PROFILE_VARIABLE]).read_text()
+    assert fastdds.profile() == re.sub(
+        r" *<interfaceWhiteList>.*</interfaceWhiteList>\n", "", alone, flags=re.DOTALL
+    )
+    assert far == {"tx": {}, "rx": {}}
+    ElementTree.fromstring(near)
+    ElementTree.fromstring(alone)

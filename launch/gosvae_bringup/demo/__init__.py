@@ -39,7 +39,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     # rclpy, av and readers of bags take a second, which --help does without.
-    from .demo import Options, demo
+    from .demo import demo
+    from .prepare import Options
 
     given = {
         name: value for name, value in vars(options).items() if name in Options.__annotations__

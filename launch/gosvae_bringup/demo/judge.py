@@ -1,0 +1,135 @@
+"""How good a run's masks are: the drive is read again beside them, scored and drawn."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from threading import Event
+
+import cv2
+import numpy as np
+from rich.progress import Progress
+
+from gosvae_codec.labels import UNLABELLED, LabelSpace
+from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_tools.drives import Frame
+
+from .delivery import Delivery, FrameReport, Mask, Masks
+from .pictures import SHEET_FRAMES, Panels, Video, contact_sheet, panels
+from .play import DemoError, Interrupted
+from .prepare import Run
+
+SHEET_PANEL = 470
+"""Width in pixels of a picture of the contact sheet."""
+
+
+class Quality:
+    """How good the masks are, over the frames whose mask came.
+
+    Pixels whose true label is none of `labels`, those that the networks know, do not count.
+
+    Attributes:
+        frames: how many were counted.
+        labelled: how many of them have true labels.
+    """
+
+    def __init__(self, labels: LabelSpace) -> None:
+        self.frames = self.labelled = 0
+        self._known = np.full(256, UNLABELLED, np.uint8)
+        self._known[labels.ids] = labels.ids
+        self._truth = ConfusionMatrix()
+        self._expert_truth = ConfusionMatrix()
+        self._expert = ConfusionMatrix()
+
+    def add(self, frame: Frame, mask: Mask, expert_mask: Mask) -> None:
+        """Count one frame; all masks are uint8 (H, W) label ids of the frame's size.
+
+        Raises:
+            ValueError: the masks differ in size.
+        """
+        self._expert.add(expert_mask, mask)
+        self.frames += 1
+        if frame.label is not None:
+            self.labelled += 1
+            truth = self._known[frame.label]
+            self._truth.add(truth, mask)
+            self._expert_truth.add(truth, expert_mask)
+
+    @property
+    def miou(self) -> float | None:
+        """mIoU of the masks against true labels; None without labels."""
+        return _miou(self._truth)
+
+    @property
+    def expert_miou(self) -> float | None:
+        """mIoU of the expert's own masks against true labels; None without labels."""
+        return _miou(self._expert_truth)
+
+    @property
+    def agreement(self) -> float | None:
+        """mIoU of the masks with the expert's as the truth; None where no mask came."""
+        return _miou(self._expert)
+
+
+def _miou(matrix: ConfusionMatrix) -> float | None:
+    value = matrix.miou()
+    return None if np.isnan(value) else value
+
+
+def judge(
+    run: Run, delivery: Delivery, progress: Progress, stop: Event
+) -> tuple[Quality, dict[str, str]]:
+    """Read the drive again beside its masks: score them, and draw the pictures.
+
+    Returns:
+        How good the masks are, and the paths of what was written, by kind.
+
+    Raises:
+        DemoError: a picture cannot be written.
+        Interrupted: `stop` was set.
+    """
+    labels = run.bundle.labels
+    outputs = {
+        "video": str(run.folder / "demo.mp4"),
+        "contact_sheet": str(run.folder / "contact_sheet.png"),
+        "bag": str(delivery.bags[-1]),
+    }
+    title = f"{run.source.path.name}, {run.bundle.name}"
+    reports = dict(delivery.frames())
+    picked = set(np.linspace(0, len(reports) - 1, SHEET_FRAMES).astype(int).tolist())
+    sheet: list[tuple[str, Panels]] = []
+    quality = Quality(labels)
+    masks = Masks(delivery)
+    task = progress.add_task("scored and filmed", total=len(reports))
+    with Video(Path(outputs["video"]), labels, title, _frame_rate(run)) as video:
+        for frame in run.source.frames():
+            report = reports.pop(frame.stamp, None)
+            if report is None:
+                continue
+            if stop.is_set():
+                raise Interrupted
+            mask = masks.take(frame.stamp)
+            if mask is not None:
+                quality.add(frame, mask, run.expert.segment(frame.image))
+            video.add(frame.image, mask, _caption(report))
+            if progress.tasks[task].completed in picked:
+                sheet.append((_caption(report), panels(frame.image, mask, labels, SHEET_PANEL)))
+            progress.advance(task)
+    _save(Path(outputs["contact_sheet"]), contact_sheet(sheet, labels, title))
+    return quality, outputs
+
+
+def _frame_rate(run: Run) -> Fraction:
+    """Return the video's rate: that of the frames as played, 1 to 60 a second."""
+    return Fraction(min(max(run.rate * 1e9 / run.source.interval, 1), 60)).limit_denominator(1001)
+
+
+def _caption(report: FrameReport) -> str:
+    age = "no mask" if math.isnan(report.mask_age_ms) else f"mask after {report.mask_age_ms:.0f} ms"
+    return f"{report.bytes:,} bytes   {report.kbit_per_s:.0f} kbit/s   {age}"
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise DemoError(f"{path} cannot be written")
