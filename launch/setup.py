@@ -13,6 +13,7 @@ setup(
     maintainer="GOS-VAE maintainers",
     maintainer_email="maintainers@gosvae.invalid",
     packages=find_packages(include=["gosvae_bringup", "gosvae_bringup.*"]),
+    package_data={"gosvae_bringup": ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/gosvae_bringup"]),
         ("share/gosvae_bringup", ["package.xml"]),

@@ -255,6 +255,57 @@ def test_arguments_in_both_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [({"bag": "a b.mcap", "image_transport": "raw", "rviz": "true"}, "both")] * 2
 
 
+def test_ros_arguments_go_to_all_nodes_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = Pipeline((Node("p", "e", "one"), Node("p", "e", "two", parameters={"a": 1})), {})
+    monkeypatch.setattr(run_module, "describe", lambda values, side: pipeline)
+    started = []
+
+    def run(pipeline: Pipeline, command: str) -> int:
+        started.extend(node.ros_arguments for node in pipeline.nodes)
+        return 0
+
+    monkeypatch.setattr(run_module, "_run", run)
+    rules = ["-r", "image:=/zed/image", "-r", "zed/image_raw:=/x", "-p", "levels:=2"]
+    assert cli.main(["run", "cameras:=zed", "--ros-args", *rules]) == 0
+    assert started == [rules, ["-p", "a:=1", *rules]]
+
+
+def test_a_failed_node_starts_again_where_that_is_asked_for(
+    script: Script,
+    run: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run_module, "RESPAWN_SECONDS", 0.1)
+    monkeypatch.setattr(run_module, "DRAIN_SECONDS", 0.1)
+    fails = "echo started >> $LOG; exit 3"
+    waits = "while [ $(grep -c started $LOG 2>/dev/null || echo 0) -lt 3 ]; do sleep 0.02; done"
+    again, drive = script("again", fails, respawn=True), script("drive", waits, lifetime="drive")
+    assert run(again, drive) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) >= 3 and set(said) == {"gosvae run: again ended with status 3"}
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.08, 0.2, 0.4])
+def test_an_interrupt_while_the_command_starts_leaves_no_traceback(delay: float) -> None:
+    code = (
+        "import sys; from gosvae_bringup.__main__ import main; print('ready', flush=True); "
+        "sys.argv = ['gosvae', 'inspect', '.']; sys.exit(main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("argv", [[], ["sing"], ["run", "--no-such"], ["demo", "extra"]])
 def test_bad_arguments_take_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:

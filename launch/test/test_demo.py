@@ -14,6 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -24,8 +25,10 @@ from rich.progress import Progress
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from gosvae_bringup.demo.delivery import Delivery, Masks, ReportError, Usage
+from gosvae_bringup.demo.judge import Counts, Quality
 from gosvae_bringup.demo.pictures import Video, contact_sheet, legend, panels
-from gosvae_bringup.demo.report import Delivery, Masks, Quality, ReportError, Usage, figures
+from gosvae_bringup.demo.report import figures, problems
 from gosvae_bringup.pipeline import Node, Pipeline
 from gosvae_bringup.processes import Ended
 from gosvae_codec.labels import CAMVID, CITYSCAPES
@@ -36,9 +39,11 @@ from gosvae_tools.link.emulator import unavailable
 
 SECOND = 1_000_000_000
 SIZE = (48, 72)
+HEADER, TIME = "std_msgs/msg/Header", "builtin_interfaces/msg/Time"
 START = 1_700_000_000 * SECOND
 KEYS = [
-    *("frames_sent", "packets", "masks_received", "bytes_per_frame", "kbit_per_s", "mask_age_ms"),
+    *("frames_read", "damaged", "frames_sent", "packets", "masks_received", "frames_scored"),
+    *("bytes_per_frame", "kbit_per_s", "mask_age_ms"),
     *("longest_gap_ms", "coverage", "loss", "link_kbit_per_s", "link_loss"),
     *("miou", "expert_miou", "agreement", "outputs"),
 ]
@@ -115,7 +120,9 @@ def delivery(
 
 
 def test_figures_of_a_perfect_run(tmp_path: Path) -> None:
-    result = figures(delivery(tmp_path, list(range(10))), Quality(CITYSCAPES), {"bag": "there"})
+    result = figures(
+        delivery(tmp_path, list(range(10))), Quality(CITYSCAPES), Counts(10), {"bag": "there"}
+    )
     assert list(result) == KEYS
     assert result["frames_sent"] == result["masks_received"] == 10
     assert result["packets"] == 20
@@ -131,7 +138,7 @@ def test_figures_of_a_bad_link(tmp_path: Path) -> None:
     said = [(10, 0, 0, 0.0), (100, 2, 0, 1.0), (500, 6, 2, 0.5), (1500, 12, 4, 0.2)]
     usage = {"from_vehicle": Usage(120.123, 0.25)}
     recorded = delivery(tmp_path, [0, 1, 5], feedback=said, shift=10 * SECOND)
-    result = figures(recorded, Quality(CITYSCAPES), {}, usage)
+    result = figures(recorded, Quality(CITYSCAPES), Counts(), {}, usage)
     assert (result["masks_received"], result["packets"]) == (3, 20)
     # The mask of frame 5 comes at 525 ms, and the last frame is sent at 900 ms.
     assert result["longest_gap_ms"] == 525 - 121
@@ -153,10 +160,34 @@ def test_missing_repeated_and_foreign_masks_are_told_apart(tmp_path: Path) -> No
 
 
 def test_figures_without_any_mask(tmp_path: Path) -> None:
-    result = figures(delivery(tmp_path, []), Quality(CITYSCAPES), {})
+    result = figures(delivery(tmp_path, []), Quality(CITYSCAPES), Counts(), {})
     assert result["masks_received"] == 0
     assert result["longest_gap_ms"] == 900
     assert result["mask_age_ms"] == {"p50": None, "p95": None}
+
+
+@pytest.mark.parametrize(
+    ("scored", "counts", "lossy", "said"),
+    [
+        (10, Counts(10), False, []),
+        (9, Counts(9, 1, 0, 1), False, []),
+        (10, Counts(10, 1), False, []),
+        (10, Counts(12, 0, 2), False, ["2 of 12 frames were read but not sent"]),
+        (8, Counts(10), False, ["2 of 10 masks are missing"]),
+        (8, Counts(10), True, []),
+        (0, Counts(10), True, ["10 of 10 masks are missing"]),
+        (7, Counts(9, 1, 0, 1), False, ["2 of 9 masks are missing"]),
+        (9, Counts(9, 0, 0, 1), True, ["1 of 10 frames that were sent do not decode, but 0 when"]),
+    ],
+)
+def test_counts_of_frames_are_compared(
+    scored: int, counts: Counts, lossy: bool, said: list[str], tmp_path: Path
+) -> None:
+    quality = Quality(CITYSCAPES)
+    quality.frames = scored
+    found = list(problems(delivery(tmp_path, list(range(10))), quality, counts, lossy))
+    assert len(found) == len(said)
+    assert all(each.startswith(start) for each, start in zip(found, said, strict=True))
 
 
 def test_masks_are_found_by_stamp_whatever_their_order(tmp_path: Path) -> None:
@@ -325,6 +356,35 @@ def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> Non
 
 
 @pytest.mark.dds
+def test_a_damaged_frame_is_left_out_and_counted(tmp_path: Path, bundle: Path) -> None:
+    types = get_typestore(Stores.ROS2_JAZZY)
+    kind = "sensor_msgs/msg/CompressedImage"
+    image, header, time_type = (types.types[each] for each in (kind, HEADER, TIME))
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/camera/image_raw/compressed", kind, typestore=types)
+        for index in range(12):
+            _, png = cv2.imencode(".png", np.full((*SIZE, 3), 20 * index, np.uint8))
+            data = png[:40] if index == 4 else png
+            at = START + index * SECOND // 10
+            stamp = time_type(*divmod(at, SECOND))
+            message = image(header(stamp, "c"), "png", np.asarray(data).reshape(-1))
+            writer.write(connection, at, bytes(types.serialize_cdr(message, kind)))
+    output, figures_file = tmp_path / "out", tmp_path / "figures.json"
+    process = demo(
+        *("--input", tmp_path / "bag", "--bundle", bundle, "--output", output),
+        *("--json", figures_file),
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    result = json.loads(figures_file.read_text())
+    assert (result["frames_read"], result["damaged"], result["frames_sent"]) == (11, 1, 12)
+    assert result["masks_received"] == result["frames_scored"] == 11
+    assert "damaged frames" in out
+    assert "/camera/image_raw/compressed" in err
+    assert Path(result["outputs"]["contact_sheet"]).exists()
+
+
+@pytest.mark.dds
 @pytest.mark.root
 @pytest.mark.slow
 def test_a_drive_crosses_a_bad_link(
@@ -376,16 +436,23 @@ def test_missing_masks_fail_the_demo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from gosvae_bringup.demo import demo as module
+    from gosvae_bringup.demo.prepare import Options
 
     recorded = delivery(tmp_path, [0, 1, 2, 4])
-    monkeypatch.setattr(module, "_play", lambda *_: (recorded, None))
-    options = module.Options(
+    monkeypatch.setattr(module, "play", lambda *_: (recorded, None))
+    options = Options(
         input=str(drive), bundle=str(bundle), output=str(tmp_path / "o"), json=str(tmp_path / "j")
     )
     assert module.demo(options) == 1
-    assert "gosvae demo: 6 of 10 masks are missing" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "gosvae demo: 6 of 10 masks are missing" in err
+    assert "gosvae demo: 5 of 15 frames were read but not sent" in err
     result = json.loads((tmp_path / "j").read_text())
+    assert (result["frames_read"], result["damaged"]) == (15, 0)
     assert (result["frames_sent"], result["masks_received"]) == (10, 4)
+    assert result["frames_scored"] == 4
+    for index in range(10, 15):
+        (drive / f"{index}.png").unlink()
     link = dataclasses.replace(options, link="loss=10%", output=str(tmp_path / "p"))
     if not unavailable():
         assert module.demo(link) == 0
@@ -393,7 +460,7 @@ def test_missing_masks_fail_the_demo(
 
 
 def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: Path) -> None:
-    from gosvae_bringup.demo import demo as module
+    from gosvae_bringup.demo import prepare as module
 
     types = get_typestore(Stores.ROS2_JAZZY)
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -404,33 +471,35 @@ def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: 
             writer.write(connection, START, bytes(100))
     options = module.Options(input=str(tmp_path / "bag"), bundle=str(bundle))
     with pytest.raises(UsageError, match=r"/left/image, /right/image.*make demo TOPIC=NAME"):
-        module.demo(options)
+        module.prepare(options)
 
 
 def test_without_an_input_the_shipped_drive_plays() -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    from gosvae_bringup.demo import demo as module
+    from gosvae_bringup.demo.prepare import Options, open_drive
 
-    source = module._open(module.Options())
+    source = open_drive(Options())
     assert source.path.name == "street.mcap"
     assert next(source.frames()).label is not None
 
 
 def test_a_folder_is_no_file_for_figures(tmp_path: Path, bundle: Path, drive: Path) -> None:
-    from gosvae_bringup.demo import demo as module
+    from gosvae_bringup.demo.prepare import Options, prepare
 
-    options = module.Options(input=str(drive), bundle=str(bundle), json=str(tmp_path))
+    options = Options(input=str(drive), bundle=str(bundle), json=str(tmp_path))
     with pytest.raises(UsageError, match="is a folder; name a file"):
-        module.demo(options)
+        prepare(options)
 
 
 def test_a_drive_without_masks_is_given_up(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gosvae_bringup.demo import demo as module
+    from gosvae_bringup.demo import play as module
 
     class Nodes:
         """Processes that neither end nor send anything."""
+
+        logs = tmp_path
 
         def __init__(self, *_: object) -> None: ...
         def __enter__(self) -> Nodes:
@@ -446,8 +515,9 @@ def test_a_drive_without_masks_is_given_up(
     monkeypatch.setattr(module, "network", lambda *_: ({}, {"rx": {}}))
     monkeypatch.setattr(module, "START_SECONDS", 0.2)
     pipeline = Pipeline((Node("p", "replay", "replay", lifetime="drive"),), {})
+    run = SimpleNamespace(pipeline=pipeline, folder=tmp_path, link=None, source=[0])
     with pytest.raises(module.DemoError, match="no mask within"):
-        module._play(pipeline, 1, tmp_path, Progress(), Event())
+        module.play(run, Progress(), Event())
 
 
 @pytest.mark.dds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gosvae_tools.verbs import Verb
+from gosvae_tools.verbs import Verb, add_damage_argument
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", default="1.0", help="speed as a factor (default: 1.0)")
     parser.add_argument("--bundle", default="", metavar="DIR", help="model bundle, as for `run`")
     parser.add_argument("--providers", default="", help="where networks run, as for `run`")
+    add_damage_argument(parser, "frames")
 
 
 def _demo(options: argparse.Namespace) -> int:

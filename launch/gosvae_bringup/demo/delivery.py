@@ -86,7 +86,7 @@ class Delivery:
         if repeats := len(frames) - len(sent):
             raise ReportError(
                 f"{repeats} of {len(frames)} frames repeat a header stamp: masks cannot be told "
-                "apart; restamp the bag"
+                "apart; give the frames stamps of their own with `gosvae restamp`"
             )
         packet_sizes: dict[int, list[int]] = {}
         arrived: dict[int, int] = {}

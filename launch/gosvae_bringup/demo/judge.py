@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -77,16 +78,35 @@ def _miou(matrix: ConfusionMatrix) -> float | None:
     return None if np.isnan(value) else value
 
 
+class Counts(NamedTuple):
+    """What became of the drive's frames between reading and sending.
+
+    Attributes:
+        read: frames that decode.
+        damaged: frames that do not.
+        unsent: frames of `read` that the replay did not send.
+        undecodable: frames that were sent but are not in `read`, so that they have no mask.
+    """
+
+    read: int = 0
+    damaged: int = 0
+    unsent: int = 0
+    undecodable: int = 0
+
+
 def judge(
     run: Run, delivery: Delivery, progress: Progress, stop: Event
-) -> tuple[Quality, dict[str, str]]:
+) -> tuple[Quality, Counts, dict[str, str]]:
     """Read the drive again beside its masks: score them, and draw the pictures.
 
+    Frames that do not decode are left out and counted.
+
     Returns:
-        How good the masks are, and the paths of what was written, by kind.
+        How good the masks are, what became of the frames, and the paths of what was written.
 
     Raises:
-        DemoError: a picture cannot be written.
+        DemoError: none of the frames that were sent decodes, or a picture cannot be written.
+        SourceError: no frame decodes.
         Interrupted: `stop` was set.
     """
     labels = run.bundle.labels
@@ -101,14 +121,17 @@ def judge(
     sheet: list[tuple[str, Panels]] = []
     quality = Quality(labels)
     masks = Masks(delivery)
+    read = unsent = 0
     task = progress.add_task("scored and filmed", total=len(reports))
     with Video(Path(outputs["video"]), labels, title, _frame_rate(run)) as video:
         for frame in run.source.frames():
-            report = reports.pop(frame.stamp, None)
-            if report is None:
-                continue
             if stop.is_set():
                 raise Interrupted
+            read += 1
+            report = reports.pop(frame.stamp, None)
+            if report is None:
+                unsent += 1
+                continue
             mask = masks.take(frame.stamp)
             if mask is not None:
                 quality.add(frame, mask, run.expert.segment(frame.image))
@@ -116,8 +139,10 @@ def judge(
             if progress.tasks[task].completed in picked:
                 sheet.append((_caption(report), panels(frame.image, mask, labels, SHEET_PANEL)))
             progress.advance(task)
+    if not sheet:
+        raise DemoError(f"none of the {len(reports)} frames that were sent is in {run.source.path}")
     _save(Path(outputs["contact_sheet"]), contact_sheet(sheet, labels, title))
-    return quality, outputs
+    return quality, Counts(read, run.source.lost, unsent, len(reports)), outputs
 
 
 def _frame_rate(run: Run) -> Fraction:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gosvae_common.fastdds import LOOPBACK, PROFILE_VARIABLE, profile
 from gosvae_common.topics import Side
+from gosvae_tools.link import emulator as link_emulator
 from gosvae_tools.link.emulator import EDGE, VEHICLE, EmulatedLink
 
 
@@ -43,7 +44,8 @@ def network(
         path.write_text(profile([LOOPBACK], thin_link=link is not None))
         private[PROFILE_VARIABLE] = str(path)
         if link is not None:
-            for side, name in (("tx", VEHICLE), ("rx", EDGE)):
+            sides: tuple[tuple[Side, link_emulator.Side], ...] = (("tx", VEHICLE), ("rx", EDGE))
+            for side, name in sides:
                 path = folder / f"fastdds-{name}.xml"
                 addresses = [LOOPBACK, link.address(name)]
                 path.write_text(profile(addresses, thin_link=True, announcement=3.0))

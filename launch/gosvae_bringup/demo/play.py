@@ -106,7 +106,8 @@ def play(run: Run, progress: Progress, stop: Event) -> tuple[Delivery, Mapping[s
                 raise DemoError(_failure(ended, processes))
     if not sent:
         raise DemoError(f"the replay sent no frame; see {processes.log(replay)}")
-    return Delivery.read(replay_report, bags, CAMERA), meter and meter.usage
+    usage = None if meter is None else meter.usage
+    return Delivery.read(replay_report, bags, CAMERA), usage
 
 
 def _roles(pipeline: Pipeline, replay_report: Path) -> tuple[Node, list[Node]]:

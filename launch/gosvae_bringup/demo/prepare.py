@@ -12,10 +12,11 @@ from gosvae_codec.bundle import ModelBundle
 from gosvae_codec.expert import Expert
 from gosvae_common.errors import UsageError
 from gosvae_common.shipped import find_bundle, find_drive
-from gosvae_common.topics import DIAGNOSTICS
+from gosvae_common.topics import DIAGNOSTICS, Side
 from gosvae_tools.drives import AmbiguousTopicsError, Source, open_source
 from gosvae_tools.link.channel import LinkError, LinkSpec
 from gosvae_tools.link.emulator import EmulatedLink, unavailable
+from gosvae_tools.outcome import MAX_DAMAGED
 
 from ..arguments import arguments_of
 from ..pipeline import Node, Pipeline, describe
@@ -27,7 +28,10 @@ RATE_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of `gosvae demo`; empty strings for those that were not given."""
+    """The arguments of `gosvae demo`; empty strings for those that were not given.
+
+    `max_damaged` is the share of damaged frames, 0 to 1, above which the demo fails.
+    """
 
     input: str = ""
     topic: str = ""
@@ -37,6 +41,7 @@ class Options:
     bundle: str = ""
     providers: str = ""
     link: str = ""
+    max_damaged: float = MAX_DAMAGED
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Run:
     folder: Path
     json_file: Path | None = None
     link: EmulatedLink | None = None
+    max_damaged: float = MAX_DAMAGED
 
 
 def prepare(options: Options) -> Run:
@@ -84,8 +90,10 @@ def prepare(options: Options) -> Run:
         "record": str(folder / "recording"),
     }
     pipeline = describe(values) if link is None else _two_machines(values, folder, link.spec)
-    rate = float(options.rate)
-    return Run(source, bundle, expert, pipeline, rate, folder, json_file, link)
+    return Run(
+        *(source, bundle, expert, pipeline, float(options.rate), folder, json_file, link),
+        options.max_damaged,
+    )
 
 
 def open_drive(options: Options) -> Source:
@@ -125,7 +133,8 @@ def _two_machines(values: Mapping[str, str], folder: Path, spec: LinkSpec) -> Pi
     budget = {} if spec.rate is None else {"max_kbit_per_s": RATE_SHARE * spec.rate / 1e3}
     common = {**values, "use_sim_time": "false"}
     nodes: list[Node] = []
-    for side, record in (("tx", "sent"), ("rx", "recording")):
+    records: dict[Side, str] = {"tx": "sent", "rx": "recording"}
+    for side, record in records.items():
         meant = {each.name for each in arguments_of(side)}
         common["record"] = str(folder / record)
         half = describe({name: common[name] for name in meant & common.keys()}, side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from .delivery import Delivery, Usage
-from .judge import Quality
+from .judge import Counts, Quality
 
 
 def figures(
     delivery: Delivery,
     quality: Quality,
+    counts: Counts,
     outputs: dict[str, str],
     usage: Mapping[str, Usage] | None = None,
 ) -> dict[str, object]:
@@ -29,9 +30,12 @@ def figures(
         return None if value is None else round(value, 4)
 
     return {
+        "frames_read": counts.read,
+        "damaged": counts.damaged,
         "frames_sent": delivery.frames_sent,
         "packets": delivery.packets,
         "masks_received": delivery.masks_received,
+        "frames_scored": quality.frames,
         "bytes_per_frame": round(delivery.bytes_per_frame, 1),
         "kbit_per_s": round(delivery.kbit_per_s, 2),
         "mask_age_ms": {"p50": percentile(50), "p95": percentile(95)},
@@ -55,6 +59,8 @@ def show(console: Console, report: Mapping[str, Any], quality: Quality) -> None:
 
     age = report["mask_age_ms"]
     rows = {
+        "frames read": number(report["frames_read"], ",d"),
+        "damaged frames": number(report["damaged"], ",d"),
         "frames sent": number(report["frames_sent"], ",d"),
         "packets": number(report["packets"], ",d"),
         "masks received": number(report["masks_received"], ",d"),
@@ -82,3 +88,21 @@ def show(console: Console, report: Mapping[str, Any], quality: Quality) -> None:
     # Paths whole, however narrow the terminal.
     for name, path in report["outputs"].items():
         print(f"{name.replace('_', ' '):<14} {path}")
+
+
+def problems(delivery: Delivery, quality: Quality, counts: Counts, lossy: bool) -> Iterator[str]:
+    """Yield in one line each where counts of frames differ that should be equal.
+
+    Each frame that decodes is sent, each one that was sent gets a mask, each mask is scored. Over a
+    lossy link some masks are enough.
+    """
+    if counts.unsent:
+        yield f"{counts.unsent} of {counts.read} frames were read but not sent"
+    if counts.undecodable > counts.damaged:
+        yield (
+            f"{counts.undecodable} of {delivery.frames_sent} frames that were sent do not decode, "
+            f"but {counts.damaged} when the drive was read again"
+        )
+    expected = delivery.frames_sent - counts.undecodable
+    if quality.frames < expected and not (lossy and quality.frames):
+        yield f"{expected - quality.frames} of {expected} masks are missing"

@@ -59,8 +59,8 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_coding_arguments(parser: argparse.ArgumentParser, damaged: str) -> None:
-    add_bundle_arguments(parser)
+def add_damage_argument(parser: argparse.ArgumentParser, damaged: str) -> None:
+    """Add the option that says how many of `damaged`, such as frames, make a verb fail."""
     parser.add_argument(
         "--max-damaged",
         type=share,
@@ -69,6 +69,11 @@ def _add_coding_arguments(parser: argparse.ArgumentParser, damaged: str) -> None
         help=f"share of damaged {damaged}, from 0 to 1, above which the exit status is 1; they are "
         f"left out and counted in any case (default: {MAX_DAMAGED:g})",
     )
+
+
+def _add_coding_arguments(parser: argparse.ArgumentParser, damaged: str) -> None:
+    add_bundle_arguments(parser)
+    add_damage_argument(parser, damaged)
     parser.add_argument(
         "--threads", type=int, default=0, help="of one inference; 0: as many as cores (default)"
     )
