@@ -198,7 +198,9 @@ def _params_files(own: str) -> tuple[Path, ...]:
 
 def _coding(chosen: Mapping[str, str]) -> dict[str, Value]:
     """Return parameters of the transmitter and the receiver."""
-    parameters: dict[str, Value] = {"bundle": str(find_bundle(chosen["bundle"]))}
+    # The nodes find the same one where none is given; that there is none is said before they start.
+    bundle = find_bundle(chosen["bundle"])
+    parameters: dict[str, Value] = {"bundle": str(bundle)} if chosen["bundle"] else {}
     if chosen["providers"]:
         parameters["providers"] = split_names(chosen["providers"])
     if chosen["autostart"] == "false":
