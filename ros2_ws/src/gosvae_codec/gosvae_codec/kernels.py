@@ -237,8 +237,8 @@ def write_bits(ones, bits, count, out):  # type: ignore[no-untyped-def]
 def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
     """Fill `mask` with the id of the largest of the logits, scaled up bilinearly to its size.
 
-    What lies between four logits is between them, too: most classes cannot win there, and where
-    only one can, which is nearly everywhere, nothing has to be interpolated.
+    Interpolated logits lie between those of the cell's four corners. So most classes cannot win
+    within a cell, and where only one can, which is nearly everywhere, nothing is interpolated.
 
     Args:
         logits: float32 (classes, h, w), at most 255 classes.
@@ -247,14 +247,8 @@ def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
     """
     classes, h, w = logits.shape
     height, width = mask.shape
-    best, winner = logits[0].copy(), np.zeros((h, w), np.uint8)
-    for k in range(1, classes):
-        for y in range(h):
-            for x in range(w):
-                larger = logits[k, y, x] > best[y, x]
-                winner[y, x] = k if larger else winner[y, x]
-                best[y, x] = logits[k, y, x] if larger else best[y, x]
-    # Of each column, the logits' column to the left, and how far it is from there.
+    winner = _argmax(logits)
+    # For each column of the mask: the logits' column to the left, and the distance from it.
     left = np.empty(width, np.int64)
     across = np.empty(width, np.float32)
     for x in range(width):
@@ -263,7 +257,7 @@ def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
         across[x] = place - left[x]
     counts = np.empty(w, np.int64)
     able = np.empty((w, classes), np.int64)
-    # Of one row of cells: what a line of the mask begins as, and the columns left open in it.
+    # For a row of cells: what its lines begin as, and the columns that are left open in them.
     settled = np.empty(width, np.uint8)
     still_open = np.empty(width, np.int64)
     opened = 0
@@ -275,29 +269,7 @@ def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
         down = np.float32(place - top)
         if top != before:
             before = top
-            for x in range(max(w - 1, 1)):
-                right = min(x + 1, w - 1)
-                one = winner[top, x]
-                able[x, 0] = one
-                counts[x] = 1
-                if (
-                    one == winner[top, right]
-                    and one == winner[bottom, x]
-                    and one == winner[bottom, right]
-                ):
-                    continue
-                least = -np.inf
-                for k in range(classes):
-                    upper = min(logits[k, top, x], logits[k, top, right])
-                    lower = min(logits[k, bottom, x], logits[k, bottom, right])
-                    least = max(least, min(upper, lower))
-                counts[x] = 0
-                for k in range(classes):
-                    upper = max(logits[k, top, x], logits[k, top, right])
-                    lower = max(logits[k, bottom, x], logits[k, bottom, right])
-                    if max(upper, lower) >= least:
-                        able[x, counts[x]] = k
-                        counts[x] += 1
+            _find_able(logits, winner, top, able, counts)
             opened = 0
             for x in range(width):
                 settled[x] = ids[able[left[x], 0]]
@@ -320,3 +292,43 @@ def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
                 if value > largest:
                     largest, likeliest = value, k
             mask[y, x] = ids[likeliest]
+
+
+@_compiled
+def _argmax(logits):  # type: ignore[no-untyped-def]
+    """Return the class of the largest of the logits, uint8 (h, w)."""
+    classes, h, w = logits.shape
+    best, winner = logits[0].copy(), np.zeros((h, w), np.uint8)
+    for k in range(1, classes):
+        for y in range(h):
+            for x in range(w):
+                larger = logits[k, y, x] > best[y, x]
+                winner[y, x] = k if larger else winner[y, x]
+                best[y, x] = logits[k, y, x] if larger else best[y, x]
+    return winner
+
+
+@_compiled
+def _find_able(logits, winner, top, able, counts):  # type: ignore[no-untyped-def]
+    """Fill `able` and `counts` with the classes that can win in each cell below row `top`."""
+    classes, h, w = logits.shape
+    bottom = min(top + 1, h - 1)
+    for x in range(max(w - 1, 1)):
+        right = min(x + 1, w - 1)
+        one = winner[top, x]
+        able[x, 0] = one
+        counts[x] = 1
+        if one == winner[top, right] and one == winner[bottom, x] and one == winner[bottom, right]:
+            continue
+        least = -np.inf
+        for k in range(classes):
+            upper = min(logits[k, top, x], logits[k, top, right])
+            lower = min(logits[k, bottom, x], logits[k, bottom, right])
+            least = max(least, min(upper, lower))
+        counts[x] = 0
+        for k in range(classes):
+            upper = max(logits[k, top, x], logits[k, top, right])
+            lower = max(logits[k, bottom, x], logits[k, bottom, right])
+            if max(upper, lower) >= least:
+                able[x, counts[x]] = k
+                counts[x] += 1

@@ -14,7 +14,7 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from .bundle import ENCODER, MASK, PRIOR, RECONSTRUCT
+from .bundle import ENCODER, FORMAT, MANIFEST, MASK, PRIOR, RECONSTRUCT
 from .entropy import TokenCoder
 from .labels import CAMVID, LabelSpace
 from .prior import CURRENT, LOGITS, REFERENCE, SAME, SCALE, Prior
@@ -22,6 +22,9 @@ from .prior import CURRENT, LOGITS, REFERENCE, SAME, SCALE, Prior
 _SIZE = (64, 96)
 _PATCH = 16
 _CODES = 64
+
+Shape = list[str | int]
+"""Sides of a tensor; free ones are names."""
 
 
 def write_tiny_bundle(
@@ -51,18 +54,58 @@ def write_tiny_bundle(
         `path`.
     """
     rng = np.random.default_rng(seed)
-    height, width = _SIZE
-    grid = [height // _PATCH, width // _PATCH]
+    (height, width), classes = _SIZE, len(labels)
+    grid = height // _PATCH, width // _PATCH
+    tokens: Shape = ["batch", levels, *grid]
+    frames: Shape = ["batch", height, width, 3]
+    logits: Shape = ["batch", classes, *grid]
     path.mkdir(parents=True)
-    pooled = [
-        helper.make_node("Transpose", ["frames"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node(
-            "AveragePool", ["floats"], ["means"], kernel_shape=[_PATCH] * 2, strides=[_PATCH] * 2
-        ),
-    ]
-    encoder = [
-        *pooled,
+    _write_encoder(path / ENCODER, frames, tokens, levels, inertia)
+    _write_mask(path / MASK, tokens, logits, rng.standard_normal((_CODES + 1, classes)))
+    if reconstructs:
+        _write_reconstruction(path / RECONSTRUCT, tokens, frames)
+    experts = path.parent / "experts"
+    experts.mkdir(exist_ok=True)
+    unnamed = experts / f"{path.name}.onnx"
+    _write_expert(unnamed, frames, logits, rng.standard_normal((classes, 3, 1, 1)))
+    expert = _record(unnamed)
+    unnamed.replace(experts / f"{str(expert['sha256'])[:16]}.onnx")
+    write_random_prior(path / PRIOR, levels, _CODES, grid, rng)
+    manifest = {
+        "format": FORMAT,
+        "name": path.name,
+        "input_size": list(_SIZE),
+        "grid": list(grid),
+        "levels": levels,
+        "codes": _CODES,
+        "labels": [
+            {"id": label.id, "name": label.name, "color": list(label.color)}
+            for label in labels.labels
+        ],
+        "files": {
+            name: _record(path / name)
+            for name in (ENCODER, MASK, PRIOR, *([RECONSTRUCT] if reconstructs else []))
+        },
+        "expert": expert,
+        "provenance": {"seed": seed},
+    }
+    (path / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False))
+    return path
+
+
+_POOLED = [
+    helper.make_node("Transpose", ["frames"], ["planes"], perm=[0, 3, 1, 2]),
+    helper.make_node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
+    helper.make_node(
+        "AveragePool", ["floats"], ["means"], kernel_shape=[_PATCH] * 2, strides=[_PATCH] * 2
+    ),
+]
+"""Frames to the mean of each channel in each patch, float32 (N, 3, h, w)."""
+
+
+def _write_encoder(path: Path, frames: Shape, tokens: Shape, levels: int, inertia: int) -> None:
+    nodes = [
+        *_POOLED,
         helper.make_node("Mul", ["means", "quarter"], ["scaled"]),
         helper.make_node("Slice", ["scaled", "zero", "levels", "one"], ["some"]),
         helper.make_node("Cast", ["some"], ["own"], to=TensorProto.INT32),
@@ -81,72 +124,45 @@ def write_tiny_bundle(
         "inertia": np.full(1, inertia, np.int32),
         "codes": np.full(1, _CODES, np.int32),
     }
-    tokens: list[str | int] = ["batch", levels, *grid]
-    frames: list[str | int] = ["batch", height, width, 3]
     _save(
-        path / "encoder.onnx",
-        encoder,
+        path,
+        nodes,
         [("frames", TensorProto.UINT8, frames), ("reference", TensorProto.INT32, tokens)],
         ("tokens", TensorProto.INT32, tokens),
         constants,
     )
-    table = rng.standard_normal((_CODES + 1, len(labels))).astype(np.float32)
+
+
+def _write_mask(path: Path, tokens: Shape, logits: Shape, table: npt.NDArray[np.float64]) -> None:
+    table = table.astype(np.float32)
     table[_CODES] = 0
-    mask = [
+    nodes = [
         helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
         helper.make_node("ReduceSum", ["vectors", "one"], ["summed"], keepdims=0),
         helper.make_node("Transpose", ["summed"], ["logits"], perm=[0, 3, 1, 2]),
     ]
-    logits: list[str | int] = ["batch", len(labels), *grid]
     _save(
-        path / "mask.onnx",
-        mask,
+        path,
+        nodes,
         [("tokens", TensorProto.INT32, tokens)],
         ("logits", TensorProto.FLOAT, logits),
         {"table": table, "one": np.ones(1, np.int64)},
     )
-    if reconstructs:
-        _write_reconstruction(path / RECONSTRUCT, tokens, frames)
-    weights = rng.standard_normal((len(labels), 3, 1, 1)).astype(np.float32)
-    expert = [*pooled, helper.make_node("Conv", ["means", "weights"], ["logits"])]
-    experts = path.parent / "experts"
-    experts.mkdir(exist_ok=True)
-    unnamed = experts / f"{path.name}.onnx"
+
+
+def _write_expert(
+    path: Path, frames: Shape, logits: Shape, weights: npt.NDArray[np.float64]
+) -> None:
     _save(
-        unnamed,
-        expert,
+        path,
+        [*_POOLED, helper.make_node("Conv", ["means", "weights"], ["logits"])],
         [("frames", TensorProto.UINT8, frames)],
         ("logits", TensorProto.FLOAT, logits),
-        {"weights": weights},
+        {"weights": weights.astype(np.float32)},
     )
-    record = _record(unnamed)
-    unnamed.replace(experts / f"{str(record['sha256'])[:16]}.onnx")
-    write_random_prior(path / "prior.npz", levels, _CODES, (grid[0], grid[1]), rng)
-    manifest = {
-        "format": 2,
-        "name": path.name,
-        "input_size": list(_SIZE),
-        "grid": grid,
-        "levels": levels,
-        "codes": _CODES,
-        "labels": [
-            {"id": label.id, "name": label.name, "color": list(label.color)}
-            for label in labels.labels
-        ],
-        "files": {
-            name: _record(path / name)
-            for name in (ENCODER, MASK, PRIOR, *([RECONSTRUCT] if reconstructs else []))
-        },
-        "expert": record,
-        "provenance": {"seed": seed},
-    }
-    (path / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
-    return path
 
 
-def _write_reconstruction(
-    path: Path, tokens: Sequence[str | int], frames: Sequence[str | int]
-) -> None:
+def _write_reconstruction(path: Path, tokens: Shape, frames: Shape) -> None:
     nodes = [
         helper.make_node("Cast", ["tokens"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats"], ["means"], axes=[1], keepdims=1),
@@ -231,8 +247,8 @@ def _record(path: Path) -> dict[str, str | int]:
 def _save(
     path: Path,
     nodes: list[onnx.NodeProto],
-    taken: Sequence[tuple[str, int, Sequence[str | int]]],
-    made: tuple[str, int, Sequence[str | int]],
+    taken: Sequence[tuple[str, int, Shape]],
+    made: tuple[str, int, Shape],
     constants: Mapping[str, npt.NDArray[Any]],
 ) -> None:
     graph = helper.make_graph(

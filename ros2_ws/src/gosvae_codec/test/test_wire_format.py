@@ -33,6 +33,22 @@ PACKET = Packet(
 Grid = list[list[list[int]]]
 
 
+class RangeDecoder:
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.state, self.used = int.from_bytes(payload[:4], "big"), 4
+
+    def read(self, q: int) -> int:
+        low = self.state % 65536
+        bit = low < q
+        share, below = (q, 0) if bit else (65536 - q, q)
+        self.state = share * (self.state // 65536) + low - below
+        while self.state < 1 << 23:
+            self.state = 256 * self.state + self.payload[self.used]
+            self.used += 1
+        return int(bit)
+
+
 def decode(
     tables: dict[str, np.ndarray],
     payload: bytes,
@@ -44,19 +60,8 @@ def decode(
 ) -> Grid:
     columns = len(tables["column_0"])
     depth = max(1, math.ceil(math.log2(codes)))
-    state, used = int.from_bytes(payload[:4], "big"), 4
+    bits = RangeDecoder(payload)
     band: dict[tuple[int, int, int], int] = {}
-
-    def read(q: int) -> int:
-        nonlocal state, used
-        low = state % 65536
-        bit = low < q
-        share, below = (q, 0) if bit else (65536 - q, q)
-        state = share * (state // 65536) + low - below
-        while state < 1 << 23:
-            state = 256 * state + payload[used]
-            used += 1
-        return int(bit)
 
     def past(level: int, y: int, x: int) -> int | None:
         inside = reference is not None and level < len(reference)
@@ -106,14 +111,14 @@ def decode(
             for x in range(columns):
                 probability = probabilities(level, y, x)
                 before = past(level, y, x)
-                if before is not None and read(probability(0)):
+                if before is not None and bits.read(probability(0)):
                     band[level, y, x] = before
                     continue
                 node = 1
                 for _ in range(depth):
-                    node = 2 * node + read(probability(node))
+                    node = 2 * node + bits.read(probability(node))
                 band[level, y, x] = code_of[node - (1 << depth)]
-    assert state == 1 << 23 and used == len(payload)
+    assert bits.state == 1 << 23 and bits.used == len(payload)
     return [
         [[band[level, y, x] for x in range(columns)] for y in range(first, first + rows)]
         for level in range(sent)
