@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .encoder import Encoder
 from .images import Frame
@@ -86,7 +86,8 @@ class Settings:
 
 
 SETTINGS = tuple(
-    Setting(each.name, each.default, **each.metadata) for each in dataclasses.fields(Settings)
+    Setting(each.name, cast("int | float", each.default), **each.metadata)
+    for each in dataclasses.fields(Settings)
 )
 """The fields of :class:`Settings`: the only declaration of names, defaults, ranges and help."""
 
