@@ -4,6 +4,10 @@ For each camera the packets, feedback, masks, label info and, where there are an
 `/diagnostics`. A message's time in the bag is the wall clock's at its arrival, whatever simulated
 time says, so that it compares with the times in the replay's report.
 
+What has arrived is on the disk within a second, in chunks that can be read without the index at the
+end of the file: a recording that is cut off lacks its last second alone. Diagnostics tell how many
+publishers each topic has, so that a replay can wait until the recording hears all of them.
+
 On two machines each records what it makes itself: DDS sends a packet once more for every process
 that listens to it, and the recording would cost as much of the link as what it records.
 """
@@ -11,12 +15,14 @@ that listens to it, and the recording would cost as much of the link as what it 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
@@ -42,10 +48,14 @@ from gosvae_common.process import running
 from gosvae_common.topics import Side
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
-from .bag_writer import message_types
+from .bag_writer import flush, message_types
 
 WAITING = 500
 """Messages that may wait to be written; where the disk is slower, DDS drops what follows."""
+FLUSH_SECONDS = 0.5
+"""Time after which messages are written to the disk, unless there are more than 1 MiB before."""
+STATUS_SECONDS = 0.5
+"""Time between diagnostics."""
 
 _FOREVER = QosTime(9223372036, 854775807)
 
@@ -103,12 +113,12 @@ class Record(ParameterNode):
             ("side", "both", "Record what is made in the vehicle, tx; at the other end, rx; both."),
         ):
             self.declare(name, default, description, read_only=True)
-        if not self.get_parameter("output").value:
+        if not self.value("output"):
             raise RecordError("no output given; set `output` to the folder to write")
-        side = self.get_parameter("side").value
+        side = self.value("side")
         if side not in ("both", "tx", "rx"):
             raise RecordError(f"side is {side!r}; it can be both, tx, rx")
-        path = Path(self.get_parameter("output").value).expanduser()
+        path = Path(self.value("output")).expanduser()
         if path.exists():
             raise RecordError(f"output {path} exists already; remove it or name another")
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
@@ -123,11 +133,20 @@ class Record(ParameterNode):
         self._count = 0
         self._thread = Thread(target=self._write, name="write", daemon=True)
         self._thread.start()
-        self._record(DIAGNOSTICS)
-        for camera in self.get_parameter("cameras").value:
-            for topic in TOPICS:
-                if side in ("both", topic.side):
-                    self._record(topic._replace(name=f"{camera.strip('/')}/{topic.name}"))
+        self._record(DIAGNOSTICS, "")
+        cameras = [camera.strip("/") for camera in self.value("cameras")]
+        self._recorded = {
+            camera: {
+                topic.name: self._record(topic, camera)
+                for topic in TOPICS
+                if side in ("both", topic.side)
+            }
+            for camera in cameras
+        }
+        self._status = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
+        self.create_timer(
+            STATUS_SECONDS, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         self.get_logger().info(f"recording to {path}")
 
     def run(self, stop: Event) -> None:
@@ -161,20 +180,61 @@ class Record(ParameterNode):
             raise RecordError(f"{self._writer.path} is incomplete: {self._error}") from self._error
         self.get_logger().info(f"recorded {self._count} messages to {self._writer.path}")
 
-    def _record(self, topic: Topic) -> None:
+    def _record(self, topic: Topic, camera: str) -> Subscription:
         def keep(data: bytes) -> None:
             self._count += 1
             self._arrived.put((topic, subscription.topic_name, time.time_ns(), data))
 
+        name = f"{camera}/{topic.name}" if camera else topic.name
         subscription: Subscription = self.create_subscription(
-            topic.msgtype, topic.name, keep, topic.qos, raw=True
+            topic.msgtype, name, keep, topic.qos, raw=True
         )
+        return subscription
+
+    def _publish_status(self) -> None:
+        """Tell how many publishers the topics of each camera have."""
+        node = self.get_fully_qualified_name().lstrip("/")
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        for camera, subscriptions in self._recorded.items():
+            counts = {name: each.get_publisher_count() for name, each in subscriptions.items()}
+            message.status.append(
+                DiagnosticStatus(
+                    level=DiagnosticStatus.OK,
+                    name=f"{node}: {camera}",
+                    message=f"recorded {self._count} messages of all cameras",
+                    hardware_id=camera,
+                    values=[
+                        KeyValue(key=f"publishers of {name}", value=str(count))
+                        for name, count in counts.items()
+                    ],
+                )
+            )
+        self._status.publish(message)
+
+    def _messages(self) -> Iterator[tuple[Topic, str, int, bytes]]:
+        """Yield what arrives until the end is asked for, and have the disk keep it."""
+        flushed, written = time.monotonic(), False
+        while True:
+            remaining = flushed + FLUSH_SECONDS - time.monotonic()
+            if remaining <= 0:
+                if written:
+                    flush(self._writer)
+                flushed, written = time.monotonic(), False
+                continue
+            try:
+                arrived = self._arrived.get(timeout=remaining)
+            except Empty:
+                continue
+            if arrived is None:
+                return
+            yield arrived
+            written = True
 
     def _write(self) -> None:
         connections: dict[str, Connection] = {}
         try:
-            while (arrived := self._arrived.get()) is not None:
-                topic, name, at, data = arrived
+            for topic, name, at, data in self._messages():
                 if name not in connections:
                     connections[name] = self._writer.add_connection(
                         name,

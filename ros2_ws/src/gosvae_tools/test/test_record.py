@@ -23,12 +23,14 @@ from ament_index_python.packages import get_package_share_directory  # noqa: E40
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.duration import Duration  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket  # noqa: E402
 from gosvae_tools.bag_writer import message_types  # noqa: E402
+from gosvae_tools.bags import packets, reading  # noqa: E402
 from gosvae_tools.record import DIAGNOSTICS, TOPICS  # noqa: E402
 
 DEADLINE = 40.0
@@ -135,17 +137,18 @@ def test_bag_holds_all_that_arrived(node: Node, tmp_path: Path, number: int) -> 
             publishers[name].publish(message)
     assert label.wait_for_all_acked(Duration(seconds=DEADLINE))
     printed = finish(process, number)
-    assert (
-        process.returncode == 0
-        and f"recorded {1 + sum(map(len, sent.values()))} messages" in printed
-    )
+    assert process.returncode == 0
     with AnyReader([output]) as reader:
         kept: dict[str, list[bytes]] = {}
         for connection, at, data in reader.messages():
             kept.setdefault(connection.topic, []).append(data)
-            assert connection.topic == "/front/label" or started < at < time.time_ns()
+            sooner = connection.topic in ("/front/label", "/diagnostics")
+            assert sooner or started < at < time.time_ns()
             reader.deserialize(data, connection.msgtype)
     assert set(kept) == {f"/{name.lstrip('/')}" for name in made}
+    assert f"recorded {sum(map(len, kept.values()))} messages" in printed
+    # It hears itself, too.
+    kept["/diagnostics"] = [each for each in kept["/diagnostics"] if b"gosvae_record" not in each]
     for name in made:
         # Compared as messages: padding bytes between fields may hold anything.
         msgtype = profiles[name].msgtype
@@ -188,10 +191,75 @@ def test_a_side_that_there_is_not_is_refused(tmp_path: Path) -> None:
 def test_empty_recording_is_a_bag(tmp_path: Path) -> None:
     process = record(tmp_path / "bag")
     wait_for_start(process)
-    assert "recorded 0 messages" in finish(process, signal.SIGINT)
+    finish(process, signal.SIGINT)
     assert process.returncode == 0
     assert (tmp_path / "bag" / "metadata.yaml").exists()
     assert (tmp_path / "bag" / "bag.mcap").read_bytes().endswith(b"\x89MCAP0\r\n")
+
+
+def last_chunks(file: Path) -> tuple[int, int]:
+    """Return how many whole chunks a file holds that is not finished, and the last one's time."""
+    data = file.read_bytes()
+    place, chunks, last = 8, 0, 0
+    while place + 9 <= len(data):
+        operation, length = data[place], int.from_bytes(data[place + 1 : place + 9], "little")
+        if place + 9 + length > len(data):
+            break
+        if operation == 6:
+            chunks += 1
+            last = int.from_bytes(data[place + 17 : place + 25], "little")
+        place += 9 + length
+    return chunks, last
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_a_recording_that_is_killed_loses_its_last_second_alone(
+    node: Node, tmp_path: Path, seconds: float
+) -> None:
+    process = record(tmp_path / "bag", cameras=["front"])
+    wait_for_start(process)
+    publisher = node.create_publisher(TokenPacket, "front/image_raw/gosvae", TOPICS[0].qos)
+    deadline = time.monotonic() + DEADLINE
+    while not publisher.get_subscription_count():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # 15 packets of 200 bytes a second are 24 kbit/s: a chunk of 1 MiB takes minutes.
+    for index in range(round(15 * seconds)):
+        publisher.publish(packet(index))
+        time.sleep(1 / 15)
+    killed = time.time_ns()
+    process.kill()
+    process.wait()
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    chunks, last = last_chunks(file)
+    assert chunks >= seconds and killed - last < 1_000_000_000
+    with reading(tmp_path / "bag") as reader:
+        found = [each for each in packets(reader) if each.camera == "front"]
+    assert len(found) > (seconds - 1) * 10
+    assert killed - found[-1].time < 1_000_000_000
+
+
+def test_diagnostics_tell_the_publishers_of_each_topic(node: Node, tmp_path: Path) -> None:
+    told: dict[str, dict[str, str]] = {}
+
+    def take(message: DiagnosticArray) -> None:
+        for status in message.status:
+            told[status.name] = {pair.key: pair.value for pair in status.values}
+
+    node.create_subscription(DiagnosticArray, "/diagnostics", take, 10)
+    process = record(tmp_path / "bag", cameras=["front", "rear"])
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    name, key = "gosvae_record: front", "publishers of semantic/mask"
+    publishers = []
+    for count in ("0", "1", "2"):
+        end = time.monotonic() + DEADLINE
+        while told.get(name, {}).get(key) != count:
+            assert time.monotonic() < end, told
+            executor.spin_once(timeout_sec=0.1)
+        publishers.append(node.create_publisher(Image, "front/semantic/mask", TOPICS[2].qos))
+    assert told["gosvae_record: rear"][key] == "0"
+    finish(process, signal.SIGINT)
 
 
 def test_output_that_exists_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
