@@ -1,4 +1,4 @@
-"""Model bundles: the folder that training writes and both ends read."""
+"""Model bundles: the folder that training writes and both sides read."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ PRIOR = "prior.npz"
 RECONSTRUCT = "reconstruct.onnx"
 """Tokens to a picture, in bundles that can reconstruct one."""
 INT8 = {ENCODER: "encoder.int8.onnx", MASK: "mask.int8.onnx"}
-"""The same networks in 8-bit integers, which a bundle may add for the CPU."""
+"""8-bit versions of the networks, which a bundle may contain for the CPU."""
 _MANIFEST_LIMIT = 1 << 20
 _REQUIRED = ("name", "input_size", "grid", "levels", "codes", "labels", "files", "expert")
 
 
 @dataclass(frozen=True, eq=False)
 class ModelBundle:
-    """A checked bundle; make one with :meth:`load`."""
+    """A bundle whose files were checked; made by :meth:`load`."""
 
     path: Path
     name: str
     fingerprint: int
-    """First 64 bits of the SHA-256 of the manifest, which holds the SHA-256 of every file."""
+    """First 64 bits of the manifest's SHA-256; the manifest contains the SHA-256 of every file."""
     input_size: tuple[int, int]
-    """Height and width of the frames that the encoder takes, in pixels."""
+    """Height and width of the encoder's input in pixels."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     levels: int
-    """Residual levels that the encoder makes."""
+    """Residual levels of the encoder's tokens."""
     codes: int
-    """Vectors in each level's codebook; the index `codes` itself means an absent token."""
+    """Vectors in each level's codebook; the index `codes` itself marks an absent token."""
     labels: LabelSpace
     """Meaning of the channels of ``mask.onnx``, in order."""
     manifest: dict[str, Any]
-    """The manifest whole, with provenance and measured figures."""
+    """The whole manifest, with provenance and measured figures."""
     _sessions: dict[tuple[str, str, int, int], Session] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -57,8 +57,8 @@ class ModelBundle:
         """Read and check the bundle in the folder `path`.
 
         Raises:
-            BundleError: the folder or a file is missing, truncated or altered, the manifest is of
-                another format, or lacks or contradicts something. The message names it.
+            BundleError: the folder or a file is missing, truncated or altered, or the manifest has
+                another format, is incomplete or inconsistent. The message says which.
         """
         path = Path(path)
         if not path.is_dir():
@@ -93,17 +93,17 @@ class ModelBundle:
 
     @cached_property
     def coder(self) -> TokenCoder:
-        """What packs the bundle's tokens, made once.
+        """The entropy coder of the bundle's tokens, created once.
 
         Raises:
-            BundleError: ``prior.npz`` is not a prior of this bundle's tokens.
+            BundleError: ``prior.npz`` is not a valid prior for this bundle's tokens.
         """
         prior = Prior.load(self.path / PRIOR, self.levels, self.codes, self.grid)
         return TokenCoder(prior, self.codes, self.grid)
 
     @property
     def expert_path(self) -> Path:
-        """File of the expert that the bundle imitates, shared by hash beside the bundles."""
+        """File of the expert that the bundle imitates; bundles share experts by hash."""
         sha256 = str(self.manifest["expert"]["sha256"])
         return self.path.resolve().parent / "experts" / f"{sha256[:16]}.onnx"
 
@@ -115,19 +115,19 @@ class ModelBundle:
     def session(
         self, name: str, providers: Sequence[Provider], threads: int, batch: int = 1
     ) -> Session:
-        """Return the session of one network, made once for each choice of the arguments.
+        """Return the session of one network, created once for each combination of arguments.
 
-        On the CPU that is the network's 8-bit version where the bundle has one.
+        On the CPU it runs the network's 8-bit version if the bundle has one.
 
         Args:
             name: ``encoder.onnx``, ``mask.onnx`` or ``reconstruct.onnx``.
             providers: most wanted first; see :class:`~gosvae_codec.sessions.Session`.
             threads: threads of one inference on the CPU.
-            batch: most frames of one inference. TensorRT builds an engine for every size up to it.
+            batch: largest number of frames in one inference, for which engines are prepared.
 
         Raises:
-            ProviderError, BundleError: as Session does; also where the bundle has no such network,
-                or the graph's shapes contradict the manifest.
+            ProviderError, BundleError: as Session does; also if the bundle has no such network, or
+                the graph's shapes contradict the manifest.
         """
         key = (name, repr(providers), threads, batch)
         if key not in self._sessions:
@@ -146,17 +146,17 @@ class ModelBundle:
             else:
                 made = tokens if name == ENCODER else pixels
                 self._expect(name, "makes", session.output_shape[1:], made)
-            # The first inference is slow, and shows whether the graph runs at all.
+            # The first inference is slow, and fails if the graph cannot run.
             for size in sorted({1, batch}):
                 session.warm_up(*([size, *shape] for shape in taken))
             self._sessions[key] = session
         return self._sessions[key]
 
     def expert_session(self, providers: Sequence[Provider], threads: int) -> Session:
-        """Return the expert's session, made once for each choice of providers and threads.
+        """Return the expert's session, created once for each choice of providers and threads.
 
         Raises:
-            BundleError: the expert's file is missing or is not the one that the manifest names.
+            BundleError: the expert's file is missing or not the one that the manifest names.
             ProviderError: as Session does.
         """
         path = self.expert_path

@@ -62,7 +62,7 @@ class Encoder:
                 changes no tokens, and tokens equal to the reference cost almost no bytes.
 
         Raises:
-            ImageError: `frame` is no such array.
+            ImageError: `frame` is not such an array.
         """
         pixels = resize_frame(frame, self.bundle.input_size)
         kept = np.full((self.bundle.levels, *self.bundle.grid), self.bundle.codes, np.int32)
@@ -131,7 +131,7 @@ class Encoder:
             parity: parity packets to add: as many lost packets can be restored.
 
         Raises:
-            ImageError: `frame` is no such array.
+            ImageError: `frame` is not such an array.
             PacketError: the header's frame_id leaves no room in a packet.
             ValueError: `levels` or `slices` is out of range.
         """

@@ -1,4 +1,4 @@
-"""Bands of token rows to bytes and back, under a bundle's prior."""
+"""Entropy coder: bands of token rows to bytes and back, with a bundle's prior."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .errors import PacketError
 from .prior import REACH, Prior
 
 Tokens = npt.NDArray[np.uint16]
-"""Token indices, uint16 (levels, rows, columns); the codebook size itself means absent."""
+"""Token indices, uint16 (levels, rows, columns); the codebook size itself marks absent tokens."""
 
 
 class TokenCoder:
-    """Packs bands of token rows; each band decodes alone, given the frame that it refers to.
+    """Codes bands of token rows; each band is decoded independently, given its reference frame.
 
-    Every token is a path through a binary tree, each decision coded with a probability that a
-    small network of integers makes from the tokens known already. All arithmetic is exact, so that
-    the same bytes decode alike on every machine.
+    Every token is a path through a binary tree. Each decision is coded by rANS (Duda 2013) with a
+    probability that a small integer network computes from the tokens coded before. All arithmetic
+    is exact, so the same bytes are decoded identically on every machine.
     """
 
     def __init__(self, prior: Prior, codes: int, grid: tuple[int, int]) -> None:
-        """Load the compiled loops; the first time on a machine they are compiled, in seconds."""
+        """Load the compiled loops; they are compiled at the first use on a machine, in seconds."""
         from . import kernels
 
         self._kernels = kernels
@@ -39,7 +39,7 @@ class TokenCoder:
         Args:
             tokens: uint16 (levels, rows, columns), each below `codes`.
             first_row: row of the grid at which the band begins.
-            reference: uint16 (levels, grid rows, columns), the frame referred to; None for intra.
+            reference: uint16 (levels, grid rows, columns), the reference frame; None for intra.
 
         Raises:
             ValueError: a token is outside the codebook.
@@ -64,21 +64,21 @@ class TokenCoder:
     ) -> Tokens:
         """Return the tokens of a band, uint16 (levels, rows, columns).
 
-        The work is bounded by the size of the band, whatever the payload holds.
+        The work is bounded by the size of the band, whatever the payload contains.
 
         Args:
-            payload: what :meth:`encode` returned.
-            levels: residual levels in it.
+            payload: the band's bytes, as :meth:`encode` returns them.
+            levels: residual levels in the payload.
             first_row: as for :meth:`encode`.
             rows: rows of the band.
             reference: as for :meth:`encode`.
 
         Raises:
-            PacketError: the payload is not that of such a band, to the last bit.
+            PacketError: the payload is not exactly that of such a band.
         """
         absent = np.full((len(self._prior.levels), rows, self._grid[1]), self._codes, np.uint16)
         current, past = self._padded(absent), self._padded(reference)
-        # Writable, as numba compiles the loops anew for arrays that are not.
+        # Writable, as numba would compile the loops again for read-only arrays.
         data = np.frombuffer(bytearray(payload), np.uint8)
         lowest = self._kernels.LOWEST
         state = np.array([int.from_bytes(payload[:4], "big"), 4, len(data) < 4], np.int64)
@@ -97,7 +97,7 @@ class TokenCoder:
         return np.ascontiguousarray(inner.astype(np.uint16))
 
     def _padded(self, tokens: Tokens | None) -> npt.NDArray[np.int32]:
-        """Return tokens, or absent ones, of all levels in a frame of absent ones."""
+        """Return tokens, or absent ones, of all levels, padded on all sides with absent ones."""
         levels, rows = len(self._prior.levels), self._grid[0]
         if tokens is not None:
             rows = tokens.shape[1]

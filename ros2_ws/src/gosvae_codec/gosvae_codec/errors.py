@@ -1,22 +1,22 @@
-"""What can go wrong, each kind with the offending values in its message."""
+"""The library's exceptions; each message names the offending values and a remedy."""
 
 from __future__ import annotations
 
 
 class GosvaeError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base class of all errors that this library raises."""
 
 
 class LabelError(GosvaeError):
-    """A label space is malformed, or lacks a label that was asked for."""
+    """A label space is malformed or lacks a requested label."""
 
 
 class BundleError(GosvaeError):
-    """A model bundle is missing, truncated, altered, foreign, or lacks a part."""
+    """A model bundle is missing, damaged, incompatible or incomplete."""
 
 
 class ProviderError(GosvaeError):
-    """An execution provider was asked for that this machine cannot offer."""
+    """A requested execution provider is not available on this machine."""
 
 
 class ImageError(GosvaeError):
@@ -24,15 +24,15 @@ class ImageError(GosvaeError):
 
 
 class PacketError(GosvaeError):
-    """A packet is malformed, corrupt, or contradicts the bundle."""
+    """A packet is malformed, corrupt or inconsistent with the bundle."""
 
 
 class MissingReferenceError(PacketError):
-    """A predicted frame refers to one that this receiver does not have."""
+    """A predicted frame refers to a frame that this receiver does not have."""
 
 
 class FingerprintError(PacketError):
-    """A packet was made with another bundle than the receiver's."""
+    """A packet was made with a bundle other than the receiver's."""
 
     def __init__(self, theirs: int, ours: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""The expert itself, for evaluation and as the ceiling that a codec is measured against."""
+"""The expert: the teacher network, for evaluation and as the upper bound of the codec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sessions import Provider
 
 
 class Expert:
-    """The segmentation network that a bundle imitates, on frames that no codec has touched."""
+    """The segmentation network that a bundle imitates, applied to uncoded frames."""
 
     def __init__(
         self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
@@ -28,7 +28,7 @@ class Expert:
         """Return the mask of a frame: uint8 (H, W, 3) RGB -> uint8 (H, W) label ids.
 
         Raises:
-            ImageError: `frame` is no such array.
+            ImageError: `frame` is not such an array.
         """
         frame = as_frame(frame)
         pixels = resize_frame(frame, self.bundle.input_size)

@@ -1,6 +1,6 @@
-"""Inner loops, compiled by numba: the entropy coder's, of integers only, and that of masks.
+"""Inner loops, compiled by Numba: those of the entropy coder, integers only, and of masks.
 
-Apart from the modules :mod:`entropy` and :mod:`masks` so that only who needs them waits for numba.
+A module of its own, so that Numba is imported only where the loops are used.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from .prior import LOGITS, REACH, REFERENCE, SAME
 
 LOWEST = 1 << 23
-"""Least state of the range coder (rANS, Duda 2013) between two decisions, and its first one."""
+"""Smallest state of the range coder (rANS, Duda 2013) between decisions; also its initial state."""
 
 X, AT, FAILED = 0, 1, 2
-"""Places in a decoder's state: the coder's state, the next byte, whether the payload is bad."""
+"""Indices into a decoder's state: coder state, next byte, whether the payload is malformed."""
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder to cache in: compile in every process
+    except RuntimeError:  # there is no writable cache folder
         return numba.njit(nogil=True)(function)
 
 
@@ -53,7 +53,7 @@ def _probability(unit, node, node_bias, decision, sigmoid):  # type: ignore[no-u
     """Return the probability in 1/65536 that a decision is 1."""
     logit = np.int32(node_bias[decision])
     for j in range(len(unit)):
-        # Cut to 32 bits, which hold it, so that the loop is vectorised.
+        # The sum fits 32 bits; the casts let the compiler vectorise the loop.
         logit = np.int32(logit + np.int32(node[decision, j]) * np.int32(unit[j]))
     place = (logit >> 6) + LOGITS // 2
     return np.int64(sigmoid[min(max(place, 0), LOGITS - 1)])
@@ -85,20 +85,20 @@ def code_level(  # type: ignore[no-untyped-def]
     bits,
     count,
 ):
-    """Walk over one level of a band in coding order; return the number of decisions so far.
+    """Code one level of a band in coding order.
 
-    Decoding, the tokens are read from `data` into `current`, and `state` moves on; encoding, they
-    are taken from `current`, and each decision's probability and bit go to `ones` and `bits` from
-    `count` on.
+    When decoding, tokens are read from `data` into `current`, and `state` advances. When encoding,
+    tokens are taken from `current`, and the probability and bit of each decision are written to
+    `ones` and `bits` from index `count` on.
 
     Args:
-        level: which one.
+        level: residual level.
         current: int32 (levels, rows + 2 REACH, columns + 2 REACH), `codes` where absent.
         reference: the same of the reference frame's whole grid, all absent without one.
         first_row: the band's first row in the grid.
-        rows: of the band.
-        columns: of the band and the grid.
-        contexts: this and what follows as in LevelPrior.
+        rows: rows of the band.
+        columns: columns of the band and of the grid.
+        contexts: this and the following tables as in LevelPrior.
         table: see there.
         row: see there.
         column: see there.
@@ -114,7 +114,10 @@ def code_level(  # type: ignore[no-untyped-def]
         state: int64 (3,), see X, AT, FAILED.
         ones: uint16, at least `rows` * `columns` * (depth + 1) more than `count`.
         bits: uint8, likewise.
-        count: decisions before.
+        count: number of decisions before this level.
+
+    Returns:
+        The number of decisions so far.
     """
     codes = len(leaf)
     depth = 0
@@ -122,7 +125,7 @@ def code_level(  # type: ignore[no-untyped-def]
         depth += 1
     height, width = hidden.shape
     places = np.empty(len(contexts), np.uintp)
-    # Where each context lies in `current` and `reference`, from the top left of the token's reach.
+    # Offset of each context in `current` and `reference`, from the top left of the token's reach.
     tokens, past_tokens = current.reshape(-1), reference.reshape(-1)
     _, tall, wide = current.shape
     taller = reference.shape[1]
@@ -135,7 +138,7 @@ def code_level(  # type: ignore[no-untyped-def]
     kinds, firsts = contexts[:, 0].copy(), contexts[:, 4].copy()
     eights = len(places) // 8 * 8
     total = np.empty(width, np.int32)
-    # Of 16 bits, so that processors multiply and add pairs in one step.
+    # 16 bits, so that processors multiply and add pairs in one instruction.
     amount = np.empty(width, np.int16)
     unit = np.empty(height, np.int16)
     for y in range(rows):
@@ -153,7 +156,7 @@ def code_level(  # type: ignore[no-untyped-def]
                         known = value != codes and past != codes
                         value = 1 + (value == past) if known else 0
                 places[i] = firsts[i] + value
-            # Eight at once, as loading and storing the totals takes longer than adding.
+            # Eight at once, as loading and storing the totals costs more than adding.
             for i in range(0, eights, 8):
                 a, b, c, e = places[i], places[i + 1], places[i + 2], places[i + 3]
                 f, g, h, k = places[i + 4], places[i + 5], places[i + 6], places[i + 7]
@@ -211,9 +214,13 @@ def code_level(  # type: ignore[no-untyped-def]
 
 @_compiled
 def write_bits(ones, bits, count, out):  # type: ignore[no-untyped-def]
-    """Encode decisions, last first; return where in `out` (uint8) the payload begins, to its end.
+    """Encode decisions, last first, into the end of `out`; return where the payload begins.
 
-    `out` must hold 4 bytes and 2 for each decision.
+    Args:
+        ones: uint16, probability of a 1 for each decision, in 1/65536.
+        bits: uint8, the decisions.
+        count: number of decisions.
+        out: uint8, at least 4 bytes plus 2 for each decision.
     """
     state = np.int64(LOWEST)
     at = len(out)
@@ -257,10 +264,10 @@ def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
         across[x] = place - left[x]
     counts = np.empty(w, np.int64)
     able = np.empty((w, classes), np.int64)
-    # For a row of cells: what its lines begin as, and the columns that are left open in them.
+    # For a row of cells: initial values of its lines, and the columns to interpolate.
     settled = np.empty(width, np.uint8)
-    still_open = np.empty(width, np.int64)
-    opened = 0
+    open_columns = np.empty(width, np.int64)
+    open_count = 0
     before = -1
     for y in range(height):
         place = min(max((y + 0.5) * h / height - 0.5, 0.0), h - 1.0)
@@ -269,16 +276,16 @@ def upsampled_argmax(logits, ids, mask):  # type: ignore[no-untyped-def]
         down = np.float32(place - top)
         if top != before:
             before = top
-            _find_able(logits, winner, top, able, counts)
-            opened = 0
+            _find_possible(logits, winner, top, able, counts)
+            open_count = 0
             for x in range(width):
                 settled[x] = ids[able[left[x], 0]]
                 if counts[left[x]] > 1:
-                    still_open[opened] = x
-                    opened += 1
+                    open_columns[open_count] = x
+                    open_count += 1
         mask[y] = settled
-        for each in range(opened):
-            x = still_open[each]
+        for each in range(open_count):
+            x = open_columns[each]
             cell = left[x]
             right = min(cell + 1, w - 1)
             largest, likeliest = np.float32(-np.inf), able[cell, 0]
@@ -309,7 +316,7 @@ def _argmax(logits):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _find_able(logits, winner, top, able, counts):  # type: ignore[no-untyped-def]
+def _find_possible(logits, winner, top, able, counts):  # type: ignore[no-untyped-def]
     """Fill `able` and `counts` with the classes that can win in each cell below row `top`."""
     classes, h, w = logits.shape
     bottom = min(top + 1, h - 1)

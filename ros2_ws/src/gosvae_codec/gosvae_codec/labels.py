@@ -1,4 +1,4 @@
-"""Label spaces: which ids a mask holds, what they are called and how they are painted."""
+"""Label spaces: the ids in a mask with their names and colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .errors import LabelError
 
 UNLABELLED = 255
-"""Label id of a pixel without a label, painted black and left out of every metric."""
+"""Label id of pixels without a label; shown in black and ignored by all metrics."""
 
 
 class Label(NamedTuple):
@@ -32,7 +32,7 @@ class LabelSpace:
     labels: tuple[Label, ...]
 
     def __post_init__(self) -> None:
-        """Raise :class:`LabelError` for an empty space, bad ids, or ids and names used twice."""
+        """Raise :class:`LabelError` for an empty space, invalid ids, or duplicate ids and names."""
         if not self.labels:
             raise LabelError(f"label space {self.name!r} has no labels")
         for label in self.labels:
@@ -61,14 +61,18 @@ class LabelSpace:
 
     @cached_property
     def palette(self) -> npt.NDArray[np.uint8]:
-        """Colour of every possible mask value, uint8 (256, 3) RGB; black where none is defined."""
+        """Colour of every mask value, uint8 (256, 3) RGB; black for undefined values."""
         palette = np.zeros((256, 3), np.uint8)
         for label in self.labels:
             palette[label.id] = label.color
         return palette
 
     def by_name(self, name: str) -> Label:
-        """Return the label called `name`; raise :class:`LabelError` naming what there is."""
+        """Return the label called `name`.
+
+        Raises:
+            LabelError: there is none; the message lists the names.
+        """
         for label in self.labels:
             if label.name == name:
                 return label
@@ -76,7 +80,11 @@ class LabelSpace:
         raise LabelError(f"label space {self.name!r} has no {name!r}; it has: {names}")
 
     def subset(self, name: str, names: Iterable[str]) -> LabelSpace:
-        """Return the label space `name` with only the labels called `names`, in their order."""
+        """Return a label space called `name` with only the labels called `names`, in that order.
+
+        Raises:
+            LabelError: one of them does not exist.
+        """
         return LabelSpace(name, tuple(self.by_name(each) for each in names))
 
 
@@ -110,7 +118,7 @@ CITYSCAPES_IDS: Mapping[int, int] = {
     **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10},
     **{24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
 }
-"""Train id of each id in Cityscapes' ``*_labelIds.png``; ids that are not listed have none."""
+"""Train ids by the ids in Cityscapes' ``*_labelIds.png``; all others are unlabelled."""
 
 CAMVID_NAMES: Mapping[int, str] = {
     0: "sky",
@@ -125,10 +133,10 @@ CAMVID_NAMES: Mapping[int, str] = {
     9: "person",
     10: "rider",
 }
-"""Cityscapes name of each CamVid id in the SegNet tutorial's 11-class files; 11 is void there."""
+"""Cityscapes names by the ids in the SegNet tutorial's 11-class CamVid files; 11 is void."""
 
 CAMVID = CITYSCAPES.subset("camvid", CAMVID_NAMES.values())
-"""The eleven classes that CamVid has, with Cityscapes' train ids and colours."""
+"""The eleven classes of CamVid with Cityscapes' train ids and colours."""
 
 _ADE20K = """
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850, road

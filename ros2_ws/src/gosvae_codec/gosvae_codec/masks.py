@@ -1,4 +1,4 @@
-"""Last stage of the receiver: logits become a mask of label ids at the camera's size."""
+"""Last stage of the receiver: logits to a mask of label ids at the camera's size."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def upsampled_argmax(
 
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Scale a mask to `size` (height, width) without mixing labels."""
+    """Scale a mask to `size` (height, width) by nearest neighbour."""
     if mask.shape == size:
         return mask
     return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

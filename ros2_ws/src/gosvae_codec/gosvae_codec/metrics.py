@@ -9,11 +9,11 @@ import numpy.typing as npt
 from .labels import UNLABELLED
 
 _EXACT = 1 << 24
-"""Up to here float32 holds every whole number."""
+"""Largest range in which float32 represents every integer."""
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) pairs over label ids; unlabelled truth is left out."""
+    """Counts of (truth, prediction) pairs of label ids; unlabelled truth is not counted."""
 
     def __init__(self) -> None:
         self.counts = np.zeros((256, 256), np.int64)
@@ -26,7 +26,7 @@ class ConfusionMatrix:
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"truth is {truth.shape} but prediction {prediction.shape}")
-        # In float32, as calcHist counts, which is twenty times as fast as numpy.
+        # calcHist counts in float32, hence in parts; it is twenty times as fast as numpy.
         rows = max(_EXACT // max(truth.shape[1], 1), 1)
         for begin in range(0, truth.shape[0], rows):
             part = slice(begin, begin + rows)
@@ -47,5 +47,5 @@ class ConfusionMatrix:
     def miou(self) -> float:
         """Return the mean of :meth:`iou`; nan when no labelled pixel was added."""
         values = list(self.iou().values())
-        # Added one by one, as Cityscapes' own evaluation does: the same to the last digit.
+        # Summed in order, as in Cityscapes' own evaluation: identical to the last digit.
         return float(np.cumsum(values)[-1] / len(values)) if values else float("nan")

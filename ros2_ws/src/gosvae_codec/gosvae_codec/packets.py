@@ -15,9 +15,9 @@ VERSION = 2
 MAX_SERIALIZED_BYTES = 1400
 """Largest packet as CDR, encapsulation header included."""
 MAX_PIXELS = 1 << 26
-"""Largest frame, which bounds the mask that a packet can ask for."""
+"""Largest number of pixels in a frame; it bounds the mask that a packet can request."""
 REFERENCES = 64
-"""How many frames back a predicted frame's reference may lie, which both sides remember."""
+"""Largest distance of a predicted frame from its reference; both sides keep as many frames."""
 
 _FIELDS = struct.Struct("<iIQIIHHBBBBB")
 """What the checksum covers beside frame_id and payload."""
@@ -58,7 +58,7 @@ class Packet:
 
     @property
     def frame(self) -> tuple[object, ...]:
-        """What all packets of one frame have in common."""
+        """The fields that all packets of one frame share."""
         return (
             self.header,
             self.stream,
@@ -72,7 +72,7 @@ class Packet:
 
     @property
     def parity(self) -> bool:
-        """Whether the payload restores lost slices instead of being one."""
+        """Whether the payload is parity, which restores lost slices, rather than a slice."""
         return self.slice_index >= self.slice_count
 
     @cached_property
@@ -110,7 +110,7 @@ class Packet:
         return serialized_overhead(self.header.frame_id) + len(self.payload)
 
     def to_bytes(self) -> bytes:
-        """Return the packet as little-endian CDR, as it is sent by DDS; :meth:`serialized_size`."""
+        """Return the packet as little-endian CDR, as DDS sends it."""
         name = self.header.frame_id.encode("utf-8", "surrogateescape") + b"\0"
         data = struct.pack("<" + _CDR_HEADER, self.header.sec, self.header.nanosec, len(name))
         data += name
@@ -121,7 +121,7 @@ class Packet:
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Packet:
-        """Return the packet that CDR of either byte order holds, unchecked.
+        """Parse a packet from CDR of either byte order; :meth:`check` is still to be called.
 
         Raises:
             PacketError: `data` is not a serialised TokenPacket.
@@ -191,7 +191,7 @@ class Packet:
 
 
 def serialized_overhead(frame_id: str) -> int:
-    """Return the bytes that a TokenPacket takes as CDR beside its payload."""
+    """Return the size of a TokenPacket as CDR without its payload, in bytes."""
     position = 8 + 4 + len(frame_id.encode("utf-8", "surrogateescape")) + 1
     position = -(-position // 8) * 8
     position += 8 + 4 * 3 + 2 * 2 + 5

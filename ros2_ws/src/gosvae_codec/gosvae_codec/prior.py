@@ -1,4 +1,4 @@
-"""The entropy coder's model of tokens: integer tables that training fits and a bundle carries."""
+"""Prior: the entropy coder's probability model, integer tables that training fits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from .errors import BundleError
 
 CURRENT, REFERENCE, SAME = 0, 1, 2
-"""Kinds of context: a token of this frame, one of the reference frame, whether both are equal."""
+"""Kinds of context: a token of this frame, of the reference frame, or whether both are equal."""
 REACH = 3
-"""How far a context may lie from the token, in rows and columns."""
+"""Largest distance of a context from the token, in rows and columns."""
 SCALE = 64
 """Fixed-point unit of table rows, activations, weights and logits: 1/64."""
 LOGITS = 1536
@@ -31,28 +31,28 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class LevelPrior:
-    """Tables of one residual level; docs/wire-format.md says how they make probabilities."""
+    """Tables of one residual level; docs/wire-format.md defines the probabilities."""
 
     contexts: npt.NDArray[np.int32]
     """(n, 5): kind, level, rows down, columns right, first row in `table`."""
     table: npt.NDArray[np.int16]
-    """(rows, D): what each context adds to the first layer, by its value."""
+    """(rows, D): each context's contribution to the first layer, by its value."""
     row: npt.NDArray[np.int16]
-    """(grid rows, D): what a token's row adds."""
+    """(grid rows, D): contribution of the token's row."""
     column: npt.NDArray[np.int16]
-    """(grid columns, D)."""
+    """(grid columns, D): contribution of the token's column."""
     hidden: npt.NDArray[np.int16]
     """(H, D): a row for each unit of the second layer."""
     hidden_bias: npt.NDArray[np.int32]
     """(H,)."""
     node: npt.NDArray[np.int16]
-    """(2^bits, H): decision 0 is "as in the reference", the others are the code tree's, a heap."""
+    """(2^bits, H): decision 0 is "equal to the reference"; the others form a heap."""
     node_bias: npt.NDArray[np.int32]
     """(2^bits,)."""
     leaf: npt.NDArray[np.int32]
-    """(codes,): leaf of each code in the tree."""
+    """(codes,): leaf of the tree by code."""
     code: npt.NDArray[np.int32]
-    """(codes,): code of each leaf."""
+    """(codes,): code by leaf of the tree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,8 @@ class Prior:
             grid: rows and columns of tokens.
 
         Raises:
-            BundleError: the file is no archive of such arrays, or one does not fit.
+            BundleError: the file is not an archive of such arrays, or one has a wrong shape, type
+                or value.
         """
         arrays = _read(path)
         try:
@@ -88,7 +89,7 @@ class Prior:
 
 
 def _read(path: Path) -> dict[str, Array]:
-    """Read the arrays of an archive whose sizes are checked before anything is allocated."""
+    """Read the arrays of an archive; sizes are checked before memory is allocated."""
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:

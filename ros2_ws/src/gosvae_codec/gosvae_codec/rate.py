@@ -1,10 +1,10 @@
-"""Rate control: what a stream may send now, from its budget and from what the receiver reports.
+"""Rate control: what a stream may send now, given its budget and the receiver's reports.
 
-Delay-based, as real-time media on unmanaged links is: a queue that stands or grows on the way, as
-one-way delays above their recent least show it (LEDBAT, RFC 6817; SCReAM, RFC 8298), takes the
-target down to a share of what arrives; then it rises again gently (Google Congestion Control,
-draft-ietf-rmcat-gcc-02). Loss alone takes it down only where it is well above what the link loses
-anyway. Pure arithmetic on the times it is told.
+Delay-based, as usual for real-time media on unmanaged links. A standing or growing queue, seen as
+one-way delays above their recent minimum (LEDBAT, RFC 6817; SCReAM, RFC 8298), reduces the target
+to a share of the arriving rate; afterwards it rises slowly (Google Congestion Control,
+draft-ietf-rmcat-gcc-02). Loss alone reduces the target only if it is well above the link's usual
+loss. The controller has no clock of its own: all times are arguments.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from collections import OrderedDict, deque
 from typing import NamedTuple
 
 DATAGRAM_OVERHEAD_BYTES = 14 + 20 + 8 + 72
-"""What a datagram takes beside its CDR message: Ethernet, IPv4, UDP, and what DDS puts before a
-best-effort message (RTPS header 20, INFO_DST 16, INFO_TS 12, DATA 24)."""
+"""Bytes of a datagram besides the CDR message: Ethernet, IPv4, UDP, and the headers of a
+best-effort DDS message (RTPS header 20, INFO_DST 16, INFO_TS 12, DATA 24)."""
 
 WINDOW = 1.0
-"""Seconds over any of which the budget holds."""
+"""Length in seconds of the sliding window in which the budget holds."""
 PACING_SHARE = 0.9
-"""Share of the budget that is spent evenly; the rest is for frames larger than others."""
+"""Share of the budget that is spent evenly; the rest is reserved for larger frames."""
 MIN_BITRATE = 8e3
-"""bit/s below which the target is never taken by what the receiver reports."""
+"""Smallest target in bit/s that reports can lead to."""
 QUEUE_SECONDS = 0.05
-"""How long a standing queue may be, beside the time that one packet takes at the target."""
+"""Tolerated standing queue, in addition to the time of one packet at the target."""
 AHEAD_SECONDS = 0.3
-"""How far ahead a queue's growth is looked at."""
+"""Time over which a queue's growth is extrapolated."""
 BACK_OFF = 0.85
-"""Share of what arrives that is sent while a queue drains (GCC's beta)."""
+"""Share of the arriving rate that is sent while a queue drains (GCC's beta)."""
 GROWTH, GROWTH_BITS = 0.05, 1e3
-"""What a second without a queue adds to the target: this share of it, and bit/s."""
+"""Increase of the target in each second without a queue: a share of it, plus bit/s."""
 HOLD_SECONDS = 0.5
-"""For how long, and a round trip, the target stands after it was taken down."""
+"""Time, plus one round trip, for which the target is held after it was reduced."""
 BASE_SECONDS = 60.0
-"""Over how long the least one-way delay is taken: clocks drift, and routes change."""
+"""Window of the minimum one-way delay: clocks drift, and routes change."""
 TREND_SAMPLES = 8
 LOSS_SECONDS = 2.0
-"""Over how long the share of lost packets is taken."""
+"""Window of the share of lost packets."""
 LOSS_MARGIN = 0.15
-"""By how much loss must exceed what is usual and what chance explains to mean congestion."""
+"""Loss above the usual and what chance explains that indicates congestion."""
 LOSS_USUAL_SECONDS = 10.0
-"""Time constant of what loss is usual."""
+"""Time constant of the usual loss."""
 SILENCE_SECONDS = 1.0
-"""After that long without a report, where there was one, the link is taken for interrupted."""
+"""Time without a report, after a first one, until the link counts as interrupted."""
 SILENCE_SHARE = 0.25
-"""Share of the target that is sent then."""
+"""Share of the target that is sent while the link is interrupted."""
 DRAINS = 2
-"""After how many times in a row that a queue is let drain it is taken for a longer way."""
+"""Consecutive reductions without effect after which a queue counts as a longer route."""
 SHIFT_SECONDS = 10.0
-"""A delay that changes by more is another clock, not a queue."""
+"""Change of delay above which the receiver's clock has changed."""
 REMEMBERED = 256
-"""Frames whose reports are made use of."""
+"""Number of sent frames for which reports are evaluated."""
 
 
 class Report(NamedTuple):
-    """What of a receiver's feedback on a stream matters here."""
+    """The part of a receiver's feedback that rate control uses."""
 
     received: int
     """Slices received, modulo 2^32."""
@@ -64,7 +64,7 @@ class Report(NamedTuple):
     newest: int
     """Sequence number of the newest frame of which a packet arrived."""
     arrival_us: int
-    """When its first packet did, by the receiver's steady clock in microseconds, modulo 2^32."""
+    """Arrival of its first packet by the receiver's monotonic clock, in µs modulo 2^32."""
 
 
 class _Sent(NamedTuple):
@@ -84,22 +84,22 @@ class _Sample(NamedTuple):
 
 
 class RateController:
-    """Keeps one stream within a budget and a latency; times are seconds of any steady clock."""
+    """Keeps one stream within a bit rate and a latency; times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.limit = math.inf
-        """Budget in bit/s, :data:`DATAGRAM_OVERHEAD_BYTES` of each packet included; can change.
+        """Budget in bit/s, including :data:`DATAGRAM_OVERHEAD_BYTES` for each packet; can change.
 
-        inf: nothing is controlled, and every frame may be sent at once.
+        inf: no rate control, every frame may be sent at once.
         """
         self.latency = 0.1
-        """Seconds that a frame may have to wait for what was sent before; can change."""
+        """Largest time in seconds that a frame may wait for those sent before; can change."""
         self.skipped = 0
-        """Frames that were not sent."""
+        """Number of frames that were skipped."""
         self.queue = 0.0
-        """Seconds that packets waited on the way lately, as far as reports show."""
+        """Recent queueing delay on the link in seconds, as far as reports show."""
         self.loss = 0.0
-        """Share of the slices lost lately, 0 to 1."""
+        """Share of the slices lost recently, 0 to 1."""
         self._target = math.inf
         self._window: deque[tuple[float, int]] = deque()
         self._window_bytes = 0
@@ -114,26 +114,26 @@ class RateController:
         self._samples: deque[_Sample] = deque(maxlen=TREND_SAMPLES)
         self._usual_loss: float | None = None
         self._counts: deque[tuple[float, int, int]] = deque()
-        self._heard: float | None = None
+        self._last_report: float | None = None
         self._held_until = -math.inf
         self._before = math.inf
         self._lowered = 0
-        """Times in a row that the target was lowered for a queue that never drained."""
+        """Consecutive reductions of the target for a queue that did not drain."""
         self._free_at = -math.inf
-        self._unheard: float | None = None
+        self._first_unreported: float | None = None
 
     @property
     def target(self) -> float:
-        """bit/s that are spent evenly: what the link seems to carry, and at most what it may."""
+        """Pacing rate in bit/s: what the link appears to carry, within the budget."""
         return min(self._target, PACING_SHARE * self.limit)
 
     @property
     def congested(self) -> bool:
-        """Whether what is lost is no reason to send more: packets queue, or hardly any arrive."""
+        """Whether parity would make loss worse: packets queue up, or most of them are lost."""
         return self.queue > QUEUE_SECONDS or self.loss > 0.5
 
     def state(self, now: float) -> str:
-        """Return in one word or two what the controller does."""
+        """Return the controller's state in one or two words."""
         if math.isinf(self.limit):
             return "unlimited"
         if self._silent(now):
@@ -143,9 +143,9 @@ class RateController:
         return "recovering" if self._target < PACING_SHARE * self.limit else "at the limit"
 
     def ready(self, now: float) -> bool:
-        """Return whether a frame that comes now may be sent at all; if not, it is skipped.
+        """Return whether a frame that arrives now may be sent at all; if not, it counts as skipped.
 
-        To be asked once for every frame, before work is put into it.
+        Call it once for each frame, before encoding it.
         """
         if self._offered is not None:
             self._interval += 0.1 * (min(now - self._offered, 1.0) - self._interval)
@@ -156,12 +156,12 @@ class RateController:
         return ready
 
     def fits(self, size: int, minimal: bool, now: float) -> bool:
-        """Return whether a frame of `size` bytes, overhead included, may be sent now.
+        """Return whether a frame of `size` bytes, including overhead, may be sent now.
 
         Args:
-            size: of all its packets.
-            minimal: whether it is the least that can be made of the frame. More is sent only where
-                the next frame need not wait for it, or not long, and none was skipped lately.
+            size: sum over all its packets.
+            minimal: whether it is the frame's smallest candidate. Larger ones are sent only if the
+                next frame would not have to wait long for them, and none was skipped recently.
             now: as for :meth:`ready`.
         """
         if size > self._room(now):
@@ -171,12 +171,12 @@ class RateController:
         return minimal or (rests and now - self._skipped_at > WINDOW)
 
     def skip(self, now: float) -> None:
-        """Take in that nothing of a frame fits."""
+        """Record that a frame was skipped."""
         self.skipped += 1
         self._skipped_at = now
 
     def sent(self, sequence: int, sizes: list[int], now: float) -> None:
-        """Take in that a frame's packets of these sizes, overhead included, are sent."""
+        """Record that a frame's packets of these sizes, including overhead, are sent."""
         size = sum(sizes)
         if math.isfinite(self.limit):
             self._backlog = self._wait(now) * self._pace(now) + size * 8
@@ -187,15 +187,15 @@ class RateController:
         self._window_bytes += size
         self._sent[sequence] = _Sent(now, max(sizes), self._bytes, self._bytes + size)
         self._bytes += size
-        if self._unheard is None:
-            self._unheard = now
+        if self._first_unreported is None:
+            self._first_unreported = now
         while len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)
 
     def on_feedback(self, report: Report, now: float) -> None:
-        """Take in what the receiver said."""
-        elapsed = 0.0 if self._heard is None else min(now - self._heard, 1.0)
-        self._heard, self._unheard = now, None
+        """Process a receiver's report."""
+        elapsed = 0.0 if self._last_report is None else min(now - self._last_report, 1.0)
+        self._last_report, self._first_unreported = now, None
         congested = self._count(report, now, elapsed)
         sent = self._sent.get(report.newest)
         if sent is None or sent.time > now:
@@ -211,9 +211,9 @@ class RateController:
                 self._before = self._target
             self._lowered += 1
             if self._lowered > DRAINS:
-                # It was let drain, and still it stands: not a queue, but a longer way.
+                # Reducing the rate did not drain it: the route is longer, there is no queue.
                 self._target = self._before
-                self._begin_anew()
+                self._discard_delays()
                 return
             self._lower(min(self._target, self._arriving()) * BACK_OFF, sent, now)
         elif congested:
@@ -227,18 +227,18 @@ class RateController:
         return self.target * (SILENCE_SHARE if self._silent(now) else 1.0)
 
     def _silent(self, now: float) -> bool:
-        if self._heard is None or self._unheard is None:
+        if self._last_report is None or self._first_unreported is None:
             return False
-        return now - self._unheard > SILENCE_SECONDS
+        return now - self._first_unreported > SILENCE_SECONDS
 
     def _room(self, now: float) -> float:
-        """Return the bytes that the budget has left of the last second."""
+        """Return the bytes left in the budget of the last second."""
         while self._window and self._window[0][0] < now - WINDOW:
             self._window_bytes -= self._window.popleft()[1]
         return self.limit * WINDOW / 8 - self._window_bytes
 
     def _wait(self, now: float) -> float:
-        """Return for how many seconds a packet sent now would wait."""
+        """Return the seconds that a packet sent now would wait."""
         if math.isinf(self.limit):
             return 0.0
         drained = self._backlog_at + self._backlog / self._pace(now)
@@ -248,7 +248,7 @@ class RateController:
         arrival = self._unwrapped(report.arrival_us)
         delay = arrival - sent.time
         if self._base and abs(delay - self._base[-1][1]) > SHIFT_SECONDS:
-            self._begin_anew()
+            self._discard_delays()
             return
         while self._base and self._base[-1][1] >= delay:
             self._base.pop()
@@ -261,12 +261,12 @@ class RateController:
             self.queue = min(each.queue for each in list(self._samples)[-3:])
             if self.queue < QUEUE_SECONDS:
                 self._lowered = 0
-            # What stood before that frame has been draining since, and what was sent after it, too.
+            # The queue at that frame has been draining since, as has what was sent after it.
             after = (self._bytes - sent.after) * 8 / self._pace(now)
             self._free_at = sent.time + min(self.queue + after, 1.0)
 
     def _unwrapped(self, arrival_us: int) -> float:
-        """Return an arrival in seconds, of which later ones do not wrap around."""
+        """Return an arrival in seconds, without the wrap-around of the 32 bits."""
         if self._clock is None:
             self._clock = arrival_us, 0.0
         last, time = self._clock
@@ -275,7 +275,7 @@ class RateController:
         return self._clock[1]
 
     def _standing(self) -> float:
-        """Return the queue that there will be soon: what stands now, and how it grows."""
+        """Return the extrapolated queue in seconds: its present length and its growth."""
         samples = list(self._samples)
         if len(samples) < 3:
             return 0.0
@@ -289,7 +289,7 @@ class RateController:
         return self.queue + min(max(slope, 0.0), 1.0) * AHEAD_SECONDS if self.queue > 0 else 0.0
 
     def _arriving(self) -> float:
-        """Return the bit/s that arrive, by the newest samples."""
+        """Return the arriving rate in bit/s, from the newest samples."""
         if len(self._samples) < 2:
             return self._target
         first, last = self._samples[0], self._samples[-1]
@@ -302,21 +302,21 @@ class RateController:
         self._target = max(target, MIN_BITRATE)
         self._held_until = now + (now - sent.time) + HOLD_SECONDS
 
-    def _begin_anew(self) -> None:
-        """Forget all delays."""
+    def _discard_delays(self) -> None:
+        """Discard all delay measurements."""
         self._base.clear()
         self._samples.clear()
         self._clock = None
         self.queue, self._free_at, self._lowered = 0.0, -math.inf, 0
 
     def _count(self, report: Report, now: float, elapsed: float) -> bool:
-        """Take in what is lost, and return whether that is well above what is usual."""
+        """Update the loss, and return whether it is well above the usual."""
         counts = self._counts
         counts.append((now, report.received, report.lost))
         while counts[0][0] < now - LOSS_SECONDS:
             counts.popleft()
         received = (report.received - counts[0][1]) % (1 << 32)
-        # What came late is no longer lost.
+        # Packets that arrive late are subtracted again, so the difference can be negative.
         lost = (report.lost - counts[0][2] + (1 << 31)) % (1 << 32) - (1 << 31)
         total = received + max(lost, 0)
         if total >= 1 << 31:

@@ -1,4 +1,4 @@
-"""Packets in any order become frames in order."""
+"""Reassembly: packets in any order to frames in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RESTART_SECONDS = 1.0
 
 
 class EncodedFrame(NamedTuple):
-    """The packets of one frame that arrived, by slice index; never parity alone that is no use."""
+    """The packets of one frame that arrived, by slice index; at least one slice can be decoded."""
 
     packets: Sequence[Packet]
 
@@ -26,55 +26,55 @@ class EncodedFrame(NamedTuple):
 class Reassembler:
     """Collects the packets of one stream.
 
-    A frame is handed on when as many of its packets are there as it has slices, when a newer frame
-    is complete, when too many newer ones have begun, or when :meth:`expire` finds that it waited
-    too long. What arrives for a frame already handed on, or older than that, is stale. A new stream
-    number replaces the stream; packets of replaced streams are stale. Where nothing but stale
-    packets came for a second, the sender has begun again, as a looping replay does, and so does
-    this.
+    A frame is released when as many of its packets have arrived as it has slices, when a newer
+    frame is complete, when too many newer frames have begun, or when :meth:`expire` finds that it
+    has waited too long. Packets of frames that were released, or of older ones, are stale. A new
+    stream number replaces the stream; packets of replaced streams are stale. If only stale packets
+    arrive for a second, the sender has restarted the stream, as a looping replay does, and the
+    reassembler restarts with it.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """Slices of the present stream taken in, duplicates and stale ones included."""
+        """Slices of the current stream received, including duplicates and stale ones."""
         self.lost = 0
-        """Slices of the present stream missing from frames handed on or never seen."""
+        """Slices of the current stream missing from released frames, or from frames never seen."""
         self.stale = 0
-        """Packets too late or seen twice, of all streams."""
+        """Late or duplicate packets of all streams."""
         self.newest: tuple[int, float] | None = None
-        """Newest frame of the stream of which a packet came, and when the first one did."""
+        """Newest frame of the stream of which a packet arrived, and the time of the first one."""
         self._stream: int | None = None
         self._retired: list[int] = []
         self._pending: dict[int, tuple[float, dict[int, Packet]]] = {}
-        self._handed_on: int | None = None
+        self._released: int | None = None
         self._slices = 1
         self._missing: set[int] = set()
         self._accepted_at = 0.0
 
     @property
     def stream(self) -> int | None:
-        """Number of the present stream; None before the first packet."""
+        """Number of the current stream; None before the first packet."""
         return self._stream
 
     def push(self, packet: Packet, now: float) -> list[EncodedFrame]:
-        """Take in a checked packet and return the frames that are ready, oldest first.
+        """Add a packet and return the frames that are ready, oldest first.
 
         Args:
-            packet: what :meth:`Packet.check` let pass.
+            packet: a packet that passed :meth:`Packet.check`.
             now: monotonic time in seconds.
         """
         retired = packet.stream in self._retired
         old = (
             packet.stream == self._stream
-            and self._handed_on is not None
-            and _distance(packet.sequence, self._handed_on) <= 0
+            and self._released is not None
+            and _distance(packet.sequence, self._released) <= 0
         )
         if (retired or old) and now - self._accepted_at <= _RESTART_SECONDS:
             self.stale += 1
             if not retired and not packet.parity:
                 self.received += 1
-                if packet.sequence == self._handed_on and packet.slice_index in self._missing:
-                    # The frame did not wait for it, having parity enough.
+                if packet.sequence == self._released and packet.slice_index in self._missing:
+                    # The frame was released without it, as parity replaced it.
                     self._missing.remove(packet.slice_index)
                     self.lost -= 1
             return []
@@ -93,15 +93,15 @@ class Reassembler:
         slices[packet.slice_index] = packet
         self._pending[packet.sequence] = now, slices
         if len(slices) >= packet.slice_count:
-            return self._hand_on_to(packet.sequence)
+            return self._release_to(packet.sequence)
         if len(self._pending) > _MAX_PENDING:
-            return self._hand_on_to(self._order()[0])
+            return self._release_to(self._order()[0])
         return []
 
     def expire(self, before: float) -> list[EncodedFrame]:
-        """Return the frames to which nothing came since that time, and all older ones."""
+        """Release the frames of which no packet arrived since `before`, and all older ones."""
         late = [s for s in self._order() if self._pending[s][0] < before]
-        return self._hand_on_to(late[-1]) if late else []
+        return self._release_to(late[-1]) if late else []
 
     def _start(self, stream: int) -> None:
         replaced = [] if self._stream is None else [self._stream]
@@ -109,7 +109,7 @@ class Reassembler:
         self._retired = retired[-_REMEMBERED_STREAMS:]
         self._stream = stream
         self._pending.clear()
-        self._handed_on = self.newest = None
+        self._released = self.newest = None
         self._missing = set()
         self.received = self.lost = 0
 
@@ -117,7 +117,7 @@ class Reassembler:
         anchor = next(iter(self._pending), 0)
         return sorted(self._pending, key=lambda sequence: _distance(sequence, anchor))
 
-    def _hand_on_to(self, newest: int) -> list[EncodedFrame]:
+    def _release_to(self, newest: int) -> list[EncodedFrame]:
         frames = []
         for sequence in self._order():
             if _distance(sequence, newest) > 0:
@@ -126,11 +126,11 @@ class Reassembler:
             frame = EncodedFrame([slices[index] for index in sorted(slices)])
             self._slices = frame.packets[0].slice_count
             self._missing = set(range(self._slices)) - slices.keys()
-            if self._handed_on is not None:
-                # Of a frame never seen only its place is known: count it like its successor.
-                self.lost += (_distance(sequence, self._handed_on) - 1) * self._slices
+            if self._released is not None:
+                # The number of slices of a frame never seen is unknown: assume its successor's.
+                self.lost += (_distance(sequence, self._released) - 1) * self._slices
             self.lost += len(self._missing)
-            self._handed_on = sequence
+            self._released = sequence
             if frame.complete or len(self._missing) < self._slices:
                 frames.append(frame)
         return frames

@@ -1,4 +1,4 @@
-"""Parity packets: any as many packets of a frame as it has slices restore it (zfec, Rizzo 1997)."""
+"""Parity packets, by Reed-Solomon coding (zfec; Rizzo 1997): any k packets restore k slices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import zfec
 from .packets import Packet
 
 LENGTH_BYTES = 2
-"""What a parity packet is longer than the longest slice: each slice's length is restored too."""
+"""Extra length of a parity packet over the longest slice: slices' lengths are restored, too."""
 
 
 def parity_packets(packets: Sequence[Packet], count: int) -> list[Packet]:
-    """Return up to `count` parity packets for the slices of a frame, all of them, in order."""
+    """Return up to `count` parity packets for a frame, given all of its slices in order.
+
+    There are fewer where slices and parity packets would exceed 256.
+    """
     slices = len(packets)
     count = min(count, 256 - slices)
     if count < 1:
@@ -31,11 +34,11 @@ def parity_packets(packets: Sequence[Packet], count: int) -> list[Packet]:
 
 
 def restore(packets: Mapping[int, Packet]) -> list[Packet]:
-    """Return the slices of a frame in order, those restored from parity packets included.
+    """Return the slices of a frame in order, including those restored from parity packets.
 
     Args:
-        packets: what arrived of the frame, by slice index. Where parity packets are too few or
-            contradict the rest, only the slices that arrived are returned.
+        packets: the packets of the frame that arrived, by slice index. If there are too few, or
+            parity packets are inconsistent with the slices, nothing is restored.
     """
     arrived = [packets[index] for index in sorted(packets) if not packets[index].parity]
     parities = [packets[index] for index in sorted(packets) if packets[index].parity]
@@ -50,7 +53,7 @@ def restore(packets: Mapping[int, Packet]) -> list[Packet]:
         return arrived
     numbers = [packet.slice_index for packet in used]
     blocks = [each.payload if each.parity else _block(each, length) for each in used]
-    # Whatever the sender's number of parity packets was: a block depends on its own number alone.
+    # The sender's number of parity packets is not needed: a block depends on its own number alone.
     restored = zfec.Decoder(slices, max(numbers) + 1).decode(blocks, numbers)
     complete = {packet.slice_index: packet for packet in arrived}
     for index, block in enumerate(restored):
@@ -63,12 +66,15 @@ def restore(packets: Mapping[int, Packet]) -> list[Packet]:
 
 
 def parity_for(loss: float, slices: int, residual: float = 0.05) -> int:
-    """Return how many parity packets leave a frame incomplete with probability `residual` at most.
+    """Return the number of parity packets that keeps frames complete at a loss.
 
     Args:
-        loss: share of packets lost, each independently of the others, 0 to 1.
-        slices: of the frame.
-        residual: what may remain. At most twice as many as slices are given.
+        loss: share of packets lost, independently of each other, 0 to 1.
+        slices: number of slices of the frame.
+        residual: largest probability that a frame remains incomplete.
+
+    Returns:
+        The smallest sufficient number, at most twice the number of slices.
     """
     most = 2 * slices
     for count in range(most):

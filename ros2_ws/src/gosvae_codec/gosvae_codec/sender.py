@@ -1,4 +1,4 @@
-"""A stream from frame to packets under rate control, with what its receiver says taken in."""
+"""The sender of one stream: frames to packets under rate control, with the receiver's feedback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rate import DATAGRAM_OVERHEAD_BYTES, RateController, Report
 from .redundancy import parity_for
 
 AUTOMATIC = -1
-"""Value of `parity` for as many packets as the loss asks for, unless the link is congested."""
+"""Value of `parity` for as many packets as the loss requires, none if the link is congested."""
 
 
 class Setting(NamedTuple):
@@ -41,7 +41,7 @@ def _setting(default: Any, limits: tuple[int | float, int | float], description:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a stream; may differ for each frame. :data:`SETTINGS` describes the fields.
+    """Settings of a stream; may differ for each frame. :data:`SETTINGS` describes the fields.
 
     Raises:
         ValueError: a value is out of its range.
@@ -93,19 +93,19 @@ SETTINGS = tuple(
 
 
 class Feedback(NamedTuple):
-    """What of ``gosvae_msgs/Feedback`` a sender makes use of."""
+    """The part of ``gosvae_msgs/Feedback`` that a sender uses."""
 
     stream: int
     acknowledged: int | None
-    """None: no frame may be referred to, or an intra frame is asked for."""
+    """Frame that may be referred to; None: none, or an intra frame is requested."""
     report: Report
 
 
 class Sender:
-    """Makes packets of one stream's frames."""
+    """Encodes one stream within its settings, one call of :meth:`send` for each frame."""
 
     def __init__(self, encoder: Encoder, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin a stream; `clock` returns seconds, and is never set."""
+        """Start a stream; `clock` returns monotonic seconds."""
         self.encoder = encoder
         self.control = RateController()
         self._clock = clock
@@ -115,7 +115,7 @@ class Sender:
         self._spacing = 0.0
 
     def send(self, frame: Frame, header: Header, settings: Settings) -> Sequence[Packet]:
-        """Return the packets to send now of a frame; none where it is skipped.
+        """Return the packets of a frame to send now; none if it is skipped.
 
         Raises:
             ImageError, PacketError, ValueError: as :meth:`Encoder.candidates` does.
@@ -172,10 +172,10 @@ class Sender:
             return self.control.fits(size, minimal, self._clock())
 
     def _is_intra_due(self, period: float) -> bool:
-        """Return whether the period would be over before the next frame."""
+        """Return whether the period ends before the next frame is expected."""
         return self._clock() + 0.9 * self._spacing - self._intra_at > period
 
 
 def datagram_size(packet: Packet) -> int:
-    """Return the bytes that a packet takes on an Ethernet link, by DDS."""
+    """Return the size of a packet on Ethernet in bytes, with all headers that DDS implies."""
     return packet.serialized_size() + DATAGRAM_OVERHEAD_BYTES

@@ -20,7 +20,7 @@ PROVIDERS = {
 """Short names of the execution providers, as parameters and diagnostics use them."""
 
 Provider = str | tuple[str, Mapping[str, object]]
-"""A short name, or one with options of the execution provider, as ONNX Runtime takes them."""
+"""A short name, or a pair of short name and ONNX Runtime's options of that provider."""
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
 
@@ -30,16 +30,16 @@ _log = logging.getLogger(__name__)
 def configure(
     names: Sequence[str], engine_cache: str | Path = "", fp16: bool = False
 ) -> list[Provider]:
-    """Return providers by their short names, TensorRT with the options that it needs.
+    """Return providers by their short names, TensorRT with its options.
 
-    Names are not checked; :class:`Session` does that. The options are those of ONNX Runtime's
-    documentation of the TensorRT execution provider.
+    Names are checked by :class:`Session`. The options are documented with ONNX Runtime's TensorRT
+    execution provider.
 
     Args:
-        names: most wanted first.
-        engine_cache: folder where TensorRT keeps the engines that it takes minutes to build, one
-            for each network, GPU and version of TensorRT. Empty: they are built at each start.
-        fp16: whether TensorRT may compute in half precision where that is faster.
+        names: in order of preference.
+        engine_cache: folder for TensorRT's engines, which take minutes to build, one for each
+            network, GPU and version of TensorRT. Empty: they are built at each start.
+        fp16: whether TensorRT may use half precision where it is faster.
     """
     options: dict[str, object] = {"trt_fp16_enable": fp16}
     if engine_cache:
@@ -50,7 +50,7 @@ def configure(
 
 
 def _onnxruntime() -> Any:
-    """Return the module; packets and label spaces are of use without it."""
+    """Import ONNX Runtime; packets, reassembly and unpacking work without it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -66,10 +66,11 @@ def _names(providers: Sequence[Provider]) -> list[str]:
 
 
 def available(providers: Sequence[Provider]) -> list[str]:
-    """Return those of `providers` that this installation of ONNX Runtime has, most wanted first.
+    """Return the names of those `providers` that this ONNX Runtime offers, in the same order.
 
     Raises:
-        ProviderError: an unknown name, or none of `providers` is available here.
+        ProviderError: a name is unknown, none of `providers` is available, or ONNX Runtime is not
+            installed.
     """
     names = _names(providers)
     unknown = [name for name in names if name not in PROVIDERS]
@@ -90,18 +91,18 @@ class Session:
     """One network with one or more inputs and one output."""
 
     def __init__(self, path: Path, providers: Sequence[Provider], threads: int) -> None:
-        """Load `path` on the first of `providers` that works.
+        """Load a network on the first of `providers` that works.
 
         Args:
             path: ONNX file.
-            providers: most wanted first; see :func:`configure`. Later ones are what may be fallen
-                back to, with a warning; without ``cpu`` a machine that lacks them is refused.
+            providers: in order of preference, see :func:`configure`. The session falls back to a
+                later one with a warning; without ``cpu`` among them it never runs on the CPU.
             threads: threads for one inference on the CPU; 0 lets ONNX Runtime choose.
 
         Raises:
-            ProviderError: an unknown name, none of `providers` is available here, or the engine
-                cache cannot be made.
-            BundleError: the file is not a network that ONNX Runtime can load.
+            ProviderError: a name is unknown, none of `providers` is available, or the folder of
+                the engine cache cannot be created.
+            BundleError: ONNX Runtime cannot load the file.
         """
         names = _names(providers)
         found = available(providers)
@@ -112,7 +113,7 @@ class Session:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        # Idle threads that spin would take the core that the other node needs.
+        # Threads that spin while idle would take cores from other processes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if "cpu" not in names:
@@ -128,7 +129,7 @@ class Session:
         self.provider: str = next(name for name, full in PROVIDERS.items() if full == in_use)
         """Short name of the provider in use."""
         self.fell_back: bool = self.provider != names[0]
-        """Whether `provider` is another than the one wanted most."""
+        """Whether `provider` is not the first choice."""
         if self.provider not in names:
             raise ProviderError(
                 f"{path.name}: asked for {names}, ONNX Runtime offers {self.provider}; "
@@ -144,13 +145,13 @@ class Session:
         self._name = path.name
         self._inputs = self._session.get_inputs()
         self.input_shapes: list[list[Any]] = [each.shape for each in self._inputs]
-        """Shapes that the graph declares for its inputs; free dimensions are names."""
+        """Shapes of the graph's inputs; free dimensions are names."""
         output = self._session.get_outputs()[0]
         self._output = output.name
         self.output_shape: list[Any] = output.shape
 
     def warm_up(self, *shapes: Sequence[int]) -> None:
-        """Run the network on zeros of `shapes`, for what is made at the first inference only.
+        """Run the network on zeros of `shapes`, as the first inference allocates and is slow.
 
         Raises:
             BundleError: the network fails on them.
@@ -162,8 +163,15 @@ class Session:
             raise BundleError(f"{self._name}: cannot run on {shapes}: {error}") from error
 
     def run(self, *arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run the network on `arrays`, in the graph's order; shapes and dtypes must be its own."""
-        # Bound, what the network makes stays where it is made, and crosses to the CPU once.
+        """Run the network.
+
+        Args:
+            arrays: inputs in the graph's order, with the graph's shapes and dtypes.
+
+        Returns:
+            The graph's output.
+        """
+        # With bound outputs, results are copied from the device once.
         binding = self._session.io_binding()
         bound = [np.ascontiguousarray(array) for array in arrays]
         for each, array in zip(self._inputs, bound, strict=True):

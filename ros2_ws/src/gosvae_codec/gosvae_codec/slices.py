@@ -10,7 +10,7 @@ from .packets import MAX_SERIALIZED_BYTES, Packet, serialized_overhead
 
 
 def band_of(index: int, count: int, rows: int) -> tuple[int, int]:
-    """Return first row and end of slice `index` of `count` in a grid of `rows` rows."""
+    """Return the first row of slice `index` of `count`, and the one after its last, of `rows`."""
     return rows * index // count, rows * (index + 1) // count
 
 
