@@ -1,9 +1,17 @@
 """Node `gosvae_replay`: plays a drive as if its cameras were here.
 
-Topics are those of the cameras, and `/clock`. A looping replay never turns time back: each round
-goes on where the last one ended, in `/clock` and in all stamps, since a clock that jumps back
-resets receivers, transform buffers and synchronisers. The first round's messages of a bag are
-published exactly as they were recorded; later rounds differ from them in their stamps alone.
+Topics are those of the cameras, and `/clock`. Playing begins when the transmitter hears every
+camera, and, where `wait_for` names them, when all nodes of the pipeline hear each other.
+
+Frames are played at the pace of their recording. A pause longer than `max_gap` is announced and cut
+to it, whether a camera began late or a time is wrong; `/clock` follows the stamps, so that it jumps
+ahead over such a pause. Static transforms are latched from the start, all in one message, for
+whoever comes later.
+
+A looping replay never turns time back: each round goes on where the last one ended, in `/clock` and
+in all stamps, since a clock that jumps back resets receivers, transform buffers and synchronisers.
+The first round's messages of a bag are published exactly as they were recorded; later rounds differ
+from them in their stamps alone.
 
 With `restamp` the drive happens now, as for live cameras: all stamps are moved to the system's
 clock, and there is no `/clock`, which at its rate would be most of what crosses a thin link.
@@ -12,7 +20,6 @@ clock, and there is no `/clock`, which at its rate would be most of what crosses
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,24 +29,31 @@ from threading import Event
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
+from gosvae_codec.draft import draft
+from gosvae_codec.errors import GosvaeError
 from gosvae_common.messages import to_image
 from gosvae_common.parameters import ParameterNode
 from gosvae_common.process import running, spinning
+from gosvae_common.qos import qos_profile
+from gosvae_common.topics import DIAGNOSTICS
 
 from .drives import Channel, Message, SourceError, open_source
 from .drives.prefetch import prefetch
-from .drives.stamps import shifted
 from .limits import RATE_LIMITS
+from .readiness import Readiness
+from .static_transforms import StaticTransforms, first_transforms
+from .timeline import STAMP_LIMIT, Placed, Timeline, moved
 
 SECOND = 1_000_000_000
 AHEAD = 8
@@ -49,8 +63,12 @@ STALL = SECOND // 2
 SETTLED = SECOND // 2
 """Time in ns without a new subscriber after which playing begins. DDS discovery is not symmetric:
 a publisher knows of its subscriber some time before that subscriber can receive from it."""
+STAMP_SKEW = 3600 * SECOND
+"""How far in ns a stamp may be from the time of recording; others are replaced, not moved."""
 LOG_PERIOD = 5 * SECOND
-"""Time in ns between two log lines."""
+"""Time in ns between two log lines; in a loop it doubles with each line."""
+LOOP_LOG_PERIOD = 600 * SECOND
+"""Longest time in ns between two log lines of a loop."""
 
 
 PARAMETERS: tuple[tuple[str, Any, str, tuple[float, float] | None], ...] = (
@@ -64,6 +82,26 @@ PARAMETERS: tuple[tuple[str, Any, str, tuple[float, float] | None], ...] = (
     ("report", "", "JSON file to write at the end; empty: none.", None),
     ("rate", 1.0, "Speed as a factor.", RATE_LIMITS),
     ("loop", False, "Begin again at the end.", None),
+    (
+        "max_gap",
+        5.0,
+        "Longest pause between frames in seconds of the input, at least two frames' time; a longer "
+        "one is announced and cut to it.",
+        (0.0, 1e7),
+    ),
+    (
+        "wait_for",
+        [""],
+        "Names of the transmitter, receiver and recording that must hear each other before "
+        "playing begins, as they tell on /diagnostics; empty: none.",
+        None,
+    ),
+    (
+        "ready_timeout",
+        300.0,
+        "Seconds after which the replay fails if these nodes are not ready; 0: never.",
+        (0.0, 1e6),
+    ),
 )
 """Name, default, description and range of each parameter."""
 LIVE = ("rate", "loop")
@@ -85,6 +123,10 @@ class Pace:
     def wall(self, position: int) -> int:
         """Return the monotonic clock's time at which the input's time is `position`."""
         return self.since + round((position - self.position) / self.rate)
+
+
+class NotReadyError(GosvaeError):
+    """The nodes of the pipeline do not hear each other in time."""
 
 
 class Replay(ParameterNode):
@@ -110,7 +152,10 @@ class Replay(ParameterNode):
             self.value("fps"),
         )
         self.get_logger().info(self.source.description)
+        for note in self.source.notes:
+            self.get_logger().warning(note)
         self._outputs = dict(self._make_outputs())
+        self._static = self._latch_static_transforms()
         self._clock_publisher = self.create_publisher(Clock, "/clock", 1)
         self._restamp = self.value("restamp")
         # Taken once: what belongs together shares its stamp to the nanosecond.
@@ -118,7 +163,9 @@ class Replay(ParameterNode):
         clock_rate = 0.0 if self._restamp else self.value("clock_rate")
         self._clock_period = round(SECOND / clock_rate) if clock_rate else 0
         self._next_clock = self._clock_position = 0
-        self._pace = Pace(self.value("rate"), self.source.start, time.monotonic_ns())
+        self._pace = Pace(self.value("rate"), 0, time.monotonic_ns())
+        self._played = 0, self.source.start
+        """Position and clock of the message played last."""
         self._sent: dict[str, list[dict[str, int]]] = {each: [] for each in self.source.cameras}
         self.add_on_set_parameters_callback(self._on_parameters)
 
@@ -138,9 +185,9 @@ class Replay(ParameterNode):
                     f"not playing {channel.topic}: {package} is not installed"
                 )
                 continue
-            qos = QoSProfile(depth=100 if channel.role in ("tf", "tf_static") else 10)
+            qos = QoSProfile(depth=100 if channel.role == "tf" else 10)
             if channel.role == "tf_static":
-                qos.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+                qos = qos_profile("latched")
             yield (
                 channel,
                 self.create_publisher(
@@ -151,18 +198,32 @@ class Replay(ParameterNode):
                 ),
             )
 
+    def _latch_static_transforms(self) -> StaticTransforms:
+        """Publish the static transforms of the input, the first to each frame, to all who come."""
+        transforms = StaticTransforms()
+        for channel, publisher in self._outputs.items():
+            if channel.role == "tf_static":
+                transforms = first_transforms(self.source.path, channel.topic)
+                publisher.publish(transforms.message())
+                self.get_logger().info(f"latched {len(transforms)} static transforms")
+        return transforms
+
     def play(self, stop: Event) -> None:
-        """Wait for subscribers, then play to the end, or until `stop` is set.
+        """Wait until all who are to hear it do, then play to the end, or until `stop` is set.
 
         Raises:
             SourceError: the input cannot be read on, or ends before `start_offset`.
+            NotReadyError: the nodes that `wait_for` names are not ready within `ready_timeout`.
         """
         messages = prefetch(self._rounds(), AHEAD)
         try:
-            if self._wait_for_subscribers(stop):
+            if self._wait_until_ready(stop):
                 self._play(messages, stop)
         finally:
             messages.close()
+        if self.source.losses:
+            count, first = len(self.source.losses), self.source.losses[0].reason
+            self.get_logger().warning(f"could not play {count} messages, as {first}")
 
     def write_report(self) -> None:
         """Write which frames were sent when, if the parameter `report` says where to."""
@@ -172,17 +233,22 @@ class Replay(ParameterNode):
             camera: {"transport": self.source.transport[camera], "frames": frames}
             for camera, frames in self._sent.items()
         }
-        path = Path(self.value("report"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"input": self.value("input"), "cameras": cameras}))
-        draft.replace(path)
+        report = Path(self.value("report"))
+        report.parent.mkdir(parents=True, exist_ok=True)
+        with draft(report, replace=True) as path:
+            path.write_text(json.dumps({"input": self.value("input"), "cameras": cameras}))
 
-    def _wait_for_subscribers(self, stop: Event) -> bool:
-        """Wait until every image topic has subscribers, and no new ones come; False for `stop`."""
+    def _wait_until_ready(self, stop: Event) -> bool:
+        """Wait until all are ready and no new subscribers come; return False for `stop`.
+
+        Raises:
+            NotReadyError: after `ready_timeout`, which holds while there are nodes to wait for.
+        """
+        readiness = self._make_readiness()
+        limit = self.value("ready_timeout") if readiness else 0.0
+        started = changed = time.monotonic_ns()
+        next_log = started + LOG_PERIOD
         counts: list[int] = []
-        changed = time.monotonic_ns()
-        next_log = changed + LOG_PERIOD
         while True:
             now = time.monotonic_ns()
             before, counts = (
@@ -191,79 +257,94 @@ class Replay(ParameterNode):
             )
             changed = changed if counts == before else now
             missing = [
-                channel.topic
+                f"a subscriber of {channel.topic}"
                 for channel, count in zip(self._outputs, counts, strict=True)
                 if channel.role == "image" and not count
             ]
+            if readiness:
+                missing += readiness.missing()
             if not missing and now - changed >= SETTLED:
                 return True
+            if missing and limit and now - started > limit * SECOND:
+                raise NotReadyError(
+                    f"not ready within {limit:g} s, waiting for {'; '.join(missing)}; see the log "
+                    "of that node, or raise ready_timeout"
+                )
             if missing and now >= next_log:
                 next_log += LOG_PERIOD
-                self.get_logger().info(f"waiting for a subscriber of {', '.join(missing)}")
+                self.get_logger().info(f"waiting for {'; '.join(missing)}")
             if stop.wait(0.02):
                 return False
 
-    def _rounds(self) -> Iterator[Message]:
+    def _make_readiness(self) -> Readiness | None:
+        """Listen to the nodes to wait for; return None if there are none."""
+        nodes = [name for name in self.value("wait_for") if name]
+        if not nodes:
+            return None
+        labelled = {channel.camera for channel in self._outputs if channel.role == "label"}
+        readiness = Readiness(nodes, {each: each in labelled for each in self.source.cameras})
+        self.create_subscription(DiagnosticArray, DIAGNOSTICS, readiness.take, 10)
+        return readiness
+
+    def _rounds(self) -> Iterator[Placed]:
         """Yield the input's messages, and again while `loop` is set, always later."""
         offset = round(self.value("start_offset") * SECOND)
-        shift = 0
+        timeline = Timeline(self.source, round(self.value("max_gap") * SECOND))
         while True:
-            first = last = None
-            for message in self.source.messages(offset):
-                first, last = first or message, message
-                if shift == 0:
-                    yield message
-                elif message.channel.role != "tf_static":
-                    yield shifted(message, shift)
-            if first is None or last is None:
+            nothing = True
+            for placed in timeline.round(self.source.messages(offset)):
+                nothing = False
+                yield placed
+            if nothing:
                 raise SourceError(
                     f"start_offset {offset / SECOND:g} s is after the end of "
                     f"{self.source.path}, {self.source.duration / SECOND:.1f} s"
                 )
             if not self.value("loop"):
                 return
-            shift += last.time - first.time + self.source.interval
 
-    def _play(self, messages: Iterable[Message], stop: Event) -> None:
-        count = latest = next_log = end = 0
+    def _play(self, messages: Iterable[Placed], stop: Event) -> None:
+        count = latest = position = 0
         # Without a report nothing may grow: a loop goes on for days.
         reported = bool(self.value("report"))
-        for message in messages:
-            if (publisher := self._outputs.get(message.channel)) is None:
+        self._pace = Pace(self.value("rate"), 0, time.monotonic_ns())
+        period, next_log = LOG_PERIOD, time.monotonic_ns() + LOG_PERIOD
+        for placed in messages:
+            if (publisher := self._outputs.get(placed.message.channel)) is None:
                 continue
-            if end == 0:
-                self._pace = Pace(self.value("rate"), message.time, time.monotonic_ns())
-                next_log = time.monotonic_ns() + LOG_PERIOD
-            end = message.time + self.source.interval
-            recorded = message.stamp
-            message = self._restamped(message)
+            if placed.note:
+                self.get_logger().info(placed.note)
+            recorded, position = placed.message.stamp, placed.position
+            message = self._restamped(placed)
             outgoing = self._to_ros(message)
-            if not self._wait_until(message.time, stop):
+            if not self._wait_until(position, stop):
                 break
+            self._played = position, placed.clock
             if message.channel.role == "image":
-                self._publish_clock(message.time)
+                self._publish_clock(placed.clock)
                 sent = {"stamp": message.stamp, "recorded": recorded, "wall": time.time_ns()}
-                latest = max(latest, time.monotonic_ns() - self._pace.wall(message.time))
+                latest = max(latest, time.monotonic_ns() - self._pace.wall(position))
                 publisher.publish(outgoing)
                 if reported:
                     self._sent[message.channel.camera].append(sent)
                 count += 1
+            elif message.channel.role == "tf_static":
+                if self._static.add(bytes(outgoing)):
+                    publisher.publish(self._static.message())
             elif publisher.get_subscription_count():
                 publisher.publish(outgoing)
             if time.monotonic_ns() >= next_log:
-                next_log += LOG_PERIOD
-                length = self.source.duration + self.source.interval
-                done = (message.time - self.source.start) % length
-                self.get_logger().info(
-                    f"{done / SECOND:.1f} of {length / SECOND:.1f} s, {count} frames"
-                )
+                if count > len(self.source):
+                    period = min(2 * period, LOOP_LOG_PERIOD)
+                next_log += period
+                self.get_logger().info(f"played {count} frames; the input has {len(self.source)}")
         else:
             # The last frame lasts as long as any other; then it has also arrived.
-            self._wait_until(end, stop)
+            self._wait_until(position + self.source.interval, stop)
         self.get_logger().info(f"played {count} frames, at most {latest / 1e6:.1f} ms late")
 
     def _wait_until(self, position: int, stop: Event) -> bool:
-        """Wait until the input's time is `position`, keeping `/clock` going; False for `stop`."""
+        """Wait for the playing time `position`, with `/clock` going; return False for `stop`."""
         while True:
             now = time.monotonic_ns()
             remaining = self._pace.wall(position) - now
@@ -278,24 +359,27 @@ class Replay(ParameterNode):
             nap = min(remaining, SECOND // 10)
             if self._clock_period:
                 if now >= self._next_clock:
-                    self._publish_clock(self._pace.time())
+                    since, clock = self._played
+                    self._publish_clock(clock + self._pace.time() - since)
                     self._next_clock = max(self._next_clock + self._clock_period, now)
                 nap = min(nap, self._next_clock - now)
             if stop.wait(nap / SECOND):
                 return False
 
-    def _publish_clock(self, position: int) -> None:
-        if self._clock_period and position > self._clock_position:
-            self._clock_position = position
-            self._clock_publisher.publish(Clock(clock=_to_time(position)))
+    def _publish_clock(self, clock: int) -> None:
+        if self._clock_period and self._clock_position < clock < STAMP_LIMIT:
+            self._clock_position = clock
+            self._clock_publisher.publish(Clock(clock=_to_time(clock)))
 
-    def _restamped(self, message: Message) -> Message:
+    def _restamped(self, placed: Placed) -> Message:
         """Return the message as if recorded now, where that is asked for."""
+        message = placed.message
         if not self._restamp or message.channel.role == "tf_static":
             return message
-        now = self._pace.wall(message.time) + self._epoch
-        # `time` stays, as that is what the pace goes by.
-        return shifted(message, now - message.time)._replace(time=message.time)
+        now = self._pace.wall(placed.position) + self._epoch
+        # What belongs together has one stamp, and one distance from its time of recording.
+        far = abs(message.stamp - message.time) > STAMP_SKEW
+        return moved(message, now - (message.stamp if far else message.time))
 
     def _to_ros(self, message: Message) -> Any:
         if isinstance(message.data, bytes):
@@ -320,7 +404,7 @@ def main() -> int:
                     node.play(stop)
                 finally:
                     node.write_report()
-        except (SourceError, ParameterException, OSError) as error:
+        except (SourceError, NotReadyError, ParameterException, OSError) as error:
             get_logger("gosvae_replay").fatal(str(error))
             return 1
     return 0

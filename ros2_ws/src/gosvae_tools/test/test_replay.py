@@ -11,12 +11,16 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from threading import Event
+from queue import Queue
+from threading import Event, Thread, Timer
 from typing import Any
 
+import bags_of_frames as bags
 import numpy as np
 import pytest
+from bags_of_frames import PERIOD, START, write
 from drives import write_drive
 
 from gosvae_tools.drives import EPOCH, open_source
@@ -24,6 +28,7 @@ from gosvae_tools.drives.stamps import read_stamp
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -238,7 +243,7 @@ def test_nothing_is_kept_without_a_report(drive: Path) -> None:
         context=context,
         parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
     )
-    node._play(node.source.messages(), Event())
+    node._play(node._rounds(), Event())
     assert node._sent == {"camera": []}
     node.destroy_node()
     context.try_shutdown()
@@ -288,6 +293,152 @@ def test_what_cannot_be_played_is_one_line(
     assert process.returncode == 1
     fatal = [line for line in printed.splitlines() if line.startswith("[FATAL]")]
     assert len(fatal) == 1 and words in fatal[0] and "Traceback" not in printed
+
+
+def clocks(listener: Listener) -> list[int]:
+    stamps = [deserialize_message(each, Clock).clock for each in listener.heard["clock"]]
+    return [each.sec * SECOND + each.nanosec for each in stamps]
+
+
+GAPS: dict[str, list[int]] = {
+    "a pause": [0, 1, 2, 900, 901, 902],
+    "two pauses": [0, 300, 301, 302, 900, 901],
+    "a time 53 years ago": [-(START // PERIOD), 0, 1, 2, 3, 4],
+    "a time out of any range": [0, 1, 2, 3, 4, (1 << 63) // PERIOD],
+}
+
+
+@pytest.mark.parametrize("places", GAPS.values(), ids=GAPS)
+def test_pauses_are_cut_and_announced(
+    places: list[int], tmp_path: Path, listen: Callable[..., Listener]
+) -> None:
+    stamps = [START + i * PERIOD for i in range(6)]
+    times = [START + place * PERIOD for place in places]
+    write(tmp_path / "bag", [bags.frame(s, t, i) for i, (s, t) in enumerate(zip(stamps, times))])  # noqa: B905
+    listener = listen({"camera/image_raw/compressed": CompressedImage, "clock": Clock})
+    process = replay(input=str(tmp_path / "bag"), max_gap=0.5)
+    heard = listener.heard["camera/image_raw/compressed"]
+    begin = time.monotonic()
+    listener.until(lambda: len(heard) == 6)
+    printed = finish(process)
+    assert time.monotonic() - begin < 30
+    assert [read_stamp(each) for each in heard] == stamps
+    cut = sum(b - a > 8 for a, b in pairwise(places))
+    assert printed.count("going on after 0.5 s") == cut == (2 if places[1] == 300 else 1)
+    clock = clocks(listener)
+    assert np.all(np.diff(clock) > 0)
+    sound = [each for each in times if abs(each - START) < 86_400 * SECOND]
+    assert set(sound) <= set(clock)
+    assert min(clock) >= sound[0] - SECOND and max(clock) <= sound[-1] + SECOND
+
+
+def test_what_comes_long_before_the_first_frame_is_not_waited_for(
+    tmp_path: Path, listen: Callable[..., Listener]
+) -> None:
+    early = [bags.label(START, 0, 3), bags.label(START, START - 75 * SECOND, 4)]
+    frames = [bags.frame(START + i * PERIOD, START + i * PERIOD, i) for i in range(3)]
+    write(tmp_path / "bag", [*early, *frames])
+    topics = {"camera/image_raw/compressed": CompressedImage, "camera/label": Image}
+    listener = listen(topics)
+    process = replay(input=str(tmp_path / "bag"), max_gap=1.0)
+    listener.until(lambda: [len(listener.heard[each]) for each in topics] == [3, 2])
+    assert [topic for topic, _ in listener.order[:2]] == ["camera/label"] * 2
+    printed = finish(process)
+    assert "it is played after 1.0 s" in printed and "played 3 frames" in printed
+
+
+def test_a_loop_goes_on_behind_a_wrong_time(
+    tmp_path: Path, listen: Callable[..., Listener]
+) -> None:
+    times = [START + i * PERIOD for i in range(5)] + [(1 << 63) + 1]
+    stamps = [START + i * PERIOD for i in range(6)]
+    write(tmp_path / "bag", [bags.frame(s, t) for s, t in zip(stamps, times)])  # noqa: B905
+    listener = listen({"camera/image_raw/compressed": CompressedImage, "clock": Clock})
+    process = replay(input=str(tmp_path / "bag"), loop=True, max_gap=0.3)
+    heard = listener.heard["camera/image_raw/compressed"]
+    listener.until(lambda: len(heard) > 14)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in finish(process)
+    found = [read_stamp(each) for each in heard]
+    assert np.all(np.diff(found) > 0) and found[-1] - found[0] < 60 * SECOND
+    assert np.all(np.diff(clocks(listener)) > 0)
+    assert abs(clocks(listener)[-1] - found[-1]) < SECOND
+
+
+def test_a_loop_logs_ever_more_rarely(
+    drive: Path, listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gosvae_tools.replay.LOG_PERIOD", SECOND // 10)
+    context = Context()
+    rclpy.init(context=context, domain_id=int(ENVIRONMENT["ROS_DOMAIN_ID"]))
+    overrides = {"input": str(drive), "rate": 4.0, "loop": True}
+    node = Replay(
+        context=context,
+        parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
+    )
+    lines: list[str] = []
+    monkeypatch.setattr(node.get_logger(), "info", lines.append)
+    stop = Event()
+    Timer(3.0, stop.set).start()
+    node._play(node._rounds(), stop)
+    progress = [line for line in lines if "the input has 12" in line]
+    # 0.1 s apart in the first round of 0.2 s, then 0.2, 0.4, 0.8 and 1.6 s.
+    assert 3 <= len(progress) <= 7
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_nothing_is_played_before_all_hear_each_other(
+    drive: Path, listen: Callable[..., Listener]
+) -> None:
+    listener = listen({"camera/image_raw/compressed": CompressedImage, "camera/label": Image})
+    publisher = listener.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    told = {
+        "gosvae_tx: camera": {"camera publishers": "1", "listeners": "1"},
+        "gosvae_rx: camera": {"transmitters": "1", "mask listeners": "1"},
+        "gosvae_record: camera": {
+            f"publishers of {each}": "1" for each in ("image_raw/gosvae", "semantic/mask", "label")
+        },
+    }
+
+    def tell() -> None:
+        message = DiagnosticArray()
+        for name, values in told.items():
+            pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+            message.status.append(DiagnosticStatus(name=name, values=pairs))
+        publisher.publish(message)
+
+    listener.node.create_timer(0.1, tell)
+    nodes = ["gosvae_tx", "gosvae_rx", "gosvae_record"]
+    process = replay(input=str(drive), wait_for=nodes, rate=10.0)
+    lines: Queue[str] = Queue()
+    assert process.stdout is not None
+    Thread(target=lambda: [lines.put(each) for each in process.stdout], daemon=True).start()  # type: ignore[union-attr]
+    said: list[str] = []
+
+    def is_waiting() -> bool:
+        while not lines.empty():
+            said.append(lines.get())
+        return any("waiting for gosvae_tx has 1 of 2 listeners of camera" in each for each in said)
+
+    listener.until(is_waiting)
+    assert not listener.order
+    told["gosvae_tx: camera"]["listeners"] = "2"
+    listener.until(lambda: len(listener.heard["camera/image_raw/compressed"]) == 12)
+    process.wait(DEADLINE)
+    assert process.returncode == 0
+
+
+def test_a_node_that_never_comes_is_named(drive: Path, listen: Callable[..., Listener]) -> None:
+    listen({"camera/image_raw/compressed": CompressedImage})
+    process = replay(input=str(drive), wait_for=["gosvae_rx"], ready_timeout=0.5)
+    printed = finish(process)
+    assert process.returncode == 1
+    fatal = [line for line in printed.splitlines() if line.startswith("[FATAL]")]
+    assert (
+        len(fatal) == 1
+        and "not ready within 0.5 s, waiting for gosvae_rx tells nothing" in (fatal[0])
+    )
 
 
 def test_pace_does_not_drift() -> None:
