@@ -48,7 +48,7 @@ class Readiness:
         for status in message.status:
             name, _, camera = status.name.partition(": ")
             values = {pair.key: pair.value for pair in status.values}
-            self._told[name.rpartition("/")[2], camera] = values
+            self._told[name.rpartition("/")[2], camera.strip("/")] = values
 
     def missing(self) -> list[str]:
         """Return what is missing, one line each; none if the drive can be played."""
