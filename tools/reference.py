@@ -38,8 +38,8 @@ from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
-from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_bringup.arguments import ARGUMENTS  # noqa: E402
+from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_common.node import PipelineNode  # noqa: E402
 from gosvae_common.qos import qos_profile  # noqa: E402
 from gosvae_rx.receiver import Receiver  # noqa: E402
