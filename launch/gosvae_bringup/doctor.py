@@ -41,6 +41,8 @@ EXECUTABLES = (
 DISCOVERY_SECONDS = 10.0
 """How long two nodes of this process may take to hear each other."""
 UDP_BUFFER = Path("/proc/sys/net/core/rmem_max")
+LEAST_SEGMENT = 10_000_000
+"""Bytes of shared memory that several camera images need."""
 LAST_DOMAIN = 101
 """Above it, ports of DDS may be those that Linux gives out by itself."""
 
@@ -181,20 +183,25 @@ def _profile() -> Path:
 
 
 def check_profile() -> Check:
-    """Read the profile that Fast DDS will use."""
-    profile = _profile()
-    own = PROFILE_VARIABLE in os.environ
+    """Read the profile that Fast DDS will use, and look whether this terminal names it."""
+    profile, shipped = _profile(), find_profile()
     try:
         sizes = [int(each.text or 0) for each in _elements(profile, "segment_size")]
     except (OSError, ValueError, ElementTree.ParseError) as error:
-        remedy = f"unset {PROFILE_VARIABLE}, or name a valid file; {find_profile()} is one"
+        remedy = f"unset {PROFILE_VARIABLE}, or name a valid file; {shipped} is one"
         return Check("dds profile", "fail", f"{profile}: {error}", remedy)
-    if not sizes or max(sizes) < 10_000_000:
-        remedy = f"give SHM a segment_size of 64 MB, as {find_profile()} does"
+    if not sizes or max(sizes) < LEAST_SEGMENT:
+        remedy = f"give SHM a segment_size of 64 MB, as {shipped} does"
         found = f"{profile} has no shared memory for several images: they may get lost"
         return Check("dds profile", "warn", found, remedy)
-    found = f"{profile}, {'of' if own else 'set by run and launch files, not by'} your environment"
-    return Check("dds profile", "ok", found)
+    if PROFILE_VARIABLE not in os.environ:
+        found = (
+            f"{PROFILE_VARIABLE} is not set here: launch files and `gosvae run` set it for their "
+            "nodes, but a camera driver started here would lose many of its images"
+        )
+        remedy = f"before a camera driver: export {PROFILE_VARIABLE}={shipped}"
+        return Check("dds profile", "warn", found, remedy)
+    return Check("dds profile", "ok", f"{profile}, of your environment")
 
 
 def _elements(profile: Path, name: str) -> Iterator[ElementTree.Element]:

@@ -19,8 +19,9 @@ from gosvae_common.errors import UsageError
 
 from .pipeline import Node
 
-GRACE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
-"""What a process is sent that should stop, and for how many seconds it may take its time."""
+GRACE = ((signal.SIGTERM, 13.0), (signal.SIGKILL, 3.0))
+"""What a process is sent that should stop, and for how many seconds it may take its time. Not
+SIGINT, for which Python prints a traceback while it still imports a node."""
 
 DRAIN_SECONDS = 2.0
 """For how long nodes go on after the end of a drive, for what is still on its way."""
@@ -60,8 +61,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Ask Linux for a SIGINT at the parent's end: killed with SIGKILL, it can pass nothing on."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT))
+    """Ask Linux for a SIGTERM at the parent's end: killed with SIGKILL, it can pass nothing on."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 class Processes:

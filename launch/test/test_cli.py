@@ -22,7 +22,7 @@ from gosvae_bringup.processes import Ended, Processes, find_executable
 from gosvae_common.errors import UsageError
 
 LOOP = "echo started >> $LOG; while :; do sleep 0.02; done"
-FOREVER = f"trap 'echo stopped >> $LOG; exit 0' INT; {LOOP}"
+FOREVER = f"trap 'echo stopped >> $LOG; exit 0' TERM; {LOOP}"
 
 Script = Callable[..., Node]
 
@@ -137,7 +137,7 @@ def test_signals_stop_all_nodes(
 def test_a_deaf_node_is_killed(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    signals = (signal.SIGTERM, signal.SIGKILL)
     monkeypatch.setattr(module, "GRACE", tuple((each, 0.3) for each in signals))
     with Processes({}) as processes:
         processes.start(script("deaf", f"trap '' INT TERM; {LOOP}"))
@@ -287,6 +287,23 @@ def test_a_failed_node_starts_again_where_that_is_asked_for(
     assert run(again, drive) == 0
     said = capsys.readouterr().err.splitlines()
     assert len(said) >= 3 and set(said) == {"gosvae run: again ended with status 3"}
+
+
+def test_nodes_that_still_start_leave_no_traceback(script: Script, tmp_path: Path) -> None:
+    ready, node = tmp_path / "ready", script("slow", "")
+    path = find_executable("stubs", "slow")
+    # As while modules are imported: the interpreter has its own handlers.
+    path.write_text(
+        f"#!{sys.executable}\nimport pathlib, time\n"
+        f"pathlib.Path('{ready}').touch()\ntime.sleep(60)\n"
+    )
+    with Processes({}, logs=tmp_path) as processes:
+        processes.start(node)
+        while not ready.exists():
+            time.sleep(0.02)
+        (ended,) = processes.stop()
+    assert str(ended) == "slow died of SIGTERM"
+    assert processes.log(node).read_text() == ""
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.08, 0.2, 0.4])

@@ -91,6 +91,11 @@ def test_the_bundle_is_tried(tmp_path: Path) -> None:
 
 
 def test_profiles_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(PROFILE_VARIABLE, raising=False)
+    check = doctor.check_profile()
+    assert check.status == "warn" and "a camera driver started here" in check.found
+    assert check.remedy.endswith(f"export {PROFILE_VARIABLE}={find_profile()}")
+    monkeypatch.setenv(PROFILE_VARIABLE, str(find_profile()))
     assert doctor.check_profile().status == "ok"
     mine = tmp_path / "mine.xml"
     monkeypatch.setenv(PROFILE_VARIABLE, str(mine))

@@ -18,9 +18,9 @@ setup(
     extras_require={"view": ["rerun-sdk>=0.39,<0.42"]},
     entry_points={
         "console_scripts": [
-            "replay = gosvae_tools.replay:main",
-            "record = gosvae_tools.record:main",
-            "view = gosvae_tools.view:main",
+            "replay = gosvae_tools.nodes:replay",
+            "record = gosvae_tools.nodes:record",
+            "view = gosvae_tools.nodes:view",
         ],
     },
     zip_safe=True,
