@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from drives import write_drive
 from harness import DEADLINE, DOMAINS, Pipeline, random_frame
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_common.messages import to_image
 
 GOSVAE = Path(get_package_prefix("gosvae_bringup")) / "lib" / "gosvae_bringup" / "gosvae"
 EAGER = {"diagnostics.silence_s.warn": 0.5, "diagnostics.silence_s.error": 1.5}
@@ -59,6 +62,35 @@ def test_a_wrong_topic_of_a_bag(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "no images on /camera/image" in done.stderr
     assert "its image topics are: /front/image_raw/compressed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("camera", "topic", "arguments"),
+    [
+        ("camera", "/usb_cam/image", ("--topics", "/usb_cam/image")),
+        ("zed/left", "/zed/left/image_rect", ("cameras:=/zed/left", "topics:=zed/left/image_rect")),
+        (
+            *("front", "/image_raw"),
+            ("--cameras", "front", "--ros-args", "-r", "front/image_raw:=/image_raw"),
+        ),
+    ],
+)
+def test_live_cameras_have_topics_of_any_name(
+    camera: str, topic: str, arguments: tuple[str, ...], pipeline: Pipeline
+) -> None:
+    bundle = ("--bundle", str(pipeline.bundle))
+    pipeline.start("gosvae_bringup", "gosvae", "run", *bundle, *arguments)
+    publisher = pipeline.publisher(Image, topic, "default")
+    masks = pipeline.masks(camera)
+    pipeline.wait("a subscription", lambda: publisher.get_subscription_count() > 0)
+    message = to_image(random_frame(0), "rgb8", Header(frame_id="there"))
+    for _ in range(200):
+        message.header.stamp = pipeline.node.get_clock().now().to_msg()
+        publisher.publish(message)
+        again = time.monotonic() + 0.2
+        if pipeline.wait("a mask", lambda: masks or time.monotonic() > again) is masks:  # noqa: B023
+            break
+    assert masks[0].header.frame_id == "there"
 
 
 def test_a_wrong_topic_of_a_camera(pipeline: Pipeline) -> None:

@@ -214,7 +214,7 @@ class View(ParameterNode):
         for camera in self._cameras:
             for transport in ("compressed", "raw"):
                 suffix, msgtype = IMAGE_TRANSPORTS[transport]
-                topic = f"{camera}/{topics.IMAGE}{suffix}"
+                topic = self.resolve_topic_name(f"{camera}/{topics.IMAGE}{suffix}")
                 if camera not in self._frames and self.count_publishers(topic):
                     self._frames[camera] = self._subscribe(
                         msgtype,

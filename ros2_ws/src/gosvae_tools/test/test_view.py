@@ -59,9 +59,10 @@ def make(port: int) -> Iterator[Make]:
     rclpy.init(context=context, domain_id=102)
     nodes = []
 
-    def make(**parameters: Any) -> View:
+    def make(*rules: str, **parameters: Any) -> View:
         values = {"port": port, "open_browser": False, **parameters}
         arguments = [part for item in values.items() for part in ("-p", "{}:={}".format(*item))]
+        arguments += [part for rule in rules for part in ("-r", rule)]
         nodes.append(View(context=context, cli_args=["--ros-args", *arguments]))
         return nodes[-1]
 
@@ -200,6 +201,15 @@ def test_a_reconstruction_has_a_place_once_one_is_published(
     sender.destroy_node()
     (page,) = sent
     assert "camera/reconstruction" in set(origins(page.root_container))
+
+
+def test_frames_of_a_remapped_camera_are_found(make: Make) -> None:
+    view = make("camera/image_raw:=/usb/image")
+    sender = rclpy.create_node("sender", context=view.context)
+    publisher = sender.create_publisher(Image, "/usb/image", 1)
+    while not publisher.get_subscription_count():
+        view._find_frames()
+    sender.destroy_node()
 
 
 @pytest.mark.parametrize("frames", [True, False])
