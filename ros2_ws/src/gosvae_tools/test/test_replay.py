@@ -328,7 +328,8 @@ def test_pauses_are_cut_and_announced(
     clock = clocks(listener)
     assert np.all(np.diff(clock) > 0)
     sound = [each for each in times if abs(each - START) < 86_400 * SECOND]
-    assert set(sound) <= set(clock)
+    # A clock's message may give way to the next one.
+    assert all(min(abs(each - at) for each in clock) < SECOND // 5 for at in sound)
     assert min(clock) >= sound[0] - SECOND and max(clock) <= sound[-1] + SECOND
 
 
@@ -435,10 +436,8 @@ def test_a_node_that_never_comes_is_named(drive: Path, listen: Callable[..., Lis
     printed = finish(process)
     assert process.returncode == 1
     fatal = [line for line in printed.splitlines() if line.startswith("[FATAL]")]
-    assert (
-        len(fatal) == 1
-        and "not ready within 0.5 s, waiting for gosvae_rx tells nothing" in (fatal[0])
-    )
+    assert len(fatal) == 1 and "not ready within 0.5 s" in fatal[0]
+    assert "gosvae_rx tells nothing of camera" in fatal[0]
 
 
 def test_pace_does_not_drift() -> None:
