@@ -159,7 +159,7 @@ def test_studies_are_shown_where_there_are_any(tmp_path: Path) -> None:
         "date": "2026-11-23",
         "data": "CamVid val, 101 frames at 480x360",
         "experts": {"lite0": 0.757},
-        "command": "python -m gosvae_training.studies",
+        "command": "python -m gosvae_training.studies.run",
         "rows": {"VQ-VAE": figures, "autoencoder": figures},
     }
     (tmp_path / "studies" / "baselines.json").write_text(json.dumps(study))

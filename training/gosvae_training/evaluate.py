@@ -21,7 +21,9 @@ from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, LabelSpace, Mode
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 
-from .data import DataError, Dataset, describe, iterate, load_dataset
+from .data.datasets import DataError, Dataset, Sample, describe, iterate, load_dataset
+from .files import write_text
+from .tables import markdown_table
 
 INTRA_FRAMES = 15
 """Frames from one intra frame to the next: a second of CamVid's `val`."""
@@ -73,25 +75,55 @@ def send_labels(
     return len(packed), labels.ids[np.argmax(soft, 0)]
 
 
+class _Stream:
+    """A bundle's frames sent with one number of levels, and what arrives."""
+
+    def __init__(self, bundle: ModelBundle, levels: int) -> None:
+        self.levels = levels
+        self._single, self._encoder = Encoder(bundle), Encoder(bundle)
+        self._decoder = Decoder(bundle)
+        self.truth, self.agreement = ConfusionMatrix(), ConfusionMatrix()
+        self.intra_bytes: list[int] = []
+        self.bytes: list[int] = []
+        self.vehicle_seconds: list[float] = []
+        self.receiver_seconds: list[float] = []
+        self.header_bytes = 0
+        """Of an intra frame's first packet, beside its payload."""
+
+    def send(
+        self, sample: Sample, wanted: npt.NDArray[np.uint8], intra: bool, distance: int
+    ) -> None:
+        """Encode and decode one frame; `wanted` is the expert's mask of it, uint8 (H, W)."""
+        single = self._single.encode(sample.frame, levels=self.levels)
+        self.intra_bytes.append(_size(single))
+        self.header_bytes = single[0].serialized_size() - len(single[0].payload)
+        start = time.perf_counter()
+        packets = self._encoder.encode(sample.frame, levels=self.levels, intra=intra)
+        middle = time.perf_counter()
+        decoded = self._decoder.decode(packets)
+        self.vehicle_seconds.append(middle - start)
+        self.receiver_seconds.append(time.perf_counter() - middle)
+        older = decoded.sequence - distance + 1
+        self._encoder.acknowledge(older if older >= 0 else None)
+        self.bytes.append(_size(packets))
+        self.truth.add(sample.mask, decoded.mask)
+        self.agreement.add(wanted, decoded.mask)
+
+
 def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[str, Any]:
     """Return the figures of a bundle on labelled frames.
 
     mIoU is over all pixels of all frames, the mean over the labels that occur; agreement is mIoU
-    with the expert's masks for truth; bytes are serialised packets, CDR included: of intra frames,
+    with the expert's masks as truth. Bytes are serialised packets, CDR included: of intra frames,
     and as sent at the samples' frame rate, every frame predicted from the one `distance` before but
-    for one in INTRA_FRAMES. Milliseconds are the median of whole frames in one thread on the CPU,
-    all levels sent. The figures at the top are those with all levels, ``levels`` has those of fewer
+    for one in INTRA_FRAMES. Milliseconds are the median of whole frames in one thread on the CPU
+    with all levels. The figures at the top are those with all levels, ``levels`` has those of fewer
     too, and ``labels`` those of a vehicle that runs the expert and sends its labels, each frame by
     itself, packet header included. MACs are the manifest's, null where it has none.
     """
-    expert, encoder = Expert(bundle), Encoder(bundle)
-    truth_expert = ConfusionMatrix()
-    by_level = [
-        (Encoder(bundle), Decoder(bundle), ConfusionMatrix(), ConfusionMatrix(), [], [])
-        for _ in range(bundle.levels)
-    ]
-    by_scale = [(ConfusionMatrix(), []) for _ in LABEL_SCALES]
-    vehicle, receiver, alone = [], [], []
+    expert, expert_truth, expert_seconds = Expert(bundle), ConfusionMatrix(), []
+    streams = [_Stream(bundle, level) for level in range(1, bundle.levels + 1)]
+    scales = {scale: (ConfusionMatrix(), list[int]()) for scale in LABEL_SCALES}
     progress = tqdm(
         iterate(samples),
         desc=f"evaluate {bundle.name}",
@@ -102,66 +134,32 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
     for index, sample in enumerate(progress):
         start = time.perf_counter()
         wanted = expert.segment(sample.frame)
-        alone.append(time.perf_counter() - start)
-        truth_expert.add(sample.mask, wanted)
-        for level, (stream, decoder, truth, agreement, intra, sent) in enumerate(by_level, 1):
-            single = encoder.encode(sample.frame, levels=level)
-            intra.append(_size(single))
-            start = time.perf_counter()
-            packets = stream.encode(sample.frame, levels=level, intra=index % INTRA_FRAMES == 0)
-            middle = time.perf_counter()
-            decoded = decoder.decode(packets)
-            if level == bundle.levels:
-                vehicle.append(middle - start)
-                receiver.append(time.perf_counter() - middle)
-            older = decoded.sequence - distance + 1
-            stream.acknowledge(older if older >= 0 else None)
-            sent.append(_size(packets))
-            truth.add(sample.mask, decoded.mask)
-            agreement.add(wanted, decoded.mask)
-        header = single[0].serialized_size() - len(single[0].payload)
-        for scale, (truth, sizes) in zip(LABEL_SCALES, by_scale, strict=True):
+        expert_seconds.append(time.perf_counter() - start)
+        expert_truth.add(sample.mask, wanted)
+        for stream in streams:
+            stream.send(sample, wanted, index % INTRA_FRAMES == 0, distance)
+        for scale, (truth, sizes) in scales.items():
             size, mask = send_labels(wanted, scale, bundle.labels)
             truth.add(sample.mask, mask)
-            sizes.append(size + header)
-    names = {label.id: label.name for label in bundle.labels.labels}
-
-    def per_class(matrix: ConfusionMatrix) -> dict[str, float]:
-        return {names.get(k, str(k)): round(v, 4) for k, v in matrix.iou().items()}
-
-    def milliseconds(seconds: list[float]) -> float:
-        return round(1e3 * float(np.median(seconds)), 1)
-
-    levels = [
-        {
-            "levels": level,
-            "fixed_length_bytes": fixed_length(bundle, level),
-            "intra_bytes": round(float(np.mean(intra)), 1),
-            "bytes_per_frame": round(float(np.mean(sent)), 1),
-            "miou": round(truth.miou(), 4),
-            "share_of_expert": round(truth.miou() / truth_expert.miou(), 4),
-            "agreement": round(agreement.miou(), 4),
-            "per_class": per_class(truth),
-        }
-        for level, (_, _, truth, agreement, intra, sent) in enumerate(by_level, 1)
-    ]
+            sizes.append(size + streams[-1].header_bytes)
+    levels = [_level_figures(bundle, stream, expert_truth.miou()) for stream in streams]
     full, compute = levels[-1], bundle.manifest.get("compute", {})
     return {
         "data": describe(samples),
         "date": str(date.today()),
         "machine": platform.machine(),
         "miou": full["miou"],
-        "expert_miou": round(truth_expert.miou(), 4),
+        "expert_miou": round(expert_truth.miou(), 4),
         "agreement": full["agreement"],
         "per_class": full["per_class"],
-        "expert_per_class": per_class(truth_expert),
+        "expert_per_class": _per_class(bundle, expert_truth),
         "bytes_per_frame": full["bytes_per_frame"],
         "vehicle_macs": compute.get("vehicle_macs"),
         "receiver_macs": compute.get("receiver_macs"),
         "expert_macs": compute.get("expert_macs"),
-        "vehicle_ms": milliseconds(vehicle),
-        "receiver_ms": milliseconds(receiver),
-        "expert_ms": milliseconds(alone),
+        "vehicle_ms": _milliseconds(streams[-1].vehicle_seconds),
+        "receiver_ms": _milliseconds(streams[-1].receiver_seconds),
+        "expert_ms": _milliseconds(expert_seconds),
         "levels": levels,
         "labels": [
             {
@@ -169,47 +167,80 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
                 "bytes_per_frame": round(float(np.mean(sizes)), 1),
                 "miou": round(truth.miou(), 4),
             }
-            for scale, (truth, sizes) in zip(LABEL_SCALES, by_scale, strict=True)
+            for scale, (truth, sizes) in scales.items()
         ],
     }
 
 
+def _level_figures(bundle: ModelBundle, stream: _Stream, expert_miou: float) -> dict[str, Any]:
+    return {
+        "levels": stream.levels,
+        "fixed_length_bytes": fixed_length(bundle, stream.levels),
+        "intra_bytes": round(float(np.mean(stream.intra_bytes)), 1),
+        "bytes_per_frame": round(float(np.mean(stream.bytes)), 1),
+        "miou": round(stream.truth.miou(), 4),
+        "share_of_expert": round(share(stream.truth.miou(), expert_miou), 4),
+        "agreement": round(stream.agreement.miou(), 4),
+        "per_class": _per_class(bundle, stream.truth),
+    }
+
+
+def _per_class(bundle: ModelBundle, matrix: ConfusionMatrix) -> dict[str, float]:
+    names = {label.id: label.name for label in bundle.labels.labels}
+    return {names.get(k, str(k)): round(v, 4) for k, v in matrix.iou().items()}
+
+
+def _milliseconds(seconds: list[float]) -> float:
+    return round(1e3 * float(np.median(seconds)), 1)
+
+
+def share(part: float, whole: float) -> float:
+    """Return `part` of `whole`; nan where `whole` is 0."""
+    return part / whole if whole else float("nan")
+
+
+def gigamacs(macs: int | None) -> str:
+    """Return multiply-accumulates in 10^9, ``unknown`` where a manifest does not have them."""
+    return "unknown" if macs is None else f"{macs / 1e9:.2f}"
+
+
 def table(figures: dict[str, Any], kind: str = "tokens") -> str:
     """Return the figures as a Markdown table; bytes a frame, `kind` the bundle's."""
-    lines = [
-        "| what is sent | fixed length | intra | predicted | mIoU | of the expert's | agreement |"
-        " vehicle GMACs | receiver GMACs |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
     vehicle, receiver, expert = (
-        "unknown" if macs is None else f"{macs / 1e9:.2f}"
-        for macs in (figures[f"{who}_macs"] for who in ("vehicle", "receiver", "expert"))
+        gigamacs(figures[f"{who}_macs"]) for who in ("vehicle", "receiver", "expert")
     )
-    for row in figures["levels"]:
-        lines.append(
-            f"| {kind}, {row['levels']} level{'s' if row['levels'] > 1 else ''} | "
-            f"{row['fixed_length_bytes']} | {row['intra_bytes']:.0f} | "
-            f"{row['bytes_per_frame']:.0f} | {row['miou']:.3f} | {row['share_of_expert']:.3f} | "
-            f"{row['agreement']:.3f} | {vehicle} | {receiver} |"
+    header = "what is sent, fixed length, intra, predicted, mIoU, of the expert's, agreement"
+    rows: list[tuple[object, ...]] = [
+        (
+            f"{kind}, {row['levels']} level{'s' if row['levels'] > 1 else ''}",
+            row["fixed_length_bytes"],
+            f"{row['intra_bytes']:.0f}",
+            f"{row['bytes_per_frame']:.0f}",
+            f"{row['miou']:.3f}",
+            f"{row['share_of_expert']:.3f}",
+            f"{row['agreement']:.3f}",
+            vehicle,
+            receiver,
         )
+        for row in figures["levels"]
+    ]
     for row in figures["labels"]:
-        share = row["miou"] / figures["expert_miou"]
-        lines.append(
-            f"| the expert's labels, 1/{row['scale']} of the sides | | "
-            f"{row['bytes_per_frame']:.0f} | | {row['miou']:.3f} | {share:.3f} | | {expert} | 0 |"
-        )
-    lines.append(
-        f"| frames, no codec | | | | {figures['expert_miou']:.3f} | 1 | 1 | 0 | {expert} |"
-    )
-    return "\n".join(lines)
+        sent = f"the expert's labels, 1/{row['scale']} of the sides"
+        of_expert = f"{share(row['miou'], figures['expert_miou']):.3f}"
+        size, miou = f"{row['bytes_per_frame']:.0f}", f"{row['miou']:.3f}"
+        rows.append((sent, "", size, "", miou, of_expert, "", expert, 0))
+    ceiling = f"{figures['expert_miou']:.3f}"
+    rows.append(("frames, no codec", "", "", "", ceiling, 1, 1, 0, expert))
+    return markdown_table([*header.split(", "), "vehicle GMACs", "receiver GMACs"], rows)
 
 
 def classes_table(figures: dict[str, Any]) -> str:
     """Return the IoU of each class, bundle and expert, as a Markdown table."""
-    lines = ["| class | IoU | expert's |", "|---|---|---|"]
-    for name, value in figures["per_class"].items():
-        lines.append(f"| {name} | {value:.3f} | {figures['expert_per_class'][name]:.3f} |")
-    return "\n".join(lines)
+    theirs = figures["expert_per_class"]
+    return markdown_table(
+        ["class", "IoU", "expert's"],
+        [(name, f"{iou:.3f}", f"{theirs[name]:.3f}") for name, iou in figures["per_class"].items()],
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gosvae_training.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument(
-        "--data", type=Path, required=True, help="a dataset, see gosvae_training.data"
+        "--data", type=Path, required=True, help="a dataset, see gosvae_training.data.datasets"
     )
     parser.add_argument("--split", default="val", help="train, val or test")
     parser.add_argument("--distance", type=int, default=1, help="frames back to the reference")
@@ -238,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"receiver {figures['receiver_ms']}, expert {figures['expert_ms']}"
     )
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(options.json, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

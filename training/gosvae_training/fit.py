@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .config import Identity, Schedule
+from .files import whole_file
 from .objectives import Objective
 
 CHECKPOINT_SECONDS = 120
@@ -87,149 +90,203 @@ def _groups(objective: Objective, schedule: Schedule) -> list[dict[str, object]]
     ]
 
 
-def fit(
-    fabric: Fabric,
-    objective: Objective,
-    schedule: Schedule,
-    crops: Dataset,
-    seed: int,
-    identity: Identity,
-    data: str,
-    folder: Path,
-    score: Callable[[nn.Module], float],
-    workers: int = 0,
-    metric: str = "mIoU",
-) -> nn.Module:
-    """Train ``objective.network`` and return its exponential moving average, in eval mode.
+@dataclass(frozen=True)
+class Run:
+    """One training run: what is trained, on what, for how long, and where its state is kept."""
 
-    The run goes on from ``folder/last.pt`` where that exists, on the same course as if it had
-    never stopped, and writes it every two minutes; one that has all its steps is left as it is.
-    Losses go to TensorBoard files in `folder`.
+    objective: Objective
+    """What it minimises."""
+    schedule: Schedule
+    """For how long and how fast; its batch is shared among all processes."""
+    crops: Dataset
+    """All items of the run in order: frame, target and, where cached, the expert's logits."""
+    seed: int
+    """Of dropout and quantiser."""
+    identity: Identity
+    """What decides the weights, see :func:`~gosvae_training.config.identify`."""
+    data: str
+    """Description of what `crops` are from; kept in the checkpoint."""
+    folder: Path
+    """For the checkpoint ``last.pt`` and TensorBoard's files."""
+    score: Callable[[nn.Module], float]
+    """Validation figure of the averaged network."""
+    metric: str = "mIoU"
+    """Name of what `score` returns."""
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint's path."""
+        return self.folder / "last.pt"
+
+    def frozen(self) -> list[nn.Module]:
+        """Return the pretrained parts that keep their weights and statistics."""
+        if not self.schedule.backbone_learning_rate:
+            return self.objective.pretrained
+        backbone = self.objective.backbone
+        return [] if backbone is None else backbone.frozen(self.schedule.frozen_blocks)
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the share of the peak learning rate at `step`: linear warm-up, cosine decay."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        share = (step - self.warmup) / max(self.schedule.steps - self.warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * share))
+
+    @property
+    def warmup(self) -> int:
+        """Steps with a rising learning rate, in which vectors are not quantised."""
+        return int(self.schedule.steps * self.schedule.warmup)
+
+
+def fit(fabric: Fabric, run: Run, workers: int = 0) -> nn.Module:
+    """Train ``run.objective.network``; return its exponential moving average, in eval mode.
+
+    Training continues from ``run.last`` where that exists, with the same results as if it had never
+    stopped, and writes it every two minutes. A run that has all its steps is not trained further.
+    Losses go to TensorBoard files in ``run.folder``.
 
     Args:
-        fabric: where it runs.
-        objective: what it minimises.
-        schedule: for how long and how fast; its batch is shared among all processes.
-        crops: all of the run in order: frame, target and, where the expert was asked before, its
-            logits.
-        seed: of dropout and quantiser.
-        identity: what decides the weights, see :func:`~gosvae_training.config.identify`.
-        data: what `crops` are from, in words; kept in the checkpoint.
-        folder: for checkpoint and logs.
-        score: validation figure of the average.
-        workers: processes that make the crops, beside each that trains; 0 for none.
-        metric: name of what `score` returns.
+        fabric: devices and processes.
+        run: what to train.
+        workers: processes that load the crops, beside each that trains; 0 for none.
 
     Raises:
         TrainingError: the checkpoint has another identity, the batch cannot be shared, or the loss
             became NaN or infinite; then the batch is saved beside the checkpoint.
     """
-    world, rank = fabric.world_size, fabric.global_rank
+    schedule, world, rank = run.schedule, fabric.world_size, fabric.global_rank
     if schedule.batch % world:
         raise TrainingError(f"a batch of {schedule.batch} cannot be shared by {world} processes")
-    network, backbone = objective.network, objective.backbone
-    frozen = [] if backbone is None else backbone.frozen(schedule.frozen_blocks)
-    if not schedule.backbone_learning_rate:
-        frozen = objective.pretrained
-    for module in frozen:
-        module.requires_grad_(False)
-    groups = _groups(objective, schedule)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False).to(fabric.device)
-    last, start = folder / "last.pt", 0
-    trained = {"network": network, "averaged": averaged, **objective.companions}
-    state = torch.load(last, weights_only=True, map_location="cpu") if last.exists() else None
-    if state:
-        # Checkpoints of the first runs have no identity.
-        check_identity(last, state.get("identity", "\n".join(identity.lines)), identity)
-        for name, module in trained.items():
-            module.load_state_dict(state[name])
-        start = state["step"]
-    if start >= schedule.steps:
-        return averaged
-    folder.mkdir(parents=True, exist_ok=True)
-
-    optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay)
-    module, optimizer = fabric.setup(objective, optimizer)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-        for group, wanted in zip(optimizer.param_groups, groups, strict=True):
-            group["peak"] = wanted["peak"]
-
-    def save(done: int) -> None:
-        if rank:
-            return
-        state = {
-            **{name: module.state_dict() for name, module in trained.items()},
-            "optimizer": optimizer.state_dict(),
-            "step": done,
-            "identity": "\n".join(identity.lines),
-            "data": data,
-        }
-        torch.save(state, last.with_suffix(".part"))
-        last.with_suffix(".part").replace(last)
-
+    trainer = _Trainer(fabric, run)
+    if trainer.step >= schedule.steps:
+        return trainer.averaged
+    run.folder.mkdir(parents=True, exist_ok=True)
+    trainer.set_up()
+    start = trainer.step
     batches = iter(
         DataLoader(
-            crops,
+            run.crops,
             batch_size=schedule.batch // world,
             sampler=range(start * schedule.batch + rank, schedule.steps * schedule.batch, world),
             num_workers=workers,
         )
     )
-    writer = SummaryWriter(str(folder), purge_step=start + 1) if rank == 0 else None
-    warmup = int(schedule.steps * schedule.warmup)
+    writer = SummaryWriter(str(run.folder), purge_step=start + 1) if rank == 0 else None
     saved = time.monotonic()
     progress = tqdm(
         range(start, schedule.steps),
         initial=start,
         total=schedule.steps,
-        desc=folder.name,
+        desc=run.folder.name,
         unit="step",
         mininterval=5,
         disable=rank > 0,
     )
-    for index in progress:
-        network.train()
-        for part in frozen:
-            part.eval()
-        share = (index - warmup) / max(schedule.steps - warmup, 1)
-        factor = (index + 1) / warmup if index < warmup else 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        frames, target, *taught = (part.to(fabric.device) for part in next(batches))
-        torch.manual_seed(seed * 1_000_003 + index)
-        losses = module(frames, target, index < warmup, *taught)
-        finite = fabric.all_reduce(torch.isfinite(losses["loss"]).float(), reduce_op="min")
-        if not finite:
-            path = folder / f"bad_batch{f'.{rank}' if world > 1 else ''}.pt"
-            torch.save({"frames": frames.cpu(), "target": target.cpu()}, path)
-            raise TrainingError(
-                f"{folder.name}: loss {losses['loss'].item()} at step {index}; "
-                f"its batch is in {path}; try a lower learning_rate"
-            )
-        optimizer.zero_grad()
-        fabric.backward(losses["loss"])
-        fabric.clip_gradients(module, optimizer, max_norm=schedule.gradient_clip)
-        optimizer.step()
-        _average(averaged, network, min(schedule.ema, (index + 1) / (index + 10)))
-        done = index + 1
+    for _ in progress:
+        losses = trainer.advance([part.to(fabric.device) for part in next(batches)])
         if writer is not None:
             values = {name: value.item() for name, value in losses.items()}
             progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
-            for name, value in values.items():
-                writer.add_scalar(f"train/{name}", value, done)
-            if done % schedule.validate_every == 0:
-                value = score(averaged)
-                writer.add_scalar(f"val/{metric}", value, done)
-                tqdm.write(f"{folder.name} step {done}: val {metric} {value:.4f}")
+            _log(writer, run, trainer, values)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save(done)
+            trainer.save()
             saved = time.monotonic()
-    save(schedule.steps)
+    trainer.save()
     if writer is not None:
         writer.close()
     fabric.barrier()
-    return averaged
+    return trainer.averaged
+
+
+def _log(writer: SummaryWriter, run: Run, trainer: _Trainer, values: Mapping[str, float]) -> None:
+    """Write the terms of the loss and, when it is due, the validation figure."""
+    for name, value in values.items():
+        writer.add_scalar(f"train/{name}", value, trainer.step)
+    if trainer.step % run.schedule.validate_every == 0:
+        value = run.score(trainer.averaged)
+        writer.add_scalar(f"val/{run.metric}", value, trainer.step)
+        tqdm.write(f"{run.folder.name} step {trainer.step}: val {run.metric} {value:.4f}")
+
+
+class _Trainer:
+    """Networks, optimiser and step of a run; :meth:`advance` takes one step."""
+
+    def __init__(self, fabric: Fabric, run: Run) -> None:
+        """Freeze what is not trained, and read the checkpoint if there is one."""
+        self._fabric, self._run = fabric, run
+        objective = run.objective
+        self._frozen = run.frozen()
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self._groups = _groups(objective, run.schedule)
+        network = objective.network
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False).to(fabric.device)
+        self.step = 0
+        self._trained = {"network": network, "averaged": self.averaged, **objective.companions}
+        self._state: dict[str, Any] | None = None
+        if run.last.exists():
+            state = torch.load(run.last, weights_only=True, map_location="cpu")
+            check_identity(run.last, state.get("identity", ""), run.identity)
+            for name, module in self._trained.items():
+                module.load_state_dict(state[name])
+            self.step, self._state = state["step"], state
+
+    def set_up(self) -> None:
+        """Move everything to its device and make the optimiser."""
+        optimizer = torch.optim.AdamW(self._groups, weight_decay=self._run.schedule.weight_decay)
+        self._module, self._optimizer = self._fabric.setup(self._run.objective, optimizer)
+        if self._state:
+            self._optimizer.load_state_dict(self._state["optimizer"])
+            for group, wanted in zip(self._optimizer.param_groups, self._groups, strict=True):
+                group["peak"] = wanted["peak"]
+
+    def advance(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Take one step and return the terms of its loss."""
+        run, network, index = self._run, self._run.objective.network, self.step
+        network.train()
+        for part in self._frozen:
+            part.eval()
+        factor = run.learning_rate_factor(index)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        frames, target, *logits = batch
+        torch.manual_seed(run.seed * 1_000_003 + index)
+        losses: dict[str, Tensor] = self._module(frames, target, index < run.warmup, *logits)
+        self._check_finite(losses["loss"], frames, target)
+        self._optimizer.zero_grad()
+        self._fabric.backward(losses["loss"])
+        self._fabric.clip_gradients(
+            self._module, self._optimizer, max_norm=run.schedule.gradient_clip
+        )
+        self._optimizer.step()
+        _average(self.averaged, network, min(run.schedule.ema, (index + 1) / (index + 10)))
+        self.step = index + 1
+        return losses
+
+    def _check_finite(self, loss: Tensor, frames: Tensor, target: Tensor) -> None:
+        fabric, folder = self._fabric, self._run.folder
+        if fabric.all_reduce(torch.isfinite(loss).float(), reduce_op="min"):
+            return
+        path = folder / f"bad_batch{f'.{fabric.global_rank}' if fabric.world_size > 1 else ''}.pt"
+        torch.save({"frames": frames.cpu(), "target": target.cpu()}, path)
+        raise TrainingError(
+            f"{folder.name}: loss {loss.item()} at step {self.step}; "
+            f"its batch is in {path}; try a lower learning_rate"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint, in the first process."""
+        if self._fabric.global_rank:
+            return
+        state = {
+            **{name: module.state_dict() for name, module in self._trained.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+            "identity": "\n".join(self._run.identity.lines),
+            "data": self._run.data,
+        }
+        with whole_file(self._run.last) as draft:
+            torch.save(state, draft)
 
 
 @torch.no_grad()

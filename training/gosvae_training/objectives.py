@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,40 +9,19 @@ from torch import Tensor, nn
 
 from gosvae_codec.labels import LabelSpace
 
-from .config import (
-    Config,
-    ConfigError,
-    Convolutional,
-    Labels,
-    Light,
-    Losses,
-    Pixels,
-    Schedule,
-    Segmenter,
-    Tokens,
-    Trunk,
-    Upper,
-)
-from .experts import features, load_weights
-from .flow import LabelFlow
-from .light import LabelDecoder, LightEncoder, UpperDecoder
+from .config import Config, Losses
 from .losses import frame_miou, imitation_loss, segmentation_loss
-from .networks import (
-    RARE,
-    Argmax,
-    EfficientNetLite,
-    Expert,
-    MaskDecoder,
-    Rounding,
-    TokenEncoder,
-    TokenNetwork,
-    TrunkEncoder,
-    nearest_codes,
-    residual_codes,
-)
-from .networks import resize_logits as resize
-from .perceptual import PERCEPTUAL
-from .pixels import ConvolutionalEncoder, Critic, PixelDecoder, to_frames
+from .models.decoders import UpperDecoder
+from .models.efficientnet import EfficientNetLite
+from .models.encoders import TrunkEncoder
+from .models.experts import features
+from .models.flow import LabelFlow
+from .models.perceptual import PERCEPTUAL
+from .models.pixels import Critic, PixelDecoder, to_frames
+from .models.quantizers import nearest_codes
+from .models.settings import Labels
+from .models.token_network import TokenNetwork, build_tokens
+from .models.token_network import resize_logits as resize
 from .rate import INTRA, TrainingPrior, moved
 
 
@@ -115,7 +93,7 @@ class TokenObjective(Objective):
         super().__init__(network)
         self.guides = nn.ModuleList(guides).requires_grad_(False).eval()
         self.losses = losses
-        self.draws = isinstance(network.decoder, PixelDecoder)
+        self.reconstructs = isinstance(network.decoder, PixelDecoder)
         self.register_buffer("class_weights", class_weights, persistent=False)
         if losses.perceptual:
             self.perceptual = PERCEPTUAL[losses.perceptual_network]()
@@ -139,7 +117,7 @@ class TokenObjective(Objective):
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         made = network(frames).made
-        return self.guides[0](to_frames(made)) if self.draws else made
+        return self.guides[0](to_frames(made)) if self.reconstructs else made
 
     def forward(
         self, frames: Tensor, target: Tensor, warming_up: bool, taught: Tensor | None = None
@@ -153,7 +131,7 @@ class TokenObjective(Objective):
             terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]
         # A network that only rebuilds pixels does not ask the guides.
         elif weights.imitation or weights.distillation or weights.supervised:
-            seen = to_frames(made) if self.draws else None
+            seen = to_frames(made) if self.reconstructs else None
             for index, guide in enumerate(self.guides):
                 with torch.no_grad():
                     theirs = resize(guide(frames), size)
@@ -164,7 +142,7 @@ class TokenObjective(Objective):
                     each["supervised"] = supervised * len(self.guides)
                 for name, value in each.items():
                     terms[name] = terms.get(name, 0) + value / len(self.guides)
-        if self.draws:
+        if self.reconstructs:
             terms |= self._picture_terms(frames, target, made)
         loss = sum(getattr(weights, name) * value for name, value in terms.items()) + commitment
         terms["commitment"] = commitment
@@ -259,109 +237,6 @@ def usage(indices: Tensor, network: TokenNetwork) -> dict[str, Tensor]:
     return {"codes_used": (share > 0).sum().float(), "perplexity": perplexity}
 
 
-def build_tokens(
-    tokens: Tokens | Segmenter,
-    classes: int,
-    expert: nn.Module | None = None,
-    schedule: Schedule | None = None,
-) -> TokenNetwork:
-    """Return the network that a configuration describes.
-
-    Args:
-        tokens: the description.
-        classes: channels of masks.
-        expert: where given, what is pretrained starts with this expert's weights, if it has
-            a backbone, else with ImageNet's.
-        schedule: where given, rare codes are restarted as suits its batches.
-
-    Raises:
-        ConfigError: the encoder has no such stride, or a decoder needs an expert with a backbone.
-    """
-    if isinstance(tokens, Segmenter):
-        encoder = _light_encoder(tokens.encoder, classes, expert, normalize=False)
-        return TokenNetwork(encoder, Argmax(classes), LabelDecoder(encoder.stride))
-    encoder = _encoder(tokens, classes, expert)
-    decoder: nn.Module
-    if isinstance(tokens.decoder, Pixels):
-        part = tokens.decoder
-        decoder = PixelDecoder(tokens.dim, encoder.stride, part.width, part.blocks)
-    elif isinstance(tokens.decoder, Upper):
-        if not isinstance(expert, Expert):
-            raise ConfigError("tokens.decoder.kind: upper needs an expert of kind fpn")
-        part = tokens.decoder
-        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width)
-    else:
-        decoder = MaskDecoder(
-            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
-        )
-    quantizer: nn.Module = Rounding()
-    if tokens.codes:
-        rare = RARE
-        if schedule is not None:
-            vectors = schedule.batch * math.prod(side / encoder.stride for side in schedule.crop)
-            # Of few vectors for many codes no more than a few can be expected for each.
-            rare = min(RARE, 0.1 * vectors / tokens.codes)
-        quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
-    return TokenNetwork(encoder, quantizer, decoder)
-
-
-def _encoder(tokens: Tokens, classes: int, expert: nn.Module | None) -> nn.Module:
-    each = tokens.encoder
-    if isinstance(each, Convolutional):
-        return ConvolutionalEncoder(tokens.dim, each.stride, each.width, each.blocks)
-    if isinstance(each, Light):
-        return _light_encoder(each, tokens.dim, expert)
-    if isinstance(each, Trunk):
-        segmenter: nn.Module | None = expert
-        if each.segmenter is not None:
-            segmenter = _label_sender(each, classes, expert)
-        if not isinstance(segmenter, Expert | LightEncoder):
-            raise ConfigError("tokens.encoder.kind: trunk needs an expert of kind fpn")
-        return TrunkEncoder(tokens.dim, segmenter, each.width, each.narrow)
-    if isinstance(expert, Expert):
-        encoder = TokenEncoder(tokens.dim, variant=expert.backbone.variant)
-        encoder.backbone.load_state_dict(expert.backbone.state_dict())
-    else:
-        encoder = TokenEncoder(tokens.dim)
-        if expert is not None:
-            encoder.backbone.load_imagenet()
-    return encoder
-
-
-def _label_sender(each: Trunk, classes: int, expert: nn.Module | None) -> LightEncoder:
-    """Return the network of a label sender, with its weights if it is to be trained upon."""
-    assert each.segmenter is not None
-    sender = _light_encoder(each.segmenter, classes, expert, normalize=False)
-    if expert is not None:
-        load_weights(
-            sender,
-            lambda path: {
-                name.removeprefix("encoder."): value
-                for name, value in torch.load(path, weights_only=True)["averaged"].items()
-                if name.startswith("encoder.")
-            },
-            each.weights,
-            "the label sender described",
-        )
-    return sender
-
-
-def _light_encoder(
-    each: Light, outputs: int, expert: nn.Module | None, normalize: bool = True
-) -> LightEncoder:
-    theirs = expert.backbone if isinstance(expert, Expert) else EfficientNetLite()
-    if expert is not None and not isinstance(expert, Expert):
-        theirs.load_imagenet()
-    try:
-        encoder = LightEncoder(
-            outputs, each.stride, each.shrink, each.blocks, each.width, theirs.variant, normalize
-        )
-    except ValueError as error:
-        raise ConfigError(f"encoder of kind light: {error}") from error
-    encoder.backbone.load_first(theirs)
-    return encoder
-
-
 def build_objective(
     config: Config,
     labels: LabelSpace,
@@ -381,5 +256,5 @@ def build_objective(
     if isinstance(config.tokens, Labels):
         flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
         return LabelObjective(flow, expert)
-    network = build_tokens(config.tokens, len(labels), expert, config.segmenter)
+    network = build_tokens(config.tokens, len(labels), expert, config.codec)
     return TokenObjective(network, [expert, *guides.values()], config.losses, class_weights)

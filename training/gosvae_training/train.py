@@ -19,26 +19,20 @@ from gosvae_codec.images import resize_frame
 from gosvae_codec.labels import LABEL_SPACES, LabelSpace
 from gosvae_codec.metrics import ConfusionMatrix
 
-from .config import Config, ConfigError, Schedule, Tokens, identify, load_config
-from .data import (
-    Concatenation,
-    DataError,
-    Dataset,
-    Mixture,
-    RandomCrops,
-    Taught,
-    describe,
-    iterate,
-    load_sources,
-    parse_folders,
-)
-from .experts import build_expert, frozen
-from .fit import TrainingError, fit, make_fabric
+from .config import Config, Schedule, identify, load_config
+from .data.augment import RandomCrops
+from .data.cached_logits import CachedLogits
+from .data.datasets import DataError, Dataset, describe, iterate, load_sources, parse_folders
+from .data.mixture import Concatenation, Mixture
+from .fit import Run, TrainingError, fit, make_fabric
 from .losses import class_weights
-from .networks import TokenNetwork, resize_logits
+from .models.experts import build_expert, frozen
+from .models.settings import Tokens
+from .models.token_network import TokenNetwork, resize_logits
 from .objectives import ExpertObjective, build_objective
+from .strict import ConfigError
 
-STAGES = ("expert", "segmenter")
+STAGES = ("expert", "codec")
 _MATERIAL = ("labels", "data")
 
 
@@ -161,24 +155,23 @@ def train_expert(fabric: Fabric, material: Material, folder: Path, workers: int 
     if config.expert.steps == 0:
         return expert.eval().requires_grad_(False).to(fabric.device)
     expert = expert.to(memory_format=torch.channels_last)
-    averaged = fit(
-        fabric,
-        ExpertObjective(expert, class_weights(material.frequencies())),
-        config.expert,
-        material.crops(config.expert, config.seed),
-        config.seed,
-        identify(config, ("seed", "expert", *_MATERIAL), later=("input_size",)),
-        material.describe(),
-        folder,
-        lambda network: material.score(network, fabric.device),
-        workers,
+    run = Run(
+        objective=ExpertObjective(expert, class_weights(material.frequencies())),
+        schedule=config.expert,
+        crops=material.crops(config.expert, config.seed),
+        seed=config.seed,
+        identity=identify(config, ("seed", "expert", *_MATERIAL, "input_size")),
+        data=material.describe(),
+        folder=folder,
+        score=lambda network: material.score(network, fabric.device),
     )
+    averaged = fit(fabric, run, workers)
     if fabric.is_global_zero:
         print(f"expert: val mIoU {material.score(averaged, fabric.device):.4f}")
     return averaged
 
 
-def train_segmenter(
+def train_codec(
     fabric: Fabric,
     material: Material,
     expert: nn.Module,
@@ -205,32 +198,28 @@ def train_segmenter(
         return material.score(lambda frames: objective.segment(network, frames), fabric.device)
 
     train = None
-    if config.segmenter.teacher == "frame":
-        train = taught(fabric, material, expert, folder.parents[1] / "logits")
-    averaged = fit(
-        fabric,
-        objective,
-        config.segmenter,
-        material.crops(config.segmenter, seed, train),
-        seed,
-        identify(
-            config,
-            ("seed", "expert", "tokens", "input_size", "segmenter", *_MATERIAL, "losses", "guides"),
-            expert_sha256=fingerprint(expert),
-        ),
-        material.describe(),
-        folder,
-        score,
-        workers,
+    if config.codec.teacher == "frame":
+        train = with_logits(fabric, material, expert, folder.parents[1] / "logits")
+    decisive = ("seed", "expert", "tokens", "input_size", "codec", *_MATERIAL, "losses", "guides")
+    run = Run(
+        objective=objective,
+        schedule=config.codec,
+        crops=material.crops(config.codec, seed, train),
+        seed=seed,
+        identity=identify(config, decisive, expert_sha256=fingerprint(expert)),
+        data=material.describe(),
+        folder=folder,
+        score=score,
     )
+    averaged = fit(fabric, run, workers)
     if report and fabric.is_global_zero:
-        print(f"segmenter: val mIoU {score(averaged):.4f}")
+        print(f"codec: val mIoU {score(averaged):.4f}")
         if isinstance(config.tokens, Tokens) and config.tokens.codes:
             report_codebook(averaged, material, fabric.device)
     return averaged
 
 
-def taught(
+def with_logits(
     fabric: Fabric, material: Material, expert: nn.Module, folder: Path
 ) -> dict[str, Dataset]:
     """Return the datasets trained on with the logits of `expert`, which are kept in `folder`."""
@@ -247,7 +236,7 @@ def taught(
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     return {
-        key: Taught(dataset, rows, teach, folder / f"{name(dataset)}.npz")
+        key: CachedLogits(dataset, rows, teach, folder / f"{name(dataset)}.npz")
         for key, dataset in material.train.items()
     }
 
@@ -309,8 +298,8 @@ def main(arguments: list[str] | None = None) -> int:
         torch.manual_seed(config.seed)
         folder = options.runs / config.name
         expert = train_expert(fabric, material, folder / "expert", options.workers)
-        if options.stage == "segmenter":
-            train_segmenter(fabric, material, expert, folder / "segmenter", options.workers)
+        if options.stage == "codec":
+            train_codec(fabric, material, expert, folder / "codec", options.workers)
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

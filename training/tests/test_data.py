@@ -13,20 +13,16 @@ from trees import write_ade20k, write_camvid, write_cityscapes
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
 from gosvae_codec.labels import ADE20K, CITYSCAPES_IDS
-from gosvae_training.data import (
-    Concatenation,
+from gosvae_training.data.augment import RandomCrops, augment, fit_rows, recompress
+from gosvae_training.data.datasets import (
     DataError,
-    Mixture,
-    RandomCrops,
     Sample,
-    augment,
     describe,
-    fit_rows,
     iterate,
     load_dataset,
-    recompress,
     translate,
 )
+from gosvae_training.data.mixture import Concatenation, Mixture
 
 
 class Listed(list):

@@ -15,7 +15,7 @@ from gosvae_codec.labels import CITYSCAPES_IDS
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.testing import write_tiny_bundle
 from gosvae_training import evaluate
-from gosvae_training.data import iterate, load_dataset
+from gosvae_training.data.datasets import iterate, load_dataset
 from gosvae_training.evaluate import send_labels, table
 
 KEYS = (

@@ -17,16 +17,20 @@ from trees import write_camvid
 
 from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, ModelBundle
 from gosvae_codec.metrics import ConfusionMatrix
-from gosvae_training import compare, export, train
-from gosvae_training.config import ConfigError, load_config
-from gosvae_training.data import RandomCrops, Sample, Taught, _at_parts, load_dataset
+from gosvae_training import export, train
+from gosvae_training.config import load_config
+from gosvae_training.data.augment import RandomCrops, _at_parts
+from gosvae_training.data.cached_logits import CachedLogits
+from gosvae_training.data.datasets import Sample, load_dataset
+from gosvae_training.strict import ConfigError
+from gosvae_training.studies import compare
 
 LIGHT = {"kind": "light", "shrink": 2, "blocks": 3, "stride": 4, "width": 8}
 LABELS: dict[str, Any] = {
     **SMALL,
     "name": "tiny-labels",
-    "tokens": {"kind": "segmenter", "encoder": LIGHT},
-    "segmenter": {**SMALL["segmenter"], "frozen_blocks": 0, "teacher": "frame"},
+    "tokens": {"kind": "label_sender", "encoder": LIGHT},
+    "codec": {**SMALL["codec"], "frozen_blocks": 0, "teacher": "frame"},
 }
 TOKENS: dict[str, Any] = {
     **LABELS,
@@ -65,16 +69,16 @@ def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
 def test_tokens_start_from_a_label_senders_trunk_and_train_it_or_not(
     rivals: Path, rate: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = rivals / "runs/tiny-labels/segmenter/last.pt"
-    trunk = {"kind": "trunk", "segmenter": LIGHT, "weights": str(file), "narrow": 4, "width": 8}
-    schedule = {**LABELS["segmenter"], "backbone_learning_rate": rate}
+    file = rivals / "runs/tiny-labels/codec/last.pt"
+    trunk = {"kind": "trunk", "label_sender": LIGHT, "weights": str(file), "narrow": 4, "width": 8}
+    schedule = {**LABELS["codec"], "backbone_learning_rate": rate}
     tokens = {**TOKENS["tokens"], "encoder": trunk}
-    values = {**TOKENS, "name": f"trunk-{rate}", "tokens": tokens, "segmenter": schedule}
+    values = {**TOKENS, "name": f"trunk-{rate}", "tokens": tokens, "codec": schedule}
     config = rivals / "trunk.yaml"
     config.write_text(yaml.safe_dump(values))
     run = [str(config), "--data", str(rivals / "camvid"), "--runs", str(rivals / "runs")]
     assert train.main(run) == 0
-    state = torch.load(rivals / f"runs/trunk-{rate}/segmenter/last.pt", weights_only=True)
+    state = torch.load(rivals / f"runs/trunk-{rate}/codec/last.pt", weights_only=True)
     theirs = torch.load(file, weights_only=True)["averaged"]
     kept = {
         name: torch.equal(value, theirs[name.replace("encoder.segmenter.", "encoder.")])
@@ -82,10 +86,10 @@ def test_tokens_start_from_a_label_senders_trunk_and_train_it_or_not(
         if name.startswith("encoder.segmenter.")
     }
     assert len(kept) > 20 and all(kept.values()) == (rate == 0)
-    assert train.main([*run, "name=wider", "tokens.encoder.segmenter.width=9"]) == 1
+    assert train.main([*run, "name=wider", "tokens.encoder.label_sender.width=9"]) == 1
     assert "not those of the label sender described" in capsys.readouterr().err
     assert train.main([*run, "name=lost", "tokens.encoder.weights="]) == 1
-    assert "segmenter and weights: give both" in capsys.readouterr().err
+    assert "label_sender and weights: give both" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -139,8 +143,8 @@ def test_miou_of_many_frames_is_that_of_the_confusion_matrix() -> None:
 
 
 def test_resamples_are_of_neighbours() -> None:
-    drawn = compare.draws(101)
-    assert drawn.shape == (compare.DRAWS, 101)
+    drawn = compare.blocks(101)
+    assert drawn.shape == (compare.RESAMPLES, 101)
     assert drawn.min() == 0 and drawn.max() == 100
     assert (np.diff(drawn[:, : compare.BLOCK]) == 1).all()
 
@@ -177,7 +181,7 @@ def test_what_the_expert_said_of_a_frame_is_asked_for_once_and_moves_with_it(
         return (np.arange(11) == label[..., None]) * 9.0
 
     file = tmp_path / "logits" / "some.npz"
-    first, second = (Taught(samples, SIZE[0], teach, file) for _ in range(2))
+    first, second = (CachedLogits(samples, SIZE[0], teach, file) for _ in range(2))
     assert len(asked) == len(samples)
     np.testing.assert_array_equal(first[0].logits, second[0].logits)
     crops = RandomCrops(first, CAMVID, SIZE[0], (32, 48), 8, seed=0)

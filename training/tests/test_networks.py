@@ -17,24 +17,22 @@ from tiny import CHANNELS, PIXELS, SMALL, TinyExpert
 from torch import Tensor, nn
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
-from gosvae_training import config as cfg
-from gosvae_training.config import ConfigError
-from gosvae_training.espnet import EspNet
-from gosvae_training.experts import Translate, build_expert, features, frozen
-from gosvae_training.export import (
-    EncoderGraph,
-    Inputs,
-    MaskGraph,
-    PictureGraph,
-    infer,
-    to_onnx,
-    write_onnx,
-)
-from gosvae_training.flow import LabelFlow
-from gosvae_training.light import PatchConv, UpperDecoder
-from gosvae_training.networks import EfficientNetLite, Expert, Rounding, TokenNetwork
-from gosvae_training.objectives import Objective, TokenObjective, build_objective, build_tokens
-from gosvae_training.pixels import Critic, PixelDecoder, to_frames
+from gosvae_training.bundle.graphs import EncoderGraph, MaskGraph, PictureGraph
+from gosvae_training.bundle.onnx_export import Inputs, infer, to_onnx, write_onnx
+from gosvae_training.config import Config, load_config
+from gosvae_training.models import settings as cfg
+from gosvae_training.models.decoders import UpperDecoder
+from gosvae_training.models.efficientnet import EfficientNetLite
+from gosvae_training.models.encoders import PatchConv
+from gosvae_training.models.espnet import EspNet
+from gosvae_training.models.expert import Expert
+from gosvae_training.models.experts import Translate, build_expert, features, frozen
+from gosvae_training.models.flow import LabelFlow
+from gosvae_training.models.pixels import Critic, PixelDecoder, to_frames
+from gosvae_training.models.quantizers import Rounding
+from gosvae_training.models.token_network import TokenNetwork, build_tokens
+from gosvae_training.objectives import Objective, TokenObjective, build_objective
+from gosvae_training.strict import ConfigError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "experts"
 OLD, NEW = (48, 64), (45, 61)
@@ -189,7 +187,7 @@ class TestForeignTorch(ExpertContract):
 
 
 class TokensContract(Contract):
-    described: cfg.Tokens | cfg.Segmenter
+    described: cfg.Tokens | cfg.LabelSender
 
     @property
     def codes(self) -> int:
@@ -308,13 +306,13 @@ def light(stride: int, shrink: int = 2, blocks: int = 6) -> cfg.Light:
 class TestMasksOfWhatALabelSenderSees(TokensContract):
     @pytest.fixture(autouse=True)
     def weights(self, tmp_path: Path) -> None:
-        labels = cfg.Segmenter(kind="segmenter", encoder=light(4))
+        labels = cfg.LabelSender(kind="label_sender", encoder=light(4))
         sender = build_tokens(labels, len(CAMVID), Expert(len(CAMVID), width=16))
         path = tmp_path / "last.pt"
         torch.save({"averaged": sender.state_dict()}, path)
         self.described = tokens(
             encoder=cfg.Trunk(
-                kind="trunk", segmenter=light(4), weights=str(path), narrow=4, width=16
+                kind="trunk", label_sender=light(4), weights=str(path), narrow=4, width=16
             )
         )
 
@@ -328,11 +326,11 @@ class TestLightTokensCoarserThanAnyBlock(TokensContract):
 
 
 class TestLightLabels(TokensContract):
-    described = cfg.Segmenter(kind="segmenter", encoder=light(4))
+    described = cfg.LabelSender(kind="label_sender", encoder=light(4))
 
 
 class TestLightLabelsOfAQuarterFrame(TokensContract):
-    described = cfg.Segmenter(kind="segmenter", encoder=light(8, shrink=4, blocks=4))
+    described = cfg.LabelSender(kind="label_sender", encoder=light(8, shrink=4, blocks=4))
 
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
         assert result.shape == (2, len(CAMVID), *(-(-side // 8) for side in size))
@@ -393,7 +391,7 @@ def test_what_lies_beyond_the_frame_does_not_shift_what_is_in_it(size: tuple[int
 
 def test_labels_are_the_greatest_logit_and_their_mask_is_theirs() -> None:
     torch.manual_seed(0)
-    network = build_tokens(cfg.Segmenter(kind="segmenter", encoder=light(4)), 11).eval()
+    network = build_tokens(cfg.LabelSender(kind="label_sender", encoder=light(4)), 11).eval()
     with torch.inference_mode():
         logits = network(frames(NEW), quantize=False).made
         encoder = EncoderGraph(network)
@@ -426,7 +424,7 @@ def test_patches_are_convolved_in_training_as_later(channels: int, side: int) ->
 
 
 def test_an_encoder_finer_than_its_blocks_is_refused() -> None:
-    described = cfg.Segmenter(kind="segmenter", encoder=light(4, shrink=4))
+    described = cfg.LabelSender(kind="label_sender", encoder=light(4, shrink=4))
     with pytest.raises(ConfigError, match="stride 4 is finer than the finest, 8"):
         build_tokens(described, 11)
 
@@ -441,7 +439,7 @@ def test_parts_of_an_expert_need_one_with_a_backbone(part: dict[str, object]) ->
 
 def test_the_papers_size_is_the_papers_10_kilobytes() -> None:
     for name in ("cityscapes-gosvae", "ade20k-gosvae"):
-        config = cfg.load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml")
+        config = load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml")
         each, (height, width) = config.tokens, config.input_size
         stride = each.encoder.stride
         bits = each.levels * (each.codes - 1).bit_length()
@@ -522,7 +520,7 @@ def test_experts_that_cannot_be_had_are_named(described: cfg.Network, message: s
 
 def objective(values: dict[str, object], expert: nn.Module | None = None) -> Objective:
     torch.manual_seed(0)
-    config = cfg.Config.model_validate_json(json.dumps(values))
+    config = Config.model_validate_json(json.dumps(values))
     expert = expert or build_expert(config.expert.network, CAMVID)
     return build_objective(config, CAMVID, expert, {}, torch.ones(11))
 
@@ -579,7 +577,7 @@ def test_imitation_without_any_label_needs_none() -> None:
     each = objective(SMALL)
     terms = each(frames(OLD), torch.full((2, *OLD), UNLABELLED), False)
     assert terms["supervised"] == 0 and torch.isfinite(terms["loss"])
-    assert isinstance(each, TokenObjective) and not each.draws
+    assert isinstance(each, TokenObjective) and not each.reconstructs
     assert not isinstance(each.network.decoder, PixelDecoder)
 
 

@@ -9,9 +9,10 @@ import torch
 from tiny import SMALL
 from torch import Tensor
 
-from gosvae_training.config import Config, ConfigError, parse
-from gosvae_training.networks import nearest_codes
+from gosvae_training.config import Config
+from gosvae_training.models.quantizers import nearest_codes
 from gosvae_training.rate import TrainingPrior, moved
+from gosvae_training.strict import ConfigError, parse
 
 CODES, DIM = 4, 2
 BOOKS = torch.tensor(

@@ -113,12 +113,13 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    class TwoProcesses:
+    class ThreeProcesses:
         world_size, global_rank = 3, 0
 
-    schedule = train.Schedule(**{**CONFIG["segmenter"], "crop": (64, 64)})
+    schedule = train.Schedule(**{**CONFIG["codec"], "crop": (64, 64)})
+    run = fit.Run(None, schedule, None, 0, None, "", tmp_path, None)
     with pytest.raises(fit.TrainingError, match="a batch of 2 cannot be shared by 3 processes"):
-        fit.fit(TwoProcesses(), None, schedule, None, 0, None, "", tmp_path, None)
+        fit.fit(ThreeProcesses(), run)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_batch(

@@ -14,10 +14,11 @@ import yaml
 from tiny import CHANNELS, PIXELS, SIZE
 from trees import write_camvid, write_cityscapes
 
-from gosvae_training import studies
-from gosvae_training.config import ConfigError
-from gosvae_training.data import DataError
-from gosvae_training.depth import DepthFrames, Shuffled, depth_errors, typical_depth
+from gosvae_training.data.datasets import DataError
+from gosvae_training.strict import ConfigError
+from gosvae_training.studies import page as pages
+from gosvae_training.studies import run as studies
+from gosvae_training.studies.depth import DepthFrames, Shuffled, depth_errors, typical_depth
 
 FOLDER = Path(__file__).parents[1] / "studies"
 EXPERT = {"kind": "torch", "factory": "tiny:expert", "channels": CHANNELS}
@@ -60,7 +61,7 @@ def test_mistakes_in_a_study_are_named(tmp_path: Path) -> None:
 
 def write_study(root: Path, values: dict[str, object]) -> list[str]:
     write_camvid(root / "camvid")
-    base = {**PIXELS, "segmenter": {**PIXELS["segmenter"], "steps": 2}}
+    base = {**PIXELS, "codec": {**PIXELS["codec"], "steps": 2}}
     (root / "tiny.yaml").write_text(yaml.safe_dump(base))
     (root / "study.yaml").write_text(yaml.safe_dump(values))
     places = ["--runs", str(root / "runs"), "--output", str(root / "docs")]
@@ -105,9 +106,9 @@ def test_rows_that_say_the_same_are_one_run(tmp_path: Path) -> None:
 
 
 def test_a_page_keeps_what_stands_around_a_table() -> None:
-    page = studies.render("# Studies\n", "one", "a\n")
-    page = studies.render(page + "Of one.\n", "two", "b\n")
-    assert studies.render(page, "one", "c\n") == page.replace("a\n<!--", "c\n<!--")
+    page = pages.render("# Studies\n", "one", "a\n")
+    page = pages.render(page + "Of one.\n", "two", "b\n")
+    assert pages.render(page, "one", "c\n") == page.replace("a\n<!--", "c\n<!--")
 
 
 def write_depth(root: Path) -> Path:

@@ -21,12 +21,14 @@ from gosvae_codec.entropy import TokenCoder
 from gosvae_codec.prior import Prior
 from gosvae_codec.sessions import Session
 from gosvae_training import evaluate, export, train
-from gosvae_training.config import Config, ConfigError, identify, load_config
+from gosvae_training.bundle import onnx_export
+from gosvae_training.bundle.graphs import EncoderGraph, MaskGraph
+from gosvae_training.bundle.refit import refit
+from gosvae_training.config import Config, identify, load_config
 from gosvae_training.config import Prior as PriorConfig
-from gosvae_training.data import load_dataset
-from gosvae_training.export import EncoderGraph, MaskGraph
+from gosvae_training.data.datasets import load_dataset
 from gosvae_training.fit import TrainingError, check_identity
-from gosvae_training.objectives import build_tokens
+from gosvae_training.models.token_network import build_tokens
 from gosvae_training.prior import (
     context_values,
     encode_pairs,
@@ -34,7 +36,7 @@ from gosvae_training.prior import (
     leaves,
     write_prior,
 )
-from gosvae_training.refit import refit
+from gosvae_training.strict import ConfigError
 
 
 def write_config(path: Path, **changes: object) -> Path:
@@ -84,17 +86,17 @@ def test_a_run_becomes_a_bundle_that_the_codec_runs(trained: Path) -> None:
 
 def test_the_exported_encoder_gives_the_tokens_of_training(trained: Path) -> None:
     bundle = ModelBundle.load(trained / "models" / "tiny")
-    segmenter = build_tokens(load_config(trained / "tiny.yaml").tokens, len(CAMVID))
-    state = torch.load(trained / "runs" / "tiny" / "segmenter" / "last.pt", weights_only=True)
-    segmenter.load_state_dict(state["averaged"])
-    segmenter.eval()
+    codec = build_tokens(load_config(trained / "tiny.yaml").tokens, len(CAMVID))
+    state = torch.load(trained / "runs" / "tiny" / "codec" / "last.pt", weights_only=True)
+    codec.load_state_dict(state["averaged"])
+    codec.eval()
     frame = load_dataset(trained / "camvid", "val")[1].frame
     with torch.inference_mode():
-        logits, _, indices, _ = segmenter(torch.from_numpy(frame)[None])
-        encoder, taken = EncoderGraph(segmenter), torch.from_numpy(frame)[None]
+        logits, _, indices, _ = codec(torch.from_numpy(frame)[None])
+        encoder, taken = EncoderGraph(codec), torch.from_numpy(frame)[None]
         nothing = encoder.no_reference(taken)
         own = encoder(taken, nothing)
-        graph = MaskGraph(segmenter, SIZE, segmenter)(own)
+        graph = MaskGraph(codec, SIZE, codec)(own)
     assert torch.equal(own, indices.permute(0, 3, 1, 2).int())
     stored = Session(bundle.path / "encoder.onnx", ["cpu"], 1).run(frame[None], nothing.numpy())[0]
     # The file's weights are float16, so that a token near the border may fall to its neighbour.
@@ -217,7 +219,7 @@ def test_leaves_are_a_permutation_and_neighbours_in_the_codebook_are_near(codes:
     [
         ({"seed": 4}, "expert", "made with seed: 3; now it is seed: 4"),
         ({"expert": {**SMALL["expert"], "steps": 3}}, "expert", "now it is expert.steps: 3"),
-        ({"tokens": {**SMALL["tokens"], "dim": 4}}, "segmenter", "now it is tokens.dim: 4"),
+        ({"tokens": {**SMALL["tokens"], "dim": 4}}, "codec", "now it is tokens.dim: 4"),
         ({"input_size": [32, 32]}, "expert", "now it is input_size: (32, 32)"),
     ],
 )
@@ -236,7 +238,7 @@ def test_another_configuration_does_not_go_on_from_a_checkpoint(
     assert f"delete the folder {folder}, or give the configuration another name" in error
 
 
-def test_another_expert_does_not_go_on_from_a_segmenter(
+def test_another_expert_does_not_go_on_from_a_codec(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = copied / "runs" / "tiny" / "expert" / "last.pt"
@@ -244,34 +246,25 @@ def test_another_expert_does_not_go_on_from_a_segmenter(
     state["averaged"]["network.layers.2.bias"] += 1
     torch.save(state, path)
     assert run(train.main, copied) == 1
-    assert "segmenter/last.pt: made with expert_sha256: " in capsys.readouterr().err
+    assert "codec/last.pt: made with expert_sha256: " in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_four_keys_is_taken_as_it_is(copied: Path) -> None:
-    paths = [copied / "runs" / "tiny" / stage / "last.pt" for stage in ("expert", "segmenter")]
-    for path in paths:
-        state = torch.load(path, weights_only=True)
-        assert state.pop("data") == "CamVid train, 4 frames at 96x64"
-        del state["identity"]
-        torch.save(state, path)
-    before = [path.read_bytes() for path in paths]
-    # Fewer steps than the run has.
-    write_config(
-        copied / "tiny.yaml", **{**SMALL, "segmenter": {**CONFIG["segmenter"], "steps": 15}}
-    )
-    assert run(train.main, copied) == 0
-    assert [path.read_bytes() for path in paths] == before
-    assert run(export.main, copied, "--models", str(copied / "models")) == 0
-    manifest = ModelBundle.load(copied / "models" / "tiny").manifest
-    assert manifest["provenance"]["data"] == "CamVid train, 4 frames at 96x64"
+def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "runs" / "tiny" / "codec" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    del state["identity"]
+    torch.save(state, path)
+    assert run(train.main, copied) == 1
+    assert "codec/last.pt: made with less; now it is seed: 3" in capsys.readouterr().err
 
 
 def test_a_checkpoint_may_lack_what_was_no_choice_then_if_it_has_its_default(
     tmp_path: Path,
 ) -> None:
     config = Config.model_validate_json(json.dumps(CONFIG))
-    now = identify(config, ("seed", "tokens", "labels", "losses"), later=("input_size",))
-    assert "input_size: (64, 96)" in now.lines
+    now = identify(config, ("seed", "tokens", "labels", "losses"))
     old = "seed: 3\ntokens.levels: 2\ntokens.codes: 16\ntokens.dim: 8"
     check_identity(tmp_path, old, now)
     changed = config.model_copy(update={"labels": "cityscapes"})
@@ -295,7 +288,7 @@ def test_a_failed_export_leaves_the_bundle_and_a_good_one_deletes_old_experts(
     torch.save(state, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "LEAST_KEPT", 1.1)
+        patch.setattr(onnx_export, "LEAST_KEPT", 1.1)
         assert run(export.main, copied, "--models", str(models)) == 1
     assert "encoder.onnx: float16 weights keep" in capsys.readouterr().err
     assert ModelBundle.load(models / "tiny").fingerprint == before.fingerprint
@@ -311,8 +304,8 @@ def test_a_failed_export_leaves_the_bundle_and_a_good_one_deletes_old_experts(
 def test_an_unfinished_run_is_not_exported(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    longer = {**SMALL["segmenter"], "steps": 99}
-    write_config(copied / "tiny.yaml", **{**SMALL, "segmenter": longer})
+    longer = {**SMALL["codec"], "steps": 99}
+    write_config(copied / "tiny.yaml", **{**SMALL, "codec": longer})
     shutil.rmtree(copied / "models")
     assert run(export.main, copied, "--models", str(copied / "models")) == 1
     assert "20 of 99 steps; finish the training first" in capsys.readouterr().err
@@ -347,9 +340,9 @@ def test_imitation_needs_no_labels(tmp_path: Path) -> None:
     write_config(tmp_path / "tiny.yaml", **{**SMALL, "data": data})
     frames = ("--data", f"frames={root / 'train'}")
     arguments = [str(tmp_path / "tiny.yaml"), "--runs", str(tmp_path / "runs"), *frames]
-    changes = ["expert.steps=0", "losses.supervised=0.0", "segmenter.steps=2"]
+    changes = ["expert.steps=0", "losses.supervised=0.0", "codec.steps=2"]
     assert train.main([*arguments, "--data", f"camvid={root}", *changes]) == 0
-    state = torch.load(tmp_path / "runs/tiny/segmenter/last.pt", weights_only=True)
+    state = torch.load(tmp_path / "runs/tiny/codec/last.pt", weights_only=True)
     assert state["data"] == "train, unlabelled, 4 frames at 96x64"
 
 
@@ -359,8 +352,8 @@ def test_imitation_needs_no_labels(tmp_path: Path) -> None:
 def test_baselines_without_a_codebook_train(tmp_path: Path, change: str) -> None:
     write_camvid(tmp_path / "camvid")
     write_config(tmp_path / "tiny.yaml", **PIXELS)
-    assert run(train.main, tmp_path, "segmenter.steps=2", change) == 0
-    state = torch.load(tmp_path / "runs/tiny/segmenter/last.pt", weights_only=True)
+    assert run(train.main, tmp_path, "codec.steps=2", change) == 0
+    state = torch.load(tmp_path / "runs/tiny/codec/last.pt", weights_only=True)
     assert state["step"] == 2
 
 
@@ -371,7 +364,10 @@ def test_baselines_without_a_codebook_train(tmp_path: Path, change: str) -> None
         ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
         ({"seed": True}, "seed: Input should be a valid integer, got True"),
         ({"name": ""}, "name: String should have at least 1 character"),
-        ({"tokens": {"kind": "magic"}}, "tokens: .*expected tags: 'tokens', 'segmenter', 'labels'"),
+        (
+            {"tokens": {"kind": "magic"}},
+            "tokens: .*expected tags: 'tokens', 'label_sender', 'labels'",
+        ),
         ({"losses": {"pixels": 1.0}}, "losses.pixels needs tokens.decoder.kind: pixels"),
         ({"input_size": [64]}, "input_size.1: Field required"),
         ({"tokens": {"levels": 2, "codes": 16}}, "tokens.dim: Field required"),

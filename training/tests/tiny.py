@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
     "input_size": list(SIZE),
     "expert": SCHEDULE,
     "tokens": {"levels": 2, "codes": 16, "dim": 8},
-    "segmenter": {**SCHEDULE, "steps": 20},
+    "codec": {**SCHEDULE, "steps": 20},
     "prior": {"views": 2, "steps": 30},
 }
 """The default architecture: what takes its time is exporting it."""

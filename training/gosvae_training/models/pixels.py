@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import pad_to_stride
+from .efficientnet import pad_to_stride
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -8,18 +8,35 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gosvae_codec.images import resize_frame
 
-from .data import DataError
-from .networks import EfficientNetLite, MaskDecoder, TokenNetwork
-from .networks import resize_logits as resize
-from .objectives import Objective
+from ..config import Config, Identity, Schedule
+from ..data.datasets import DataError
+from ..fit import Run, fit
+from ..models.decoders import MaskDecoder
+from ..models.efficientnet import EfficientNetLite
+from ..models.settings import Tokens
+from ..models.token_network import TokenNetwork
+from ..models.token_network import resize_logits as resize
+from ..objectives import Objective
+from ..strict import Strict
+from ..train import fingerprint
 
 NEAR, FAR = 1.0, 80.0
 """Metres that count; what is nearer or farther, and the sky, is left out."""
+
+
+class Depth(Strict):
+    """Training of a depth decoder on each row's tokens."""
+
+    steps: PositiveInt
+    batch: PositiveInt = 8
+    learning_rate: float = Field(1e-3, gt=0)
 
 
 class DepthFrames(Dataset):
@@ -164,3 +181,50 @@ def depth_errors(
         close += int((torch.maximum(ours / metres, metres / ours) < 1.25).sum())
         count += len(metres)
     return {"abs_rel": relative / count, "delta1": close / count}
+
+
+def study_depth(
+    fabric: Fabric, config: Config, depth: Depth, tokens: TokenNetwork, streets: Path, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Train depth decoders on tokens and on what they were before quantisation; return errors.
+
+    Beside them those of a guess that sees nothing.
+    """
+    assert isinstance(config.tokens, Tokens)
+    train, val = (DepthFrames(streets, split, config.input_size) for split in ("train", "val"))
+    schedule = Schedule(
+        steps=depth.steps,
+        batch=depth.batch,
+        crop=config.input_size,
+        learning_rate=depth.learning_rate,
+        backbone_learning_rate=0.0,
+        frozen_blocks=0,
+    )
+    figures: dict[str, dict[str, float]] = {}
+    for name, quantize in (("tokens", True), ("not quantised", False)):
+        torch.manual_seed(config.seed)
+        decoder = DepthDecoder(config.tokens.dim, tokens.encoder.stride)
+        objective = DepthObjective(decoder, tokens, quantize)
+
+        def errors(network: nn.Module, each: DepthObjective = objective) -> dict[str, float]:
+            return depth_errors(lambda frames: each.segment(network, frames), val, fabric.device)
+
+        lines = [f"depth: {depth}", f"seed: {config.seed}"]
+        run = Run(
+            objective=objective,
+            schedule=schedule,
+            crops=Shuffled(train, schedule.steps * schedule.batch, config.seed),
+            seed=config.seed,
+            identity=Identity([*lines, f"tokens_sha256: {fingerprint(tokens)}"], frozenset()),
+            data=train.title,
+            folder=folder / name.replace(" ", "-"),
+            score=lambda network, errors=errors: errors(network)["abs_rel"],
+            metric="abs_rel",
+        )
+        figures[name] = errors(fit(fabric, run))
+    typical = typical_depth(train)
+    figures["no tokens, the mean of training"] = depth_errors(lambda frames: typical, val)
+    return {
+        name: {key: round(value, 4) for key, value in errors.items()}
+        for name, errors in figures.items()
+    }

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace
 
-from . import config
-from .config import ConfigError
-from .data import translate
+from ..data.datasets import translate
+from ..strict import ConfigError
+from . import settings
 from .espnet import EspNet
-from .networks import Expert
+from .expert import Expert
 
 _ABSENT = -30.0
 """Logit of a class that a foreign network does not know."""
@@ -32,7 +32,7 @@ _ABSENT = -30.0
 class Normalize(nn.Module):
     """Frames to what a foreign network takes, float (N, 3, H, W)."""
 
-    def __init__(self, picture: config.Picture) -> None:
+    def __init__(self, picture: settings.Picture) -> None:
         super().__init__()
         self.flip = picture.order == "bgr"
         self.register_buffer("mean", torch.tensor(picture.mean)[:, None, None])
@@ -124,13 +124,13 @@ class OnnxExpert(nn.Module):
         return torch.from_numpy(logits).to(pixels.device)
 
 
-def build_expert(network: config.Network, labels: LabelSpace) -> nn.Module:
+def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
     """Return the expert that a configuration describes, with its weights.
 
     Raises:
         ConfigError: a file is missing or does not fit, or a factory cannot be imported.
     """
-    if isinstance(network, config.Fpn):
+    if isinstance(network, settings.Fpn):
         expert = Expert(len(labels), variant=network.backbone)
         if network.weights:
             load_weights(
@@ -142,11 +142,11 @@ def build_expert(network: config.Network, labels: LabelSpace) -> nn.Module:
         else:
             expert.backbone.load_imagenet()
         return expert
-    if isinstance(network, config.EspNet):
+    if isinstance(network, settings.EspNet):
         inner = EspNet(20, network.p, network.q)
         load_weights(inner, load_file, network.weights, network.kind)
         before = Normalize(
-            config.Picture(
+            settings.Picture(
                 order="bgr",
                 mean=(72.3923111, 82.90893555, 73.15840149),
                 # Divided by 255 after the standard deviation, as its authors did.
@@ -156,7 +156,7 @@ def build_expert(network: config.Network, labels: LabelSpace) -> nn.Module:
         names = [label.name for label in CITYSCAPES.labels]
         return TorchExpert(before, inner.eval(), Translate([*names, ""], labels))
     before, after = Normalize(network.picture), Translate(network.channels, labels)
-    if isinstance(network, config.Onnx):
+    if isinstance(network, settings.Onnx):
         return OnnxExpert(before, Path(network.path), after)
     module, _, function = network.factory.partition(":")
     try:
@@ -184,13 +184,13 @@ def load_weights(
         raise ConfigError(f"weights {file}: not those of {kind}: {error}") from error
 
 
-def frozen(network: config.Network, labels: LabelSpace) -> nn.Module:
+def frozen(network: settings.Network, labels: LabelSpace) -> nn.Module:
     """Return an expert that only serves; see :func:`build_expert`.
 
     Raises:
         ConfigError: it is an FPN without weights.
     """
-    if isinstance(network, config.Fpn) and not network.weights:
+    if isinstance(network, settings.Fpn) and not network.weights:
         raise ConfigError("an expert of kind fpn that is not trained in this run needs weights")
     return build_expert(network, labels).eval().requires_grad_(False)
 

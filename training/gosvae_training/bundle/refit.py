@@ -1,4 +1,4 @@
-"""Fit the prior of a finished bundle anew: ``python -m gosvae_training.refit``."""
+"""Fit the prior of a finished bundle anew: ``python -m gosvae_training.bundle.refit``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from gosvae_codec import GosvaeError, Label, LabelSpace
-from gosvae_codec.bundle import FORMAT, PRIOR
+from gosvae_codec import GosvaeError, Label, LabelSpace, ModelBundle
+from gosvae_codec.bundle import FORMAT, MANIFEST, PRIOR
 
-from .config import Prior
-from .data import DataError, describe, load_dataset
-from .export import measure, record
-from .prior import fit_prior
+from ..config import Prior
+from ..data.datasets import DataError, describe, load_dataset
+from ..files import whole_folder
+from ..prior import fit_prior
+from .write import record, report, write_manifest
 
 
 def refit(folder: Path, data: Path, config: Prior) -> None:
     """Replace ``prior.npz``, manifest and model card of the bundle in `folder`; networks stay.
 
-    Everything is made in ``.<name>.new`` beside it and renamed into place.
+    It is written whole or not at all, then measured.
 
     Raises:
         DataError: the dataset cannot be read, or is not all that the bundle was trained on.
         BundleError: what was made is no bundle.
     """
-    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    manifest = yaml.safe_load((folder / MANIFEST).read_text())
+    for name in ("provenance", "figures", "compute"):
+        if name not in manifest:
+            raise DataError(f"{folder / MANIFEST}: has no `{name}`: not written by this project")
     # The folder need not be a bundle of today's format.
     labels = LabelSpace(
         manifest["name"],
@@ -39,32 +43,24 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
         raise DataError(
             f"{data}: not {manifest['provenance']['data']}, which the bundle comes from"
         )
-    made = folder.parent / f".{folder.name}.new"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    try:
-        networks = [name for name in manifest["files"] if name != PRIOR]
-        for name in networks:
-            shutil.copy(folder / name, made)
+    with whole_folder(folder) as draft:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
         # What the prior before it learned of the codes stands for the codebooks.
         codebooks = np.load(folder / PRIOR)["embedding_0"].astype(np.float32)
-        fit_prior(made, codebooks, train, config, manifest["provenance"]["seed"])
+        fit_prior(draft, codebooks, train, config, manifest["provenance"]["seed"])
         manifest["format"] = FORMAT
         manifest["provenance"]["prior"] = config.model_dump()
-        manifest["files"] = {name: record(made / name) for name in (*networks, PRIOR)}
-        figures = manifest["figures"]
-        known = {name: figures[name] for name in ("tokens_kept_by_float16", "float16_miou")}
-        measure(made, manifest, val, known)
-        # The manifest is last, as it vouches for the others.
-        for name in (PRIOR, "README.md", "manifest.yaml"):
-            (made / name).replace(folder / name)
-    finally:
-        shutil.rmtree(made)
+        manifest["files"] = {name: record(draft / name) for name in manifest["files"]}
+        kept = manifest["figures"]["tokens_kept_by_float16"]
+        manifest["figures"] = {"tokens_kept_by_float16": kept}
+        write_manifest(draft, manifest)
+        ModelBundle.load(draft)
+    report(folder, val)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Refit one bundle."""
-    parser = argparse.ArgumentParser(prog="gosvae_training.refit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="gosvae_training.bundle.refit", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--data", type=Path, required=True, help="what it was trained on")
     options = parser.parse_args(arguments)

@@ -1,14 +1,62 @@
-"""Networks for a light vehicle: an encoder that is the expert's beginning, a decoder its end."""
+"""Encoders: frames, uint8 or float (N, H, W, 3) RGB, to vectors (N, dim, h, w)."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import EfficientNetLite, Expert, Variant, pad_to_stride, separable
+from .efficientnet import (
+    EfficientNetLite,
+    Variant,
+    freeze_depthwise,
+    pad_to_stride,
+    separable,
+)
+from .expert import Expert
+
+
+def _projection(inputs: int, width: int, dim: int) -> nn.Sequential:
+    """Return what makes features vectors, (N, inputs, h, w) -> (N, dim, h, w) of variance 1."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        separable(width, width, 5),
+        nn.Conv2d(width, dim, 1, bias=False),
+        nn.BatchNorm2d(dim, affine=False),
+    )
+
+
+class TokenEncoder(nn.Module):
+    """Expert's backbone to one vector per 16x16 pixels: frames -> (N, dim, h, w).
+
+    h and w are H/16 and W/16 rounded up. Detail reaches the vectors from strides 4 and 8 by
+    space-to-depth, context from stride 32 by upsampling.
+    """
+
+    stride = 16
+
+    def __init__(self, dim: int, width: int = 256, variant: Variant = "lite0") -> None:
+        super().__init__()
+        self.backbone = EfficientNetLite(variant)
+        stride4, stride8, stride16, stride32 = self.backbone.channels
+        channels = stride4 * 16 + stride8 * 4 + stride16 + stride32
+        self.project = _projection(channels, width, dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        h, w = (-(-side // 16) for side in frames.shape[1:3])
+        stride4, stride8, stride16, stride32 = self.backbone(pad_to_stride(frames))
+        parts = [
+            stride16,
+            F.interpolate(stride32, size=stride16.shape[2:], mode="bilinear"),
+            F.pixel_unshuffle(stride8, 2),
+            F.pixel_unshuffle(stride4, 4),
+        ]
+        return self.project(torch.cat(parts, 1))[:, :, :h, :w]
 
 
 class PatchConv(nn.Conv2d):
@@ -61,7 +109,7 @@ class LightEncoder(nn.Module):
         super().__init__()
         self.stride, self._shrink = stride, shrink
         self.backbone = EfficientNetLite(variant, blocks)
-        _freeze_depthwise(self.backbone)
+        freeze_depthwise(self.backbone)
         channels = self.backbone.all_channels
         strides = [shrink << 1 + index for index in range(len(channels))]
         if stride < strides[0]:
@@ -107,13 +155,6 @@ class LightEncoder(nn.Module):
         return self.smooth[0](x)
 
 
-def _freeze_depthwise(network: nn.Module) -> None:
-    """Keep pretrained depthwise filters: their gradients take half of a step's time on a CPU."""
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d) and part.groups > 1:
-            part.requires_grad_(False)
-
-
 def _to(x: Tensor, size: Sequence[int]) -> Tensor:
     """Enlarge to `size`; a single vector needs no more than copying."""
     if x.shape[2:] == (1, 1):
@@ -121,59 +162,41 @@ def _to(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear")
 
 
-class LabelDecoder(nn.Module):
-    """One-hot labels as the logits that they stand for."""
+class TrunkEncoder(nn.Module):
+    """What a trained segmenter's classifier sees, to one vector per 16x16 pixels.
 
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return vectors
-
-
-class UpperDecoder(nn.Module):
-    """Vectors to the expert's features of strides 4 and 8, from which the expert goes on.
-
-    (N, dim, h, w) -> (N, classes, H/4, W/4); starts with the expert's weights from stride 16 on.
+    Frames -> (N, dim, h, w); h and w are H/16 and W/16 rounded up. The segmenter's normalisation
+    keeps its statistics.
     """
 
-    stride = 4
+    stride = 16
 
-    def __init__(self, dim: int, expert: Expert, token_stride: int, width: int) -> None:
+    def __init__(
+        self, dim: int, segmenter: Expert | LightEncoder, width: int, narrow: int | None = None
+    ) -> None:
         """Make it.
 
         Args:
             dim: numbers of a vector.
-            expert: whose upper part is copied.
-            token_stride: pixels from one vector to the next, 8, 16 or 32.
-            width: channels before the expert's features.
+            segmenter: has `embed`, `classifier` and `stride`; copied.
+            width: channels of what makes its features vectors.
+            narrow: channels that its features are brought down to first, at their own stride.
         """
         super().__init__()
-        self._multiple = 32 // token_stride
-        self.enter = nn.Sequential(
-            nn.Conv2d(dim, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        self.widen = nn.ModuleList()
-        for channels, stride in zip(expert.backbone.channels, (4, 8), strict=False):
-            up = token_stride // stride
-            self.widen.append(
-                nn.Sequential(nn.Conv2d(width, channels * up * up, 1), nn.PixelShuffle(up))
-            )
-        self.expert = copy.deepcopy(expert).requires_grad_(True)
-        self.expert.backbone.forget(8)
-        _freeze_depthwise(self.expert)
+        self.segmenter = copy.deepcopy(segmenter)
+        del self.segmenter.classifier
+        channels = segmenter.classifier.in_channels
+        self.narrow = nn.Conv2d(channels, narrow, 1, bias=False) if narrow else nn.Identity()
+        self._down = self.stride // segmenter.stride
+        self.project = _projection((narrow or channels) * self._down**2, width, dim)
 
-    @property
-    def classifier(self) -> nn.Conv2d:
-        """The last layer."""
-        return self.expert.classifier
+    def train(self, mode: bool = True) -> TrunkEncoder:
+        super().train(mode)
+        self.segmenter.eval()
+        return self
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        rows, columns = (-side % self._multiple for side in vectors.shape[2:])
-        # Features of even and odd sides lie differently; see networks.pad_to_stride.
-        vectors = F.pad(vectors, (0, columns, 0, rows), mode="replicate")
-        x = self.enter(vectors)
-        stride4, stride8 = (widen(x) for widen in self.widen)
-        coarser = self.expert.backbone.resume(stride8, 8)
-        return self.expert.decode([stride4, stride8, *coarser])
+    def forward(self, frames: Tensor) -> Tensor:
+        h, w = (-(-side // self.stride) for side in frames.shape[1:3])
+        # Cropped first, as the padding of deep segmenters takes a seventh of the work.
+        seen = self.segmenter.embed(frames)[:, :, : h * self._down, : w * self._down]
+        return self.project(F.pixel_unshuffle(self.narrow(seen), self._down))

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import ConfigError
-from .networks import EfficientNetLite, pad_to_stride
+from ..strict import ConfigError
+from .efficientnet import EfficientNetLite, pad_to_stride
 
 
 class FeatureDistance(nn.Module):

@@ -1,4 +1,4 @@
-"""Tokens against labels of equal vehicle compute: ``python -m gosvae_training.compare``."""
+"""Tokens against labels of equal vehicle compute: ``python -m gosvae_training.studies.compare``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from gosvae_codec.bundle import ENCODER
 from gosvae_codec.images import resize_frame
 from gosvae_codec.metrics import ConfusionMatrix
 
-from .data import DataError, Dataset, describe, iterate, load_dataset
-from .evaluate import INTRA_FRAMES
+from ..data.datasets import DataError, Dataset, describe, iterate, load_dataset
+from ..evaluate import INTRA_FRAMES
+from ..files import whole_file, write_text
+from ..tables import markdown_table
 
 BLOCK = 10
 """Consecutive frames that are drawn together: neighbours show the same street."""
-DRAWS = 2000
+RESAMPLES = 2000
+"""For each interval."""
 RIVAL = "-labels"
 """What the name of a label sender has behind that of its rivals, or behind their beginning."""
 
@@ -37,27 +40,25 @@ Counts = npt.NDArray[np.int64]
 """Confusion matrices of frames, (frames, classes, classes)."""
 
 
-def miou(counts: Counts) -> npt.NDArray[np.float64]:
-    """Return the mIoU of confusion matrices (..., classes, classes), over classes that occur."""
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    truths, guesses = counts.sum(-1), counts.sum(-2)
-    with np.errstate(invalid="ignore"):
-        iou = np.where(truths > 0, hits / (truths + guesses - hits), np.nan)
-    return np.nanmean(iou, -1)
+def miou(counts: Counts) -> float:
+    """Return the mIoU of one confusion matrix (classes, classes), over classes that occur."""
+    matrix = ConfusionMatrix()
+    matrix.counts[: len(counts), : len(counts)] = counts
+    return matrix.miou()
 
 
-def draws(frames: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return the frames of each resample, (DRAWS, frames), drawn in blocks (Kuensch 1989)."""
+def blocks(frames: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return the frames of each resample, (RESAMPLES, frames), in blocks (Kuensch 1989)."""
     rng = np.random.default_rng(seed)
     block = min(BLOCK, frames)
-    starts = rng.integers(0, frames - block + 1, (DRAWS, -(-frames // block)))
+    starts = rng.integers(0, frames - block + 1, (RESAMPLES, -(-frames // block)))
     drawn = starts[..., None] + np.arange(block)
-    return drawn.reshape(DRAWS, -1)[:, :frames]
+    return drawn.reshape(RESAMPLES, -1)[:, :frames]
 
 
 def resampled(counts: Counts) -> npt.NDArray[np.float64]:
-    """Return the mIoU of every resample, (DRAWS,): the same frames for equal numbers of frames."""
-    return np.array([miou(counts[frames].sum(0)) for frames in draws(len(counts))])
+    """Return the mIoU of every resample, (RESAMPLES,): the same frames for equal `len(counts)`."""
+    return np.array([miou(counts[frames].sum(0)) for frames in blocks(len(counts))])
 
 
 def interval(values: npt.NDArray[np.float64]) -> list[float]:
@@ -127,13 +128,13 @@ def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
             for sample in tqdm(iterate(samples), desc="expert", total=len(samples), unit="frame")
         ]
     )
-    best = float(miou(alone.sum(0)))
+    best = miou(alone.sum(0))
     rows, values = [], {}
     for bundle in bundles:
         for levels in range(1, bundle.levels + 1):
             row, counts = measure(bundle, samples, levels)
             values[bundle.name, levels] = resampled(counts)
-            reached = float(miou(counts.sum(0)))
+            reached = miou(counts.sum(0))
             row["miou"] = round(reached, 4)
             row["interval"] = interval(values[bundle.name, levels])
             row["share_of_expert"] = round(reached / best, 4)
@@ -166,32 +167,35 @@ def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Return the figures as Markdown tables."""
-    lines = [
-        "| vehicle sends | levels | vehicle GMACs | ms | receiver GMACs | bytes intra | "
-        "bytes predicted | mIoU (95%) | of the expert's |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = "vehicle sends, levels, vehicle GMACs, ms, receiver GMACs, bytes intra"
+    rows = []
     for row in figures["rows"]:
         low, high = row["interval"]
-        lines.append(
-            f"| {row['kind']}, {row['name']} | {row['levels']} | {row['vehicle_macs'] / 1e9:.3f} | "
-            f"{row['vehicle_ms']:.1f} | {row['receiver_macs'] / 1e9:.2f} | "
-            f"{row['intra_bytes']:.0f} | {row['bytes_per_frame']:.0f} | "
-            f"{row['miou']:.3f} ({low:.3f} to {high:.3f}) | {row['share_of_expert']:.3f} |"
+        rows.append(
+            (
+                f"{row['kind']}, {row['name']}",
+                row["levels"],
+                f"{row['vehicle_macs'] / 1e9:.3f}",
+                f"{row['vehicle_ms']:.1f}",
+                f"{row['receiver_macs'] / 1e9:.2f}",
+                f"{row['intra_bytes']:.0f}",
+                f"{row['bytes_per_frame']:.0f}",
+                f"{row['miou']:.3f} ({low:.3f} to {high:.3f})",
+                f"{row['share_of_expert']:.3f}",
+            )
         )
-    if figures["differences"]:
-        lines += [
-            "",
-            "| tokens against labels | levels | bytes, times the labels' | mIoU more (95%) |",
-            "|---|---|---|---|",
-        ]
+    text = markdown_table(
+        [*header.split(", "), "bytes predicted", "mIoU (95%)", "of the expert's"], rows
+    )
+    if not figures["differences"]:
+        return text
+    differences = []
     for each in figures["differences"]:
         low, high = each["interval"]
-        lines.append(
-            f"| {each['name']} | {each['levels']} | {each['bytes_ratio']:.2f} | "
-            f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f}) |"
-        )
-    return "\n".join(lines)
+        more = f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
+        differences.append((each["name"], each["levels"], f"{each['bytes_ratio']:.2f}", more))
+    titles = ["tokens against labels", "levels", "bytes, times the labels'", "mIoU more (95%)"]
+    return f"{text}\n\n{markdown_table(titles, differences)}"
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
@@ -217,13 +221,14 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     axes.axhline(figures["expert_miou"], color="black", linestyle=":", label="expert")
     axes.set(xlabel="bytes a frame, predicted at 15 Hz", ylabel="mIoU")
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120)
     plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare bundles on one split of a dataset."""
-    parser = argparse.ArgumentParser(prog="gosvae_training.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="gosvae_training.studies.compare", description=__doc__)
     parser.add_argument(
         "bundles",
         nargs="+",
@@ -244,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"{figures['data']}, {figures['date']}\n\n{table(figures)}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(options.json, json.dumps(figures, indent=2) + "\n")
     if options.plot:
         plot(figures, options.plot)
     return 0

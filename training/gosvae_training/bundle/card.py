@@ -1,0 +1,149 @@
+"""Model cards: the README of a bundle and of an expert without tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gosvae_codec.bundle import INT8, RECONSTRUCT
+
+from ..evaluate import INTRA_FRAMES, gigamacs, table
+from ..tables import markdown_table
+
+_CONFIG = "training/configs"
+
+
+def model_card(manifest: dict[str, Any]) -> str:
+    """Return the text of the bundle's model card; without figures where there are none yet."""
+    provenance = manifest["provenance"]
+    pictures = RECONSTRUCT in manifest["files"]
+    sends = manifest.get("kind", "tokens")
+    way = "decoded straight to logits" if sends == "tokens" else "which are the mask's labels"
+    if pictures:
+        way = "decoded to a picture that the expert segments"
+    ids = "ids of ADE20K, from 0"
+    if manifest.get("label_space", "camvid") != "ade20k":
+        ids = "train ids of Cityscapes"
+    fitted = """
+After training, an offset for each class was fitted to the logits on `train`, for mIoU; the expert
+has none.
+"""
+    return f"""# {manifest["name"]}
+
+Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} {sends}, {way}. Labels ({ids}):
+{", ".join(label["name"] for label in manifest["labels"])}.
+
+{_networks_table(manifest, sends)}
+
+## Figures
+
+{_figures(manifest, sends)}
+
+## Data and terms
+
+Trained on {provenance["data"]}; no frame of `val` or `test` was trained on.
+{provenance["license"]}. Initial weights: {provenance["initial_weights"]}.
+
+## Made by
+
+{_commands(manifest["name"], provenance.get("datasets", ["camvid"]))}
+{"" if pictures else fitted}
+Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
+"""
+
+
+def _networks_table(manifest: dict[str, Any], sends: str) -> str:
+    compute, (height, width) = manifest["compute"], manifest["input_size"]
+
+    def sizes(macs: str, parameters: str) -> str:
+        return f"{gigamacs(compute[macs])} GMACs, {compute[parameters] / 1e6:.1f} M parameters"
+
+    levels = f"{manifest['levels']} levels of {manifest['codes']} codes"
+    return markdown_table(
+        ["", ""],
+        [
+            ("input", f"{width}x{height} RGB"),
+            (sends, f"{levels}, {manifest['dim']} numbers"),
+            ("vehicle", sizes("vehicle_macs", "encoder_parameters")),
+            ("receiver", sizes("receiver_macs", "decoder_parameters")),
+            (
+                "expert",
+                f"{manifest['expert']['name']}, {gigamacs(compute['expert_macs'])} GMACs",
+            ),
+        ],
+    )
+
+
+def _figures(manifest: dict[str, Any], sends: str) -> str:
+    figures, compute = manifest["figures"], manifest["compute"]
+    if "levels" not in figures:
+        return f"Not measured; `make evaluate BUNDLE=models/{manifest['name']} DATA=PATH` does."
+    half = f"""weights stored as float16, which keeps {figures["tokens_kept_by_float16"]:.1%} of the
+tokens and gives mIoU {", ".join(f"{miou:.3f}" for miou in figures["float16_miou"])} from one level
+to all."""
+    precision = f"Both ends compute in float from {half}"
+    if quantized := [name for name in INT8.values() if name in manifest["files"]]:
+        precision = f"""The CPU computes in 8-bit integers ({", ".join(quantized)}); the GPU
+in float from {half}"""
+    measured = f"{figures['data']}, {figures['date']}, ONNX Runtime on the CPU"
+    text = f"""{measured}. Bytes a frame are whole
+serialised packets: with codes of fixed length, as in wire format 1; as intra frames; and at the
+data's frame rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
+
+{table(figures, sends)}
+
+{precision}"""
+    if not compute["expert_macs"]:
+        return text
+    share = compute["vehicle_macs"] / compute["expert_macs"]
+    saved = ""
+    if share > 0.5:
+        saved = (
+            ": this bundle shows that the tokens carry the task, and saves the vehicle "
+            f"{'little' if share < 1 else 'no'} compute"
+        )
+    return f"{text}\n\nThe vehicle's encoder takes {share:.0%} of the expert's operations{saved}."
+
+
+def _commands(name: str, datasets: Iterable[str], more: str = "") -> str:
+    data = " ".join(f"--data {each}=PATH" for each in datasets)
+    return f"""    for step in train export; do
+        python -m gosvae_training.$step {_CONFIG}/{name}.yaml {more}{data}
+    done"""
+
+
+def expert_card(about: dict[str, Any]) -> str:
+    """Return the text of the card of an expert without tokens."""
+    provenance, figures = about["provenance"], about.get("figures")
+    height, width = about["input_size"]
+    measured = "Not measured."
+    if figures:
+        before = ""
+        if "started_from_miou" in figures:
+            before = f"; the expert that it started from has {figures['started_from_miou']:.3f}"
+        measured = f"""mIoU {figures["miou"]:.3f} on untouched frames{before}
+({figures["data"]}, {figures["date"]}; weights stored as float16).
+docs/benchmark.md has what it makes of compressed ones."""
+    compressed = ""
+    if share := provenance["compression"]:
+        compressed = f""", {share:.0%} of the crops compressed and
+decompressed first (JPEG, WebP or AVIF of any quality, one in three at half of its sides)"""
+    return f"""# {about["name"]}
+
+A segmentation network without tokens, for receivers of pictures: {about["expert"]["name"]},
+{gigamacs(about["expert_macs"])} GMACs, {width}x{height} RGB, labels of {about["label_space"]}.
+`make bench` runs it on what all picture and video codecs bring, beside the bundle's own expert.
+
+{measured}
+
+## Data and terms
+
+Trained on {provenance["data"]}{compressed}; no frame of `val` or `test` was trained on.
+{provenance["license"]}. Initial weights: EfficientNet-Lite, ImageNet (Apache-2.0).
+
+## Made by
+
+{_commands(about["name"], provenance["datasets"], "--stage expert ")}
+
+Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
+"""

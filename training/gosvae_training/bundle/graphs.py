@@ -1,0 +1,102 @@
+"""What of a trained network goes into each ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..models.decoders import LabelDecoder
+from ..models.pixels import PixelDecoder, to_frames
+from ..models.token_network import TokenNetwork
+
+
+class EncoderGraph(nn.Module):
+    """uint8 (N, H, W, 3) RGB and int32 (N, levels, h, w) -> int32 (N, levels, h, w).
+
+    Made are the nearest codes of each residual; but the reference's code, the second input, where
+    its squared distance is at most the nearest one's and `inertia`: what another code would cost
+    has to buy a nearer one. A reference of `codes` is none.
+    """
+
+    def __init__(self, network: TokenNetwork, inertia: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.encoder = network.encoder
+        self.register_buffer("codebooks", network.codebooks().detach().clone())
+        self.inertia = tuple(inertia) or (0.0,) * len(self.codebooks)
+
+    def no_reference(self, frames: Tensor) -> Tensor:
+        """Return the second input that stands for none, at `frames`' number and size."""
+        levels, codes, _ = self.codebooks.shape
+        stride = self.encoder.stride
+        rows, columns = (-(-side // stride) for side in frames.shape[1:3])
+        return torch.full((len(frames), levels, rows, columns), codes, dtype=torch.int32)
+
+    def forward(self, frames: Tensor, reference: Tensor) -> Tensor:
+        residual = self.encoder(frames).permute(0, 2, 3, 1)
+        levels = []
+        for level, (codebook, inertia) in enumerate(zip(self.codebooks, self.inertia, strict=True)):
+            products = residual @ codebook.T
+            distances = (codebook * codebook).sum(1) - 2 * products
+            distances = distances + (residual * residual).sum(-1, keepdim=True)
+            nearest, index = distances.amin(-1), distances.argmin(-1)
+            kept = reference[:, level].long()
+            present = kept < len(codebook)
+            kept = torch.where(present, kept, 0)
+            away = distances.gather(-1, kept[..., None])[..., 0]
+            index = torch.where(present & (away <= nearest + inertia), kept, index)
+            residual = residual - codebook[index]
+            levels.append(index)
+        return torch.stack(levels, 1).to(torch.int32)
+
+
+class VectorGraph(nn.Module):
+    """int32 (N, levels, h, w) -> what the decoder makes; index `codes` adds nothing."""
+
+    def __init__(self, network: TokenNetwork, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.decoder = network.decoder
+        self.size = tuple(-(-side // self.decoder.stride) for side in size)
+        codebooks = network.codebooks().detach()
+        levels, self.codes, dim = codebooks.shape
+        absent = torch.zeros(levels, 1, dim)
+        self.register_buffer("tables", torch.cat([codebooks, absent], 1).flatten(0, 1))
+        self.register_buffer("first", torch.arange(levels)[:, None, None] * (self.codes + 1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        vectors = self.tables[tokens.long() + self.first].sum(1)
+        made = self.decoder(vectors.permute(0, 3, 1, 2))
+        return made[:, :, : self.size[0], : self.size[1]]
+
+
+class MaskGraph(VectorGraph):
+    """int32 (N, levels, h, w) -> float logits, (N, classes, H/4, W/4) if decoded directly.
+
+    Where the decoder makes pixels, `expert` segments them.
+    """
+
+    def __init__(self, network: TokenNetwork, size: tuple[int, int], expert: nn.Module) -> None:
+        super().__init__(network, size)
+        self.expert = expert if reconstructs(network) else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        made = super().forward(tokens)
+        return made if self.expert is None else self.expert(to_frames(made))
+
+
+class PictureGraph(VectorGraph):
+    """int32 (N, levels, h, w) -> uint8 (N, H, W, 3) RGB."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return to_frames(super().forward(tokens)).round().to(torch.uint8)
+
+
+def sends_labels(network: TokenNetwork) -> bool:
+    """Return whether the tokens are labels."""
+    return isinstance(network.decoder, LabelDecoder)
+
+
+def reconstructs(network: TokenNetwork) -> bool:
+    """Return whether the decoder makes pixels."""
+    return isinstance(network.decoder, PixelDecoder)

@@ -1,0 +1,110 @@
+"""Decoders: quantised vectors (N, dim, h, w) to logits."""
+
+from __future__ import annotations
+
+import copy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .efficientnet import freeze_depthwise, separable
+from .expert import Expert
+
+
+class ContextBlock(nn.Module):
+    """Residual 5x5 depthwise block with a frame-wide context vector added in the middle."""
+
+    def __init__(self, width: int, expand: int = 2) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.expand = nn.Conv2d(width, width * expand, 1)
+        self.context = nn.Linear(width, width * expand)
+        self.project = nn.Conv2d(width * expand, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.spatial(x))
+        context = self.context(y.mean((2, 3)))[:, :, None, None]
+        return x + self.project(F.relu(self.expand(y) + context))
+
+
+class MaskDecoder(nn.Module):
+    """Quantised vectors straight to logits at stride 4: (N, dim, h, w) -> (N, classes, H/4, W/4).
+
+    Tokens lie `token_stride` pixels apart.
+    """
+
+    stride = 4
+
+    def __init__(
+        self, dim: int, classes: int, token_stride: int = 16, width: int = 256, blocks: int = 6
+    ) -> None:
+        super().__init__()
+        self._up = token_stride // self.stride
+        self.enter = nn.Conv2d(dim, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ContextBlock(width) for _ in range(blocks)))
+        self.widen = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, 64 * self._up**2, 1))
+        self.refine = separable(64, 64, 5)
+        self.classifier = nn.Conv2d(64, classes, 1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        x = self.widen(self.blocks(self.enter(vectors)))
+        return self.classifier(self.refine(F.relu(F.pixel_shuffle(x, self._up))))
+
+
+class LabelDecoder(nn.Module):
+    """One-hot labels as the logits that they stand for."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors
+
+
+class UpperDecoder(nn.Module):
+    """Vectors to the expert's features of strides 4 and 8, from which the expert goes on.
+
+    (N, dim, h, w) -> (N, classes, H/4, W/4); starts with the expert's weights from stride 16 on.
+    """
+
+    stride = 4
+
+    def __init__(self, dim: int, expert: Expert, token_stride: int, width: int) -> None:
+        """Make it.
+
+        Args:
+            dim: numbers of a vector.
+            expert: whose upper part is copied.
+            token_stride: pixels from one vector to the next, 8, 16 or 32.
+            width: channels before the expert's features.
+        """
+        super().__init__()
+        self._multiple = 32 // token_stride
+        self.enter = nn.Sequential(
+            nn.Conv2d(dim, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.widen = nn.ModuleList()
+        for channels, stride in zip(expert.backbone.channels, (4, 8), strict=False):
+            up = token_stride // stride
+            self.widen.append(
+                nn.Sequential(nn.Conv2d(width, channels * up * up, 1), nn.PixelShuffle(up))
+            )
+        self.expert = copy.deepcopy(expert).requires_grad_(True)
+        self.expert.backbone.forget(8)
+        freeze_depthwise(self.expert)
+
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The last layer."""
+        return self.expert.classifier
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        rows, columns = (-side % self._multiple for side in vectors.shape[2:])
+        # Features of even and odd sides lie differently; see efficientnet.pad_to_stride.
+        vectors = F.pad(vectors, (0, columns, 0, rows), mode="replicate")
+        x = self.enter(vectors)
+        stride4, stride8 = (widen(x) for widen in self.widen)
+        coarser = self.expert.backbone.resume(stride8, 8)
+        return self.expert.decode([stride4, stride8, *coarser])

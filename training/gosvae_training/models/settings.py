@@ -1,0 +1,189 @@
+"""What a configuration says of networks: experts, encoders, decoders, and what is sent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import NonNegativeInt, PositiveInt, Tag, model_validator
+
+from ..strict import Strict, kind_or
+
+# --- experts
+
+
+class Fpn(Strict):
+    """EfficientNet-Lite with a feature pyramid, trained here from ImageNet weights."""
+
+    kind: Literal["fpn"] = "fpn"
+    backbone: Literal["lite0", "lite2"] = "lite0"
+    weights: str = ""
+    """A checkpoint to start from, ``runs/<name>/expert/last.pt``."""
+
+
+class EspNet(Strict):
+    """ESPNet for Cityscapes (Mehta et al. 2018)."""
+
+    kind: Literal["espnet"]
+    weights: str
+    """A safetensors file of its authors' weights."""
+    p: PositiveInt = 2
+    q: PositiveInt = 8
+
+
+class Picture(Strict):
+    """What a foreign network takes: ``(pixels - mean) / std``, pixels from 0 to 255."""
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+
+class Torch(Strict):
+    """Any torch network from float (N, 3, H, W) to logits (N, channels, h, w)."""
+
+    kind: Literal["torch"]
+    factory: str
+    """``module:function`` that returns it, weights and all."""
+    channels: list[str]
+    """Label name of each channel; empty for none."""
+    picture: Picture = Picture()
+
+
+class Onnx(Strict):
+    """Any ONNX network from float (N, 3, H, W) to logits (N, channels, h, w)."""
+
+    kind: Literal["onnx"]
+    path: str
+    channels: list[str]
+    """Label name of each channel; empty for none."""
+    picture: Picture = Picture()
+
+
+Network = Annotated[
+    Annotated[Fpn, Tag("fpn")]
+    | Annotated[EspNet, Tag("espnet")]
+    | Annotated[Torch, Tag("torch")]
+    | Annotated[Onnx, Tag("onnx")],
+    kind_or("fpn"),
+]
+"""Any expert."""
+
+
+# --- what is sent, and what is made of it
+
+
+class Backbone(Strict):
+    """Encoder that starts as the expert's backbone; a token for 16x16 pixels."""
+
+    kind: Literal["backbone"] = "backbone"
+
+
+class Convolutional(Strict):
+    """Encoder of a VQ-VAE, from scratch."""
+
+    kind: Literal["convolutional"]
+    stride: Literal[4, 8, 16, 32]
+    """Pixels from one token to the next."""
+    width: PositiveInt = 64
+    """Channels at stride 2; doubled twice on the way."""
+    blocks: NonNegativeInt = 1
+
+
+class Light(Strict):
+    """Encoder of a light vehicle: the expert's first blocks on a smaller frame."""
+
+    kind: Literal["light"]
+    shrink: Literal[1, 2, 4] = 2
+    """Pixels of a side that are averaged before the network."""
+    blocks: PositiveInt
+    """Of the expert's backbone that are kept."""
+    stride: Literal[4, 8, 16, 32]
+    """Pixels from one vector to the next; at least twice `shrink`."""
+    width: PositiveInt
+    """Channels of what joins the blocks' features."""
+
+
+class Trunk(Strict):
+    """Encoder that is a trained segmenter but for its classifier; a token for 16x16 pixels.
+
+    It learns at ``backbone_learning_rate``.
+    """
+
+    kind: Literal["trunk"]
+    label_sender: Light | None = None
+    """The network of a label sender; without one, the expert's."""
+    weights: str = ""
+    """The label sender's checkpoint, ``runs/<name>/codec/last.pt``."""
+    narrow: PositiveInt | None = None
+    """Channels that its features are brought down to, before 16x16 pixels are joined."""
+    width: PositiveInt = 256
+    """Channels of what joins them."""
+
+    @model_validator(mode="after")
+    def _label_sender_has_weights(self) -> Trunk:
+        if (self.label_sender is None) != (not self.weights):
+            raise ValueError("label_sender and weights: give both, or none for the expert itself")
+        return self
+
+
+class Masks(Strict):
+    """Decoder straight to logits."""
+
+    kind: Literal["masks"] = "masks"
+    width: PositiveInt = 256
+    blocks: NonNegativeInt = 6
+
+
+class Pixels(Strict):
+    """Decoder to a picture, which the expert then segments: the paper's way."""
+
+    kind: Literal["pixels"]
+    width: PositiveInt = 64
+    """Channels at strides 1 and 2, a multiple of 8."""
+    blocks: NonNegativeInt = 1
+
+
+class Upper(Strict):
+    """Decoder to the expert's features of strides 4 and 8, from which the expert goes on."""
+
+    kind: Literal["upper"]
+    width: PositiveInt = 96
+
+
+class Tokens(Strict):
+    """Token stream: residual levels of `codes` vectors with `dim` numbers each."""
+
+    kind: Literal["tokens"] = "tokens"
+    levels: PositiveInt
+    codes: NonNegativeInt
+    """0 sends the numbers themselves, 8 bits each: an autoencoder."""
+    dim: PositiveInt
+    encoder: Annotated[
+        Annotated[Backbone, Tag("backbone")]
+        | Annotated[Convolutional, Tag("convolutional")]
+        | Annotated[Light, Tag("light")]
+        | Annotated[Trunk, Tag("trunk")],
+        kind_or("backbone"),
+    ] = Backbone()
+    decoder: Annotated[
+        Annotated[Masks, Tag("masks")]
+        | Annotated[Pixels, Tag("pixels")]
+        | Annotated[Upper, Tag("upper")],
+        kind_or("masks"),
+    ] = Masks()
+
+
+class LabelSender(Strict):
+    """A light segmenter whose labels are the tokens: what tokens have to beat."""
+
+    kind: Literal["label_sender"]
+    encoder: Light
+
+
+class Labels(Strict):
+    """The expert's label map is sent, and a picture drawn from it, which the expert segments."""
+
+    kind: Literal["labels"]
+    width: PositiveInt = 96
+    steps: PositiveInt = 8
+    """Of the drawing."""

@@ -1,0 +1,112 @@
+"""A study's files: figures as JSON, a section of the page, and a picture of all rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..evaluate import gigamacs
+from ..files import whole_file
+from ..tables import markdown_table
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return a study's figures as a Markdown section."""
+    experts, rows = result["experts"], result["rows"]
+    # What the only expert sees is the row's mIoU.
+    judges = list(experts) if len(experts) > 1 else []
+    alone = "" if judges else f"{next(iter(experts.values())):.3f}"
+    ceilings = [f"{experts[judge]:.3f}" for judge in judges]
+    lines: list[list[object]] = [["frames, no codec", "", 1, "", alone, "", *ceilings, "", ""]]
+    for name, row in rows.items():
+        seen = [f"{row['judges'][each]:.3f}" if each in row["judges"] else "" for each in judges]
+        lines.append(
+            [
+                name,
+                f"{row['payload_bytes']:.0f}",
+                f"{row['compression_ratio']:.0f}",
+                row["codes_used"] or "",
+                f"{row['miou']:.3f}",
+                f"{row['agreement']:.3f}",
+                *seen,
+                gigamacs(row["vehicle_macs"]),
+                gigamacs(row["receiver_macs"]),
+            ]
+        )
+    header = ["row", "payload bytes", "ratio", "codes used", "mIoU", "agreement"]
+    header += [f"seen by {name}" for name in judges]
+    header += ["vehicle GMACs", "receiver GMACs"]
+    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in rows.values()})
+    minutes = [row["cpu_minutes"] for row in rows.values() if "cpu_minutes" in row]
+    span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
+    spent = f", {span} minutes of CPU" if minutes else ""
+    section = f"""## {result["title"]}
+
+{result["data"]}; a row is {" or ".join(runs)}{spent}; {result["date"]};
+`{result["command"]}`
+
+{markdown_table(header, lines)}
+"""
+    return f"{section}\n{_depth_table(rows)}\n" if _has_depth(rows) else section
+
+
+def _has_depth(rows: dict[str, Any]) -> bool:
+    return any("depth" in row for row in rows.values())
+
+
+def _depth_table(rows: dict[str, Any]) -> str:
+    return markdown_table(
+        ["depth from", "absolute relative error", "within 1.25"],
+        [
+            (f"{name}, {source}", f"{errors['abs_rel']:.3f}", f"{errors['delta1']:.3f}")
+            for name, row in rows.items()
+            for source, errors in row.get("depth", {}).items()
+        ],
+    )
+
+
+def render(page: str, name: str, section: str) -> str:
+    """Return a Markdown page with a section between its marks, or at the end if it has none."""
+    start, end = f"<!-- study: {name} -->\n", "<!-- end -->"
+    before, found, after = page.partition(start)
+    if not found:
+        return f"{page}\n{start}{section}{end}\n"
+    return before + start + section + end + after.partition(end)[2]
+
+
+def write_study(
+    output: Path, result: dict[str, Any], panels: Mapping[str, npt.NDArray[np.uint8]]
+) -> None:
+    """Write the figures to `output`, their table into the page and a picture beside it.
+
+    Args:
+        output: JSON file; the page is ``README.md`` beside it, the picture ``<stem>.jpg``.
+        result: the study's figures.
+        panels: name and picture of each row, uint8 (H, W, 3) RGB.
+    """
+    page = output.with_name("README.md")
+    before = page.read_text() if page.exists() else "# Studies\n"
+    for path, content in (
+        (output, (json.dumps(result, indent=2) + "\n").encode()),
+        (page, render(before, output.stem, table(result)).encode()),
+        (output.with_suffix(".jpg"), _strip(panels)),
+    ):
+        with whole_file(path) as draft:
+            draft.write_bytes(content)
+
+
+def _strip(panels: Mapping[str, npt.NDArray[np.uint8]]) -> bytes:
+    """Return panels side by side, each under its name, as JPEG."""
+    titled = []
+    for name, panel in panels.items():
+        title = np.full((20, panel.shape[1], 3), 255, np.uint8)
+        cv2.putText(title, name, (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        titled.append(np.concatenate([title, panel]))
+    strip = cv2.cvtColor(np.concatenate(titled, 1), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
