@@ -17,7 +17,8 @@ from ..config import Prior
 from ..data.datasets import DataError, describe, load_dataset
 from ..files import whole_folder
 from ..prior import fit_prior
-from .write import record, report, write_manifest
+from .manifest import record, write_manifest
+from .write import report
 
 
 def refit(folder: Path, data: Path, config: Prior) -> None:

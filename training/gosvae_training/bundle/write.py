@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,32 +13,37 @@ from typing import Any, NamedTuple
 import onnx
 import onnxruntime as ort
 import torch
-import yaml
 from torch import Tensor, nn
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.bundle import ENCODER, FORMAT, INT8, MANIFEST, MASK, PRIOR, RECONSTRUCT
+from gosvae_codec.bundle import ENCODER, INT8, MANIFEST, MASK, PRIOR, RECONSTRUCT
 from gosvae_codec.images import resize_frame
 
-from ..config import Config
 from ..data.datasets import Dataset, describe, iterate
 from ..evaluate import evaluate
-from ..files import whole_folder, write_text
+from ..files import whole_folder
 from ..models.experts import build_expert
 from ..models.settings import Fpn, Labels, Tokens
 from ..models.token_network import TokenNetwork, build_tokens
 from ..prior import fit_prior
 from ..train import Material
-from .card import expert_card, model_card
 from .graphs import EncoderGraph, MaskGraph, PictureGraph, reconstructs, sends_labels
 from .int8 import write_int8
 from .macs import expert_macs, network_macs
+from .manifest import (
+    CARD,
+    EXPERT,
+    EXPERT_MANIFEST,
+    describe_codec,
+    expert_name,
+    provenance,
+    record,
+    write_expert_manifest,
+    write_manifest,
+)
 from .offsets import first_level_logits, fit_offsets
 from .onnx_export import ExportError, Inputs, infer, tokens_kept, write_onnx
 
-EXPERT = "expert.onnx"
-EXPERT_MANIFEST = "expert.yaml"
-CARD = "README.md"
 FLOAT_CONVOLUTIONS = 5
 """Convolutions of the encoder, from the stem on, that its 8-bit version computes in float."""
 
@@ -113,7 +116,7 @@ def export_expert(material: Material, runs: Path, models: Path) -> Path:
                 "compression": config.data.compression,
             },
         }
-        _write_expert_manifest(draft, about)
+        write_expert_manifest(draft, about)
 
     def measure() -> None:
         path = str(folder / EXPERT)
@@ -126,7 +129,7 @@ def export_expert(material: Material, runs: Path, models: Path) -> Path:
         }
         if isinstance(config.expert.network, Fpn) and config.expert.network.weights:
             figures["started_from_miou"] = round(material.score(started), 4)
-        _write_expert_manifest(folder, {**about, "figures": figures})
+        write_expert_manifest(folder, {**about, "figures": figures})
 
     _or_warn(folder, measure)
     return folder
@@ -267,40 +270,6 @@ def write_8_bit(
     return [INT8[ENCODER], INT8[MASK]]
 
 
-def describe_codec(material: Material, codec: TokenNetwork) -> dict[str, Any]:
-    """Return the part of the manifest that says how tokens and labels are to be read."""
-    config, (levels, codes, dim) = material.config, codec.codebooks().shape
-    return {
-        "format": FORMAT,
-        "name": config.name,
-        "label_space": config.labels,
-        "input_size": list(config.input_size),
-        "grid": [-(-side // codec.encoder.stride) for side in config.input_size],
-        "inertia": list(EncoderGraph(codec, config.inertia).inertia),
-        "kind": "labels" if sends_labels(codec) else "tokens",
-        "levels": levels,
-        "codes": codes,
-        "dim": dim,
-        "labels": [
-            {"id": label.id, "name": label.name, "color": list(label.color)}
-            for label in material.labels.labels
-        ],
-    }
-
-
-def provenance(material: Material) -> dict[str, Any]:
-    """Return what the manifest says of where weights come from."""
-    config = material.config
-    return {
-        "data": material.describe(),
-        "datasets": config.data.names(),
-        "license": material.terms(),
-        "commit": commit(),
-        "seed": config.seed,
-        **({"notes": config.notes} if config.notes else {}),
-    }
-
-
 def report(folder: Path, samples: Dataset) -> None:
     """Measure the bundle in `folder` and add the figures to its manifest and card.
 
@@ -337,41 +306,6 @@ def _or_warn(folder: Path, measure: Callable[[], None]) -> None:
             f"warning: {folder} is complete but has no figures: {type(error).__name__}: {error}",
             file=sys.stderr,
         )
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a bundle's manifest and card."""
-    write_text(folder / MANIFEST, yaml.safe_dump(manifest, sort_keys=False))
-    write_text(folder / CARD, model_card(manifest))
-
-
-def _write_expert_manifest(folder: Path, about: dict[str, Any]) -> None:
-    write_text(folder / EXPERT_MANIFEST, yaml.safe_dump(about, sort_keys=False))
-    write_text(folder / CARD, expert_card(about))
-
-
-def expert_name(config: Config) -> str:
-    """Return what the expert is called in manifest and card."""
-    network = config.expert.network
-    if isinstance(network, Fpn):
-        return f"EfficientNet-{network.backbone.capitalize()} FPN"
-    return {"espnet": "ESPNet"}.get(network.kind) or f"{network.kind} network"
-
-
-def record(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of a file, as the manifest has them."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def commit() -> str:
-    """Return the commit of this code, with ``-dirty`` where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        found = ""
-    return found or "unknown"
 
 
 def delete_orphans(models: Path) -> None:

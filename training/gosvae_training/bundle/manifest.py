@@ -1,0 +1,94 @@
+"""What stands in manifests: sizes, labels, file hashes and where weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gosvae_codec.bundle import FORMAT, MANIFEST
+
+from ..config import Config
+from ..files import write_text
+from ..models.settings import Fpn
+from ..models.token_network import TokenNetwork
+from ..train import Material
+from .card import expert_card, model_card
+from .graphs import EncoderGraph, sends_labels
+
+EXPERT = "expert.onnx"
+EXPERT_MANIFEST = "expert.yaml"
+CARD = "README.md"
+
+
+def describe_codec(material: Material, codec: TokenNetwork) -> dict[str, Any]:
+    """Return the part of the manifest that says how tokens and labels are to be read."""
+    config, (levels, codes, dim) = material.config, codec.codebooks().shape
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "label_space": config.labels,
+        "input_size": list(config.input_size),
+        "grid": [-(-side // codec.encoder.stride) for side in config.input_size],
+        "inertia": list(EncoderGraph(codec, config.inertia).inertia),
+        "kind": "labels" if sends_labels(codec) else "tokens",
+        "levels": levels,
+        "codes": codes,
+        "dim": dim,
+        "labels": [
+            {"id": label.id, "name": label.name, "color": list(label.color)}
+            for label in material.labels.labels
+        ],
+    }
+
+
+def provenance(material: Material) -> dict[str, Any]:
+    """Return what the manifest says of where weights come from."""
+    config = material.config
+    return {
+        "data": material.describe(),
+        "datasets": config.data.names(),
+        "license": material.terms(),
+        "commit": commit(),
+        "seed": config.seed,
+        **({"notes": config.notes} if config.notes else {}),
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a bundle's manifest and card."""
+    write_text(folder / MANIFEST, yaml.safe_dump(manifest, sort_keys=False))
+    write_text(folder / CARD, model_card(manifest))
+
+
+def write_expert_manifest(folder: Path, about: dict[str, Any]) -> None:
+    """Write the manifest and card of an expert without tokens."""
+    write_text(folder / EXPERT_MANIFEST, yaml.safe_dump(about, sort_keys=False))
+    write_text(folder / CARD, expert_card(about))
+
+
+def expert_name(config: Config) -> str:
+    """Return what the expert is called in manifest and card."""
+    network = config.expert.network
+    if isinstance(network, Fpn):
+        return f"EfficientNet-{network.backbone.capitalize()} FPN"
+    return {"espnet": "ESPNet"}.get(network.kind) or f"{network.kind} network"
+
+
+def record(path: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file, as the manifest has them."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def commit() -> str:
+    """Return the commit of this code, with ``-dirty`` where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        found = ""
+    return found or "unknown"
