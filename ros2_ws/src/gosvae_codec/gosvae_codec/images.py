@@ -152,8 +152,11 @@ def _unpack(message: Any) -> tuple[str, npt.NDArray[Any]]:
     rows = np.frombuffer(message.data, np.uint8, lines * step).reshape(lines, step)
     rows = np.ascontiguousarray(rows[:, : width * pixel_bytes])
     if encoding.endswith("16"):
-        values = rows.view(">u2" if message.is_bigendian else "<u2")
-        return encoding, values.astype(np.uint16, copy=False)
+        values = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint16, copy=False)
+        if encoding in ("rgba16", "bgra16"):
+            # Alpha fills all 16 bits, whatever the sensor does.
+            return f"{encoding[:3]}16", values.reshape(height, width, 4)[..., :3]
+        return encoding, values
     return encoding, rows
 
 

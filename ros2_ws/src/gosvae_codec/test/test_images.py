@@ -119,6 +119,15 @@ def test_the_sensors_bits_are_scaled_to_eight(encoding: str, bits: int) -> None:
         np.testing.assert_array_equal(to_rgb(message, bits), expected)
 
 
+@pytest.mark.parametrize("encoding", ["rgba16", "bgra16", "16UC4"])
+def test_opaque_alpha_does_not_darken_the_picture(encoding: str) -> None:
+    rgb = scene()
+    wide = widen(pack(narrow_name(encoding), rgb), 12)
+    wide[..., 3] = 65535
+    message = image(encoding, wide.reshape(len(wide), -1).view(np.uint8), rgb.shape[:2], 4)
+    np.testing.assert_array_equal(to_rgb(message), rgb)
+
+
 def grey(values: np.ndarray) -> SimpleNamespace:
     return image("mono16", values.view(np.uint8), values.shape)
 
