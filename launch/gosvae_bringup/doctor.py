@@ -1,4 +1,4 @@
-"""`gosvae doctor`: what of this machine the pipeline needs, each with what to do where it lacks.
+"""`gosvae doctor`: checks of what the pipeline needs of this machine, each with a remedy.
 
 Each check is a function that returns a :class:`Check`; none raises.
 """
@@ -39,16 +39,16 @@ EXECUTABLES = (
     ("gosvae_tools", "record"),
 )
 DISCOVERY_SECONDS = 10.0
-"""How long two nodes of this process may take to hear each other."""
+"""Limit for two nodes of this process to receive from each other."""
 UDP_BUFFER = Path("/proc/sys/net/core/rmem_max")
 LEAST_SEGMENT = 10_000_000
 """Bytes of shared memory that several camera images need."""
 LAST_DOMAIN = 101
-"""Above it, ports of DDS may be those that Linux gives out by itself."""
+"""Largest domain whose ports are below the range of Linux's ephemeral ports."""
 
 
 class Check(NamedTuple):
-    """What was looked at, how it is, what was found, and the remedy; empty where none is needed."""
+    """Name of a check, its result, what was found, and the remedy; empty if none is needed."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -79,17 +79,17 @@ def examine(bundle: str = "", providers: Sequence[str] = ("cpu",)) -> Iterator[C
     for name, check in checks:
         try:
             yield check()
-        except Exception as error:  # one broken thing must not hide the others
+        except Exception as error:  # a check that fails must not hide the others
             yield Check(name, "fail", str(error) or type(error).__name__, _remedy(error))
 
 
 def _remedy(error: Exception) -> str:
-    # Errors of ours bring their own.
+    # Our errors name their remedy.
     return "" if isinstance(error, GosvaeError) else "see the README"
 
 
 def check_python() -> Check:
-    """Look at the interpreter."""
+    """Check the version of the interpreter."""
     found = f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}"
     if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         return Check("python", "ok", found)
@@ -98,7 +98,7 @@ def check_python() -> Check:
 
 
 def check_ros() -> Check:
-    """Look at rclpy and the middleware."""
+    """Check rclpy, the distribution and the middleware."""
     try:
         import rclpy
     except ImportError as error:
@@ -119,7 +119,7 @@ def check_ros() -> Check:
 
 
 def check_packages() -> Check:
-    """Look for the nodes' executables."""
+    """Check that the nodes' executables are installed."""
     try:
         for package, executable in EXECUTABLES:
             find_executable(package, executable)
@@ -129,7 +129,7 @@ def check_packages() -> Check:
 
 
 def check_gpu() -> Check:
-    """Compare the GPUs that there are with what ONNX Runtime can use."""
+    """Compare the GPUs of the machine with those that ONNX Runtime can use."""
     import onnxruntime
 
     offered = [
@@ -160,7 +160,7 @@ def check_bundle(path: str, providers: Sequence[str]) -> Check:
     bundle = ModelBundle.load(find_bundle(path))
     encoder, decoder = Encoder(bundle, providers), Decoder(bundle, providers)
     frame = np.zeros((*bundle.input_size, 3), np.uint8)
-    # Once for what is made at the first use only.
+    # The first run allocates; it is not measured.
     decoder.decode(encoder.encode(frame))
     start = time.perf_counter()
     packets = encoder.encode(frame)
@@ -183,7 +183,7 @@ def _profile() -> Path:
 
 
 def check_profile() -> Check:
-    """Read the profile that Fast DDS will use, and look whether this terminal names it."""
+    """Read the profile that Fast DDS will use, and check that this terminal sets it."""
     profile, shipped = _profile(), find_profile()
     try:
         sizes = [int(each.text or 0) for each in _elements(profile, "segment_size")]
@@ -209,7 +209,7 @@ def _elements(profile: Path, name: str) -> Iterator[ElementTree.Element]:
 
 
 def check_shared_memory() -> Check:
-    """Compare what is free with what transmitter, receiver, replay and recording take."""
+    """Compare free shared memory with the need of transmitter, receiver, replay and recording."""
     problem = shared_memory_problem(_profile(), len(EXECUTABLES))
     if problem:
         found, _, remedy = problem.partition(": ")
@@ -219,7 +219,7 @@ def check_shared_memory() -> Check:
 
 
 def check_udp_buffers() -> Check:
-    """Compare what the kernel allows with what the profile asks for."""
+    """Compare the kernel's limit of UDP buffers with the size that the profile sets."""
     wanted = max(
         (int(each.text or 0) for each in _elements(_profile(), "receiveBufferSize")), default=0
     )
@@ -232,7 +232,7 @@ def check_udp_buffers() -> Check:
 
 
 def check_network() -> Check:
-    """Look at the domain, the range of discovery and the interfaces."""
+    """Check the domain, the range of discovery and the interfaces."""
     domain = os.environ.get("ROS_DOMAIN_ID", "0") or "0"
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET") or "SUBNET"
     peers = os.environ.get("ROS_STATIC_PEERS", "")
@@ -271,7 +271,7 @@ def _multicasts(interface: str) -> bool:
 
 
 def check_discovery() -> Check:
-    """Let two nodes hear each other over DDS, and see who else of the pipeline is there."""
+    """Let two nodes exchange a message over DDS, and list the streams of running nodes."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from std_msgs.msg import Header
@@ -344,12 +344,14 @@ _TIME_ERROR = 5
 
 
 def check_clock() -> Check:
-    """Ask the kernel whether its clock is synchronised."""
+    """Check whether the kernel takes its clock for synchronised."""
     state = _Timex()
     result = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(state))
     if result < 0:
         reason = os.strerror(ctypes.get_errno())
-        return Check("clock", "warn", f"the kernel does not tell: {reason}", "see the host's clock")
+        return Check(
+            "clock", "warn", f"the kernel does not report it: {reason}", "check the host's clock"
+        )
     if result == _TIME_ERROR:
         remedy = (
             "fine on one machine; for two, run chrony or PTP on both, as docs/deployment.md has "
@@ -379,9 +381,9 @@ DOCTOR = Verb(
     "doctor",
     "check this machine, with remedies",
     """\
-Looks at what the pipeline needs of this machine: Python, ROS, the nodes, GPU and ONNX Runtime, the
-bundle, shared memory, network, discovery and clock; and says what to do where something lacks. The
-exit status is 1 where something is broken; a warning alone leaves it 0.
+Checks what the pipeline needs of this machine: Python, ROS, the nodes, GPU and ONNX Runtime, the
+bundle, the Fast DDS profile, shared memory, network, discovery and clock, and names the remedy for
+what is missing. The exit status is 1 if something is broken; with warnings alone it is 0.
 """,
     _add_arguments,
     _doctor,

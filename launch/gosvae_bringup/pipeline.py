@@ -84,7 +84,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What to start, in which environment on top of the present one, and what to say before."""
+    """Processes to start, variables to add to their environment, and warnings to print before."""
 
     nodes: tuple[Node, ...]
     environment: Mapping[str, str]

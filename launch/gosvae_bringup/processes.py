@@ -20,18 +20,18 @@ from gosvae_common.errors import UsageError
 from .pipeline import Node
 
 GRACE = ((signal.SIGTERM, 13.0), (signal.SIGKILL, 3.0))
-"""What a process is sent that should stop, and for how many seconds it may take its time. Not
-SIGINT, for which Python prints a traceback while it still imports a node."""
+"""Signals that stop a process, each with the seconds to wait before the next one. Not SIGINT, for
+which Python prints a traceback while it still imports a node."""
 
 DRAIN_SECONDS = 2.0
-"""For how long nodes go on after the end of a drive, for what is still on its way."""
+"""Time for which nodes go on after the end of a drive, for packets that are still on their way."""
 
 RESPAWN_SECONDS = 2.0
 """After which a failed node is started again, where that is asked for."""
 
 
 class Ended(NamedTuple):
-    """A process that ended; `status` is what a shell would say, 128 + signal for a signal."""
+    """A process that ended; `status` is that of a shell, 128 + number for a signal."""
 
     node: Node
     status: int
@@ -61,7 +61,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Ask Linux for a SIGTERM at the parent's end: killed with SIGKILL, it can pass nothing on."""
+    """Let Linux send SIGTERM when the parent ends, as one killed by SIGKILL cannot do it."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 

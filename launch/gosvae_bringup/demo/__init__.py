@@ -1,4 +1,4 @@
-"""`gosvae demo`: a drive through the whole pipeline over DDS, and what became of it."""
+"""`gosvae demo`: a drive through the whole pipeline over DDS, with a report."""
 
 from __future__ import annotations
 

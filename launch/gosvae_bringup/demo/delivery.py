@@ -1,4 +1,4 @@
-"""What crossed in a demo run, from the replay's report and the recorded bags."""
+"""Packets and masks of a demo run, from the replay's report and the recorded bags."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ReportError(GosvaeError):
 
 
 class FrameReport(NamedTuple):
-    """What became of one frame: bytes of its packets, and how old its mask was in ms.
+    """Size of one frame's packets in bytes, and the age of its mask in ms.
 
-    The rate in kbit/s is what frames of its size would make. The age is nan where no mask came.
+    The rate in kbit/s is that of a stream of frames of this size. The age is nan if no mask came.
     """
 
     bytes: int
@@ -36,7 +36,7 @@ class FrameReport(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """What a receiver said: when it was recorded (ns), and the fields of that name."""
+    """Feedback of a receiver: time of recording (ns), and the fields of that name."""
 
     time: int
     packets_received: int
@@ -45,7 +45,7 @@ class Feedback(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What a link carried in one direction: kbit/s of Ethernet frames, and the share it lost."""
+    """Traffic of a link in one direction: kbit/s of Ethernet frames, and the share lost."""
 
     kbit_per_s: float
     loss: float
@@ -53,7 +53,7 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class Delivery:
-    """What crossed, counted per stamp (ns) of a camera's frames as the drive has them.
+    """Packets and masks of a camera's frames, by the frame's stamp (ns) in the drive.
 
     Attributes:
         bags: the recorded bags, one or one of each side; the masks are in the last one.
@@ -75,7 +75,7 @@ class Delivery:
 
     @classmethod
     def read(cls, replay_report: Path, bags: Sequence[Path], camera: str) -> Delivery:
-        """Read what one camera's frames became.
+        """Read the packets and masks of one camera.
 
         Raises:
             ReportError: frames share a stamp.
@@ -99,7 +99,7 @@ class Delivery:
                 for each in connections:
                     if each.msgtype not in types.types:
                         types.register(get_types_from_msg(each.msgdef.data, each.msgtype))
-                # Of no connections there would be all messages.
+                # An empty list of connections would select all of them.
                 for connection, time, data in reader.messages(connections) if connections else ():
                     if names[connection.topic] == FEEDBACK:
                         said: Any = types.deserialize_cdr(data, connection.msgtype)
@@ -212,7 +212,7 @@ class Masks:
     def take(self, stamp: int) -> Mask | None:
         """Return the mask of the frame with that stamp, uint8 (H, W); None if none came.
 
-        Masks of frames that were sent before it are gone after that.
+        Masks of frames that were sent before it cannot be taken any more.
         """
         if stamp not in self._arrived:
             return None

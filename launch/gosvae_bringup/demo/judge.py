@@ -1,4 +1,4 @@
-"""How good a run's masks are: the drive is read again beside them, scored and drawn."""
+"""Scores and pictures of a run: the drive is read again and compared with the recorded masks."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SHEET_PANEL = 470
 
 
 class Quality:
-    """How good the masks are, over the frames whose mask came.
+    """Quality of the masks, over the frames whose mask came.
 
-    Pixels whose true label is none of `labels`, those that the networks know, do not count.
+    Pixels whose true label is not in `labels`, the classes of the networks, do not count.
 
     Attributes:
-        frames: how many were counted.
-        labelled: how many of them have true labels.
+        frames: number of frames counted.
+        labelled: number of these that have true labels.
     """
 
     def __init__(self, labels: LabelSpace) -> None:
@@ -79,7 +79,7 @@ def _miou(matrix: ConfusionMatrix) -> float | None:
 
 
 class Counts(NamedTuple):
-    """What became of the drive's frames between reading and sending.
+    """Numbers of the drive's frames, as read again after playing.
 
     Attributes:
         read: frames that decode.
@@ -102,7 +102,7 @@ def judge(
     Frames that do not decode are left out and counted.
 
     Returns:
-        How good the masks are, what became of the frames, and the paths of what was written.
+        Quality of the masks, numbers of frames, and the paths of the files written, by kind.
 
     Raises:
         DemoError: none of the frames that were sent decodes, or a picture cannot be written.

@@ -1,4 +1,4 @@
-"""What people look at after a demo: a video and a contact sheet of camera, mask and overlay."""
+"""Pictures of a demo run: a video and a contact sheet of camera, mask and overlay."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W) label ids; None, painted as such, where none came.
-        labels: whose colours the mask is painted in.
+        mask: uint8 (H, W) label ids; None, which is written there, if no mask came.
+        labels: colours of the mask.
         width: of each picture.
     """
     size = (width, max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2))
@@ -63,8 +63,8 @@ class Video:
 
     Args:
         path: of the .mp4.
-        labels: whose colours masks are painted in, and the legend shows.
-        title: what the caption begins with.
+        labels: colours of the masks and of the legend.
+        title: start of the caption.
         rate: frames per second.
     """
 

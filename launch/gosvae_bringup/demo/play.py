@@ -33,11 +33,11 @@ from .network import network
 from .prepare import CAMERA, Run
 
 START_SECONDS = 60.0
-"""How long the nodes may take to find each other, and then the first mask to come."""
+"""Limit for the nodes to find each other, and then for the first mask to come."""
 QUIET_SECONDS = 2.0
-"""After the drive, masks are waited for until none came for so long."""
+"""After the drive, waiting for masks ends when none came for this time."""
 SETTLE_SECONDS = 0.5
-"""For how long recording goes on after the last mask."""
+"""Time for which recording goes on after the last mask."""
 CODERS = ("transmitter", "receiver")
 """Executables of the nodes on both ends of a link."""
 
@@ -163,7 +163,7 @@ def _receive(
 
 
 class _Meter:
-    """What crosses a link from now until :meth:`stop`."""
+    """Measures the traffic of a link from now until :meth:`stop`."""
 
     def __init__(self, link: EmulatedLink) -> None:
         self._link = link
@@ -195,14 +195,14 @@ def _check(processes: Processes, stop: Event) -> bool:
 def _failure(ended: Ended, processes: Processes) -> str:
     log = processes.log(ended.node)
     lines = log.read_text(errors="replace").strip().splitlines()
-    return f"{ended}: {lines[-1] if lines else 'without a word'}; see {log}"
+    return f"{ended}: {lines[-1] if lines else 'no output'}; see {log}"
 
 
 class _Watcher:
-    """A node that counts masks, and sees who is there."""
+    """A node that counts masks, and checks which nodes are connected."""
 
     def __init__(self, diagnostics: str) -> None:
-        """Watch over a transmitter that tells about itself on the topic `diagnostics`."""
+        """Watch a transmitter whose diagnostics come on the topic `diagnostics`."""
         self.masks = 0
         self.last_mask = -math.inf
         self._topic = diagnostics
@@ -212,7 +212,7 @@ class _Watcher:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node("gosvae_demo")
         qos = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        # Serialised, as nobody looks into them here.
+        # Serialised: only their number matters here.
         self._node.create_subscription(Image, f"{CAMERA}/{MASK}", self._count, qos, raw=True)
         self._diagnostics: Subscription | None = self._node.create_subscription(
             DiagnosticArray, self._topic, self._learn, 10
@@ -247,19 +247,19 @@ class _Watcher:
                 self._listeners = {each.key: each.value for each in status.values}["listeners"]
 
     def missing(self) -> str | None:
-        """Return what the chain lacks before the drive can begin; None when it is complete."""
+        """Return what is missing before the drive can begin; None when all nodes are connected."""
         packets, masks = f"{CAMERA}/{PACKETS}", f"{CAMERA}/{MASK}"
         if not self._node.count_publishers(packets):
             return "transmitter"
         if not self._node.count_publishers(masks):
             return "receiver"
-        # Recording hears both, and this node masks.
+        # Recording and this node.
         if self._node.count_subscribers(masks) < 2:
             return "listeners of masks"
-        # Recording and receiver hear packets: what counts is that the transmitter knows.
+        # Recording and receiver. The transmitter must know of them, not only this node.
         if self._listeners != "2":
             return "listeners of packets"
-        # From now on diagnostics need not cross a link.
+        # Diagnostics would go on crossing a link.
         if self._diagnostics is not None:
             self._node.destroy_subscription(self._diagnostics)
             self._diagnostics = None

@@ -52,7 +52,7 @@ def figures(
 
 
 def show(console: Console, report: Mapping[str, Any], quality: Quality) -> None:
-    """Print the figures as a table, and where the rest is."""
+    """Print the figures as a table, and the paths of the files written."""
 
     def number(value: float | None, form: str, unit: str = "") -> str:
         return "-" if value is None else f"{value:{form}}{unit}"
@@ -85,7 +85,7 @@ def show(console: Console, report: Mapping[str, Any], quality: Quality) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
-    # Paths whole, however narrow the terminal.
+    # Not in the table, which would break long paths.
     for name, path in report["outputs"].items():
         print(f"{name.replace('_', ' '):<14} {path}")
 
