@@ -57,7 +57,7 @@ def _demo(run: Run) -> int:
     if run.json_file:
         run.json_file.write_text(json.dumps(report, indent=2) + "\n")
     for loss in run.source.losses:
-        print(f"gosvae demo: {loss.reason}", file=sys.stderr)
+        print(f"gosvae demo: left out: {loss.reason}", file=sys.stderr)
     logs = f"the nodes' output is in {run.folder / 'logs'}"
     found = [
         f"{each}; {logs}" for each in problems(delivery, quality, counts, run.link is not None)

@@ -105,4 +105,7 @@ def problems(delivery: Delivery, quality: Quality, counts: Counts, lossy: bool) 
         )
     expected = delivery.frames_sent - counts.undecodable
     if quality.frames < expected and not (lossy and quality.frames):
-        yield f"{expected - quality.frames} of {expected} masks are missing"
+        yield (
+            f"{expected - quality.frames} of {expected} masks are missing: if the machine is too "
+            "busy for the networks, give a lower --rate"
+        )
