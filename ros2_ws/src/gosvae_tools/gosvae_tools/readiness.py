@@ -22,7 +22,7 @@ class Need(NamedTuple):
     node: str
     camera: str
     key: str
-    count: int
+    least: int
 
 
 class Readiness:
@@ -57,9 +57,9 @@ class Readiness:
             values = self._told.get((need.node, need.camera))
             if values is None:
                 line = f"{need.node} tells nothing of {need.camera}"
-            elif not _reaches(values.get(need.key, ""), need.count):
+            elif not _reaches(values.get(need.key, ""), need.least):
                 found = values.get(need.key) or "no"
-                line = f"{need.node} has {found} of {need.count} {need.key} of {need.camera}"
+                line = f"{need.node} has {found} of {need.least} {need.key} of {need.camera}"
             else:
                 continue
             if line not in lines:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from threading import Event
@@ -52,10 +51,9 @@ from .drives import Channel, Message, SourceError, open_source
 from .drives.prefetch import prefetch
 from .limits import RATE_LIMITS
 from .readiness import Readiness
-from .static_transforms import StaticTransforms, first_transforms
-from .timeline import STAMP_LIMIT, Placed, Timeline, moved
+from .static_transforms import StaticTransforms, transforms_at
+from .timeline import SECOND, STAMP_LIMIT, Pace, Placed, Timeline, moved
 
-SECOND = 1_000_000_000
 AHEAD = 8
 """Messages that are read and decoded ahead."""
 STALL = SECOND // 2
@@ -106,23 +104,6 @@ PARAMETERS: tuple[tuple[str, Any, str, tuple[float, float] | None], ...] = (
 """Name, default, description and range of each parameter."""
 LIVE = ("rate", "loop")
 """Parameters that can change while it plays."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How the input's time follows the monotonic clock: both in ns, and exact over any length."""
-
-    rate: float
-    position: int
-    since: int
-
-    def time(self) -> int:
-        """Return the input's time now."""
-        return self.position + round((time.monotonic_ns() - self.since) * self.rate)
-
-    def wall(self, position: int) -> int:
-        """Return the monotonic clock's time at which the input's time is `position`."""
-        return self.since + round((position - self.position) / self.rate)
 
 
 class NotReadyError(GosvaeError):
@@ -199,11 +180,12 @@ class Replay(ParameterNode):
             )
 
     def _latch_static_transforms(self) -> StaticTransforms:
-        """Publish the static transforms of the input, the first to each frame, to all who come."""
+        """Publish the static transforms of the input to all who come."""
         transforms = StaticTransforms()
         for channel, publisher in self._outputs.items():
             if channel.role == "tf_static":
-                transforms = first_transforms(self.source.path, channel.topic)
+                path, start = self.source.path, self.source.start
+                transforms = transforms_at(path, channel.topic, start)
                 publisher.publish(transforms.message())
                 self.get_logger().info(f"latched {len(transforms)} static transforms")
         return transforms

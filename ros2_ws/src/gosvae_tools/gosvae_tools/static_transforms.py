@@ -47,8 +47,10 @@ class StaticTransforms:
         return len(self._transforms)
 
 
-def first_transforms(path: Path, topic: str) -> StaticTransforms:
-    """Return the first static transform to each frame that a bag has on a topic.
+def transforms_at(path: Path, topic: str, start: int) -> StaticTransforms:
+    """Return the static transforms that a bag has on a topic at a time in ns.
+
+    A frame that has none yet gets its first one, as latched topics are to be complete at once.
 
     Raises:
         SourceError: the bag cannot be read.
@@ -61,6 +63,6 @@ def first_transforms(path: Path, topic: str) -> StaticTransforms:
             if each.topic == topic and each.msgtype == TF_MESSAGE
         ]
         # Of no connections there would be all messages.
-        for _, _, data in reader.messages(connections) if connections else ():
-            found.add(bytes(data), replace=False)
+        for _, time, data in reader.messages(connections) if connections else ():
+            found.add(bytes(data), replace=time <= start)
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .drives import Message, Source
@@ -32,6 +34,23 @@ class Placed(NamedTuple):
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How the playing time follows the monotonic clock: both in ns, and exact over any length."""
+
+    rate: float
+    position: int
+    since: int
+
+    def time(self) -> int:
+        """Return the playing time now."""
+        return self.position + round((time.monotonic_ns() - self.since) * self.rate)
+
+    def wall(self, position: int) -> int:
+        """Return the monotonic clock's time at which the playing time is `position`."""
+        return self.since + round((position - self.position) / self.rate)
+
+
 class Timeline:
     """Places the messages of one or more rounds.
 
@@ -39,7 +58,8 @@ class Timeline:
     Other messages come at their time after the last frame, or before the first one, at most
     `max_gap` from it. In the first round messages stay as they were recorded, and the clock jumps
     over a gap that is cut. Later rounds are moved behind the round before, stamps included; what
-    lay beyond a gap is left out of them, unless it is a frame.
+    lay beyond a gap is left out of them, unless it is a frame. Static transforms are placed in the
+    first round, from the first frame on: those from before are latched when playing begins.
     """
 
     def __init__(self, source: Source, max_gap: int) -> None:
@@ -66,6 +86,11 @@ class Timeline:
         newest: int | None = None
         by = 0
         for message in messages:
+            if message.channel.role == "tf_static":
+                # What came before the first frame is latched already.
+                if newest is not None and not self.rounds:
+                    yield self._place(message, min(message.time - newest, self._max_gap), by)
+                continue
             if newest is None and message.channel.role != "image":
                 leading.append(message)
                 continue
@@ -88,18 +113,18 @@ class Timeline:
     def _begin(self, first: int, leading: list[Message]) -> int:
         """Move to the first frame of a round; return by how many ns its messages are moved."""
         lead = min(first - leading[0].time, self._max_gap) if leading else 0
-        time = first if self._is_sound(first) else self._start - self._max_gap
+        begin = first if self._is_sound(first) else self._start - self._max_gap
         if self._clock is None:
-            self._position, self._clock = lead, time
+            self._position, self._clock = lead, begin
             return 0
         position, clock = self._end
         self._position = position + self._interval + lead
         self._clock = clock + self._interval + lead
-        return self._clock - time
+        return self._clock - begin
 
-    def _is_sound(self, time: int) -> bool:
+    def _is_sound(self, recorded: int) -> bool:
         low, high = self._sound
-        return low <= time <= high
+        return low <= recorded <= high
 
     def _lead(self, leading: list[Message], first: int, by: int) -> Iterator[Placed]:
         """Yield what was recorded before the first frame."""
@@ -115,12 +140,12 @@ class Timeline:
                 )
             yield self._place(message, -min(early, self._max_gap), by, note)
 
-    def _advance(self, time: int, gap: int, by: int) -> str:
-        """Move on to a frame that was recorded `gap` ns after the one before; return a note."""
+    def _advance(self, recorded: int, gap: int, by: int) -> str:
+        """Move on to a frame `recorded` then, `gap` ns after the one before; return a note."""
         assert self._clock is not None
         step = min(gap, self._max_gap)
         self._position += step
-        followed = time + by if self._is_sound(time) else self._clock + step
+        followed = recorded + by if self._is_sound(recorded) else self._clock + step
         self._clock = max(self._clock, followed)
         if gap <= self._max_gap:
             return ""

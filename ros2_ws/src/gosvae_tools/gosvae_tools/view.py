@@ -15,7 +15,9 @@ import socket
 import time
 import webbrowser
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +26,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import rerun as rr
-import rerun.blueprint as rrb
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.exceptions import ParameterException
@@ -33,6 +34,7 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from gosvae_codec.draft import draft
 from gosvae_codec.errors import GosvaeError
 from gosvae_codec.images import ImageConverter
 from gosvae_codec.labels import UNLABELLED
@@ -47,21 +49,12 @@ from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import Feedback, LabelInfo
 
 from .limits import PORT_LIMITS
+from .view_layout import FIGURES, blueprint
 
 ADDRESS = "127.0.0.1"
-FIGURES = {
-    "bytes_per_frame": "bytes per frame",
-    "kbit_per_s": "kbit/s",
-    "mask_age": "mask age, ms",
-    "loss": "packets lost, %",
-    "coverage": "coverage of the mask, %",
-}
-"""Titles of the time series, by the entity that their cameras' lie under."""
 DIAGNOSED = {"bytes/frame": "bytes_per_frame", "kbit/s": "kbit_per_s"}
 """Time series that come from the receiver's diagnostics, by their key there."""
 SERIES_COLORS = ((255, 140, 0), (64, 160, 255), (120, 220, 120), (230, 90, 200))
-SHOWN_SECONDS = 60.0
-"""Length of the time series in view."""
 LOSS_SECONDS = 5.0
 """Window that the share of lost packets is taken over."""
 LEGEND_WIDTH = 640
@@ -108,6 +101,8 @@ class View(ParameterNode):
             self.declare(name, default, description, limits, read_only=True)
         self._cameras = [camera.strip("/") for camera in self.value("cameras")]
         self._file = Path(self.value("save")).expanduser() if self.value("save") else None
+        self._draft = ExitStack()
+        """What makes the file whole when it is closed."""
         self._recording = self._serve()
         self._said: dict[str, tuple[bytes, str]] = {}
         self._losses = {camera: _Loss() for camera in self._cameras}
@@ -131,7 +126,7 @@ class View(ParameterNode):
         self._recording.disconnect()
         if self._file is not None:
             try:
-                _draft(self._file).replace(self._file)
+                self._draft.close()
             except OSError as error:
                 raise ViewError(f"save: {self._file} cannot be written: {error}") from error
             self.get_logger().info(f"saved {self._file}; rerun {self._file} shows it")
@@ -150,9 +145,10 @@ class View(ParameterNode):
             rr.GrpcServerSink(ADDRESS, port + 1, server_memory_limit=MEMORY, newest_first=True)
         ]
         if self._file is not None:
-            if self._file.exists():
-                raise ViewError(f"save: {self._file} exists already; remove it or name another")
-            sinks.append(self._file_sink(self._file))
+            try:
+                sinks.append(rr.FileSink(self._draft.enter_context(draft(self._file))))
+            except OSError as error:
+                raise ViewError(f"save: {error}") from error
         recording = rr.RecordingStream("gosvae")
         try:
             recording.set_sinks(
@@ -168,11 +164,6 @@ class View(ParameterNode):
             webbrowser.open(page)
         return recording
 
-    def _file_sink(self, path: Path) -> rr.FileSink:
-        if not path.parent.is_dir():
-            raise ViewError(f"save: {path.parent} is no folder; make it, or name another")
-        return rr.FileSink(_draft(path))
-
     def _show(self, camera: str, color: tuple[int, int, int]) -> None:
         for name in FIGURES:
             style = rr.SeriesLines(colors=[color], names=[camera], widths=[2.0])
@@ -184,18 +175,13 @@ class View(ParameterNode):
             (Feedback, topics.FEEDBACK, qos_profile("packets"), self._plot),
         )
         for msgtype, topic, qos, handle in inputs:
-            self._subscribe(
-                msgtype,
-                f"{camera}/{topic}",
-                qos,
-                lambda message, handle=handle: handle(camera, message),
-            )
+            self._subscribe(msgtype, f"{camera}/{topic}", qos, partial(handle, camera))
         if self.value("frames"):
             self._subscribe(
                 Image,
                 f"{camera}/{topics.OVERLAY}",
                 sensor_data,
-                lambda message: self._show_picture(f"{camera}/overlay", message),
+                partial(self._show_picture, f"{camera}/overlay"),
             )
 
     def _subscribe(
@@ -220,9 +206,7 @@ class View(ParameterNode):
                         msgtype,
                         topic,
                         qos_profile("sensor_data"),
-                        lambda message, camera=camera: self._show_picture(
-                            f"{camera}/image", message
-                        ),
+                        partial(self._show_picture, f"{camera}/image"),
                     )
 
     def _find_reconstructions(self) -> None:
@@ -238,9 +222,7 @@ class View(ParameterNode):
                 Image,
                 f"{camera}/{topics.RECONSTRUCTION}",
                 qos_profile("sensor_data"),
-                lambda message, camera=camera: self._show_picture(
-                    f"{camera}/reconstruction", message
-                ),
+                partial(self._show_picture, f"{camera}/reconstruction"),
             )
             self._recording.send_blueprint(
                 blueprint(self._cameras, self.value("frames"), self._drawn)
@@ -264,7 +246,8 @@ class View(ParameterNode):
         frame = self._converters[entity].to_rgb(message)
         size = self._shown_size(frame)
         if size != frame.shape[:2]:
-            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+            scaled = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+            frame = np.asarray(scaled, np.uint8)
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
         self._set_time(message.header.stamp)
@@ -330,61 +313,6 @@ class _Loss:
         _, *last = self._counts[-1]
         received, lost = ((b - a) % (1 << 32) for a, b in zip(first, last, strict=True))
         return share(lost, received)
-
-
-def blueprint(cameras: Sequence[str], frames: bool, drawn: Collection[str] = ()) -> rrb.Blueprint:
-    """Arrange the page: what each camera sees on the left, what it costs on the right.
-
-    Args:
-        cameras: base names of their topics.
-        frames: whether there are frames and overlays beside the masks.
-        drawn: those of `cameras` of which there is a reconstruction.
-    """
-    blocks = []
-    for camera in cameras:
-        received = [rrb.Spatial2DView(origin=f"{camera}/mask", name=f"{camera}: mask")]
-        if camera in drawn:
-            origin = f"{camera}/reconstruction"
-            received.append(rrb.Spatial2DView(origin=origin, name=f"{camera}: reconstruction"))
-        if frames:
-            image = rrb.Spatial2DView(origin=f"{camera}/image", name=f"{camera}: frame")
-            overlay = rrb.Spatial2DView(origin=f"{camera}/overlay", name=f"{camera}: overlay")
-            beside = rrb.Horizontal(image, *received)
-            blocks.append(rrb.Vertical(overlay, beside, row_shares=[2, 1], name=camera))
-        else:
-            blocks.append(rrb.Horizontal(*received, name=camera))
-    lately = rrb.VisibleTimeRange(
-        "log_time",
-        start=rrb.TimeRangeBoundary.cursor_relative(seconds=-SHOWN_SECONDS),
-        end=rrb.TimeRangeBoundary.cursor_relative(),
-    )
-    plots = (
-        rrb.TimeSeriesView(
-            origin=name,
-            name=title,
-            axis_y=rrb.ScalarAxis(range=(0.0, 100.0)) if title.endswith("%") else None,
-            time_ranges=lately,
-        )
-        for name, title in FIGURES.items()
-    )
-    below = rrb.Horizontal(
-        rrb.Spatial2DView(origin="legend", name="labels"),
-        rrb.TextLogView(origin="status", name="status"),
-    )
-    return rrb.Blueprint(
-        rrb.Horizontal(
-            rrb.Vertical(rrb.Grid(*blocks), below, row_shares=[4, 1]),
-            rrb.Vertical(*plots),
-            column_shares=[5, 2],
-        ),
-        # Stamps of two clocks, or of one that has not begun, would tear the time line apart.
-        rrb.TimePanel(state="collapsed", timeline="log_time"),
-        collapse_panels=True,
-    )
-
-
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
 
 
 def _is_free(port: int) -> bool:

@@ -38,7 +38,8 @@ from rclpy.serialization import deserialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
-from gosvae_tools.replay import SECOND, Pace, Replay  # noqa: E402
+from gosvae_tools.replay import Replay  # noqa: E402
+from gosvae_tools.timeline import SECOND, Pace  # noqa: E402
 
 DEADLINE = 40.0
 ENVIRONMENT = {

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from gosvae_tools.drives import Channel, Message
 from gosvae_tools.readiness import Readiness
-from gosvae_tools.static_transforms import StaticTransforms, first_transforms
+from gosvae_tools.static_transforms import StaticTransforms, transforms_at
 from gosvae_tools.timeline import SECOND, Placed, Timeline
 
 IMAGE = Channel("camera/image_raw", "sensor_msgs/msg/Image", "camera", "image")
@@ -120,16 +120,33 @@ def test_static_transforms_are_kept_by_frame() -> None:
 
 
 def test_a_bags_static_transforms_are_found_wherever_they_are(tmp_path: Path) -> None:
-    late = transforms([5, 6, 7], START + 10**12, "/tf_static")
-    write(
-        tmp_path / "bag",
-        [transforms([0], 0, "/tf_static"), frame(0, START), late, transforms([1], START)],
-    )
-    found = first_transforms(tmp_path / "bag", "/tf_static")
+    items = [
+        transforms([0], 0, "/tf_static"),
+        transforms([1, 1], 10, "/tf_static"),
+        frame(0, START),
+        transforms([5, 6, 7], START + 10**12, "/tf_static"),
+        transforms([8, 8, 8], START + 10**13, "/tf_static"),
+        transforms([2], START),
+    ]
+    write(tmp_path / "bag", items)
+    found = transforms_at(tmp_path / "bag", "/tf_static", START)
     content: Any = TYPES.deserialize_cdr(found.message(), "tf2_msgs/msg/TFMessage")
     stamps = {each.child_frame_id: each.header.stamp.nanosec for each in content.transforms}
-    assert stamps == {"child0": 0, "child1": 6, "child2": 7}
-    assert len(first_transforms(tmp_path / "bag", "/other")) == 0
+    assert stamps == {"child0": 1, "child1": 1, "child2": 7}
+    assert len(transforms_at(tmp_path / "bag", "/other", START)) == 0
+
+
+STATIC = Channel("/tf_static", "std_msgs/msg/Header", "", "tf_static")
+
+
+def test_static_transforms_neither_wait_nor_come_again() -> None:
+    messages = [message(0, STATIC), message(100), message(100.2, STATIC), message(100.5)]
+    line = timeline(100, 0.5)
+    first, second = (list(line.round(messages)) for _ in range(2))
+    assert [each.message for each in first] == messages[1:]
+    assert [each.position / SECOND for each in first] == [0, 0.2, 0.5]
+    assert not any(each.note for each in first)
+    assert [each.message.channel for each in second] == [IMAGE, IMAGE]
 
 
 ALL = ("gosvae_tx", "gosvae_rx", "gosvae_record")

@@ -27,7 +27,8 @@ from gosvae_codec.labels import CAMVID
 from gosvae_common.messages import to_image
 from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import Feedback, LabelInfo
-from gosvae_tools.view import FIGURES, LOSS_SECONDS, View, ViewError, _Loss, blueprint
+from gosvae_tools.view import LOSS_SECONDS, View, ViewError, _Loss
+from gosvae_tools.view_layout import FIGURES, blueprint
 
 ROOT = Path(__file__).resolve().parents[4]
 RERUN = shutil.which("rerun")
@@ -162,7 +163,7 @@ def test_a_file_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     (tmp_path / "old.rrd").write_text("precious")
     with pytest.raises(ViewError, match=r"old\.rrd exists already; remove it or name another"):
         make(save=tmp_path / "old.rrd")
-    with pytest.raises(ViewError, match="nowhere is no folder; make it"):
+    with pytest.raises(ViewError, match="nowhere is not a folder; make it"):
         make(save=tmp_path / "nowhere" / "new.rrd")
     assert (tmp_path / "old.rrd").read_text() == "precious"
 
