@@ -19,7 +19,7 @@ DRIVE = ROOT / "drives" / "street.mcap"
 
 
 def test_it_is_the_one_described() -> None:
-    assert DRIVE.stat().st_size <= 15_000_000
+    assert DRIVE.stat().st_size <= 10_000_000
     digest = hashlib.sha256(DRIVE.read_bytes()).hexdigest()
     assert digest in (ROOT / "drives" / "README.md").read_text()
     assert find_drive().samefile(DRIVE)
