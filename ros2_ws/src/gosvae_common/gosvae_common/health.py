@@ -1,42 +1,40 @@
-"""What a node's figures mean to an operator: thresholds, findings, and why nothing comes."""
+"""What the nodes' figures mean to an operator: thresholds, findings and their texts."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.node import Node
-from rclpy.qos import QoSCompatibility, qos_check_compatible
-from rclpy.subscription import Subscription
 
-from .messages import type_name
-from .meters import Growth
+from .meters import CounterRate, Meter
 
-OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+OK: bytes = DiagnosticStatus.OK
+WARN: bytes = DiagnosticStatus.WARN
+ERROR: bytes = DiagnosticStatus.ERROR
+STALE: bytes = DiagnosticStatus.STALE
 LEVELS = {"ok": OK, "warn": WARN, "error": ERROR}
-"""Levels as parameters name them."""
+"""Levels by the names that parameters use."""
 
 JUMP_SECONDS = 0.5
-"""By how much a clock must leave the steady one between two looks to have jumped."""
-SHOWN_TOPICS = 8
-LEAST_PACKETS = 20
-"""Of fewer packets one lost says little."""
+"""Smallest difference between a clock's and the steady clock's progress that counts as a jump."""
+MIN_PACKETS = 20
+"""Smallest number of packets from which a share of lost ones is computed."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where a figure begins to worry, as parameters ``diagnostics.<name>.warn`` and ``.error``.
+    """Limits of one figure, as parameters ``diagnostics.<name>.warn`` and ``.error``.
 
     Attributes:
         name: of the figure.
-        what: the figure, with its unit, as a sentence begins.
-        warn, error: values at which it gets that level by default; 0: never.
+        what: the figure with its unit, as the beginning of a sentence.
+        warn, error: default values from which the level is WARN or ERROR; 0: never.
         most: the largest value of the parameters.
-        below: whether it is the small values that worry.
+        below: whether small values are the bad ones.
     """
 
     name: str
@@ -66,19 +64,113 @@ class Threshold:
         return OK
 
 
-class Findings:
-    """What there is to tell about a camera, of which the gravest comes first."""
+DROPS = Threshold("drops", "Share of frames dropped before the network", 0.05, 0.5, 1.0)
 
-    def __init__(self) -> None:
+EVENTS = (
+    ("provider_fallback", "warn", "networks do not run on the first of `providers`"),
+    ("bundle_mismatch", "error", "the other side has another bundle"),
+)
+"""Name, default level and meaning of events; ``diagnostics.<name>`` sets the level."""
+
+
+class Judge:
+    """Levels of figures and events, as a node's parameters set them."""
+
+    def __init__(self, thresholds: Sequence[Threshold], value: Callable[[str], Any]) -> None:
+        """Take the limits from `value`, which returns a parameter's value by its name."""
+        self._thresholds = {each.name: each for each in thresholds}
+        self._value = value
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """Return the values from which a figure is WARN and ERROR; 0: never."""
+        warn, error = map(self._value, self._thresholds[name].parameters)
+        return warn, error
+
+    def figure(self, name: str, value: float) -> bytes:
+        """Return the level of a figure."""
+        return self._thresholds[name].level(value, *self.limits(name))
+
+    def event(self, name: str) -> bytes:
+        """Return the level of an event that has happened."""
+        return LEVELS[self._value(f"diagnostics.{name}")]
+
+
+class Network(Protocol):
+    """What findings need to know of a session that runs a network."""
+
+    provider: str
+    fell_back: bool
+
+
+class Findings:
+    """Findings about one camera. Those that both nodes report have a method of their own."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
         self._found: list[tuple[bytes, str]] = []
 
     def add(self, level: bytes, text: str) -> None:
-        """Take in one; at OK it is none."""
+        """Add a finding, unless its level is OK."""
         if level != OK:
             self._found.append((level, text))
 
+    def figure(self, name: str, value: float, text: str) -> None:
+        """Add a finding about a figure, at the level of its value."""
+        self.add(self._judge.figure(name, value), text)
+
+    def event(self, name: str, text: str) -> None:
+        """Add a finding about an event, at its level."""
+        self.add(self._judge.event(name), text)
+
+    def silence(self, what: str, seconds: float, why: Callable[[], str]) -> bool:
+        """Add that nothing was received for too long; return whether that is so."""
+        level = self._judge.figure("silence_s", seconds)
+        if level != OK:
+            self.add(level, f"no {what} for {seconds:.0f} s: {why()}")
+        return level != OK
+
+    def loss(self, value: float) -> None:
+        """Add that packets are lost, a share of 0 to 1."""
+        self.figure(
+            "loss",
+            value,
+            f"{value:.0%} of the packets are lost: lower max_kbit_per_s or raise parity at the "
+            "transmitter, or improve the link",
+        )
+
+    def drops(self, value: float) -> None:
+        """Add that frames are dropped before the network, a share of 0 to 1."""
+        self.figure(
+            "drops",
+            value,
+            f"{value:.0%} of the frames are dropped: they come faster than the network runs; "
+            "lower the camera's rate, or raise threads",
+        )
+
+    def rate(self, what: str, value: float) -> None:
+        """Add that there are too few frames or masks a second."""
+        self.figure("frames_per_s", value, f"{value:.1f} {what} a second, fewer than asked for")
+
+    def fallback(self, network: Network, providers: Sequence[str]) -> None:
+        """Add that a network does not run on the first of the providers."""
+        if network.fell_back:
+            self.event(
+                "provider_fallback",
+                f"running on {network.provider}, not on {providers[0]}: install onnxruntime-gpu "
+                "with its CUDA libraries and check nvidia-smi, or put an available provider first "
+                "in providers; gosvae doctor tells more",
+            )
+
+    def mismatch(self, side: str, fingerprint: int) -> None:
+        """Add that the other `side` has another bundle."""
+        self.event(
+            "bundle_mismatch",
+            f"the {side} has another bundle, {fingerprint:016x}: give both nodes the same folder; "
+            "gosvae inspect FOLDER tells its fingerprint",
+        )
+
     def summary(self, otherwise: str) -> tuple[bytes, str]:
-        """Return the gravest level and all texts in one line; OK and `otherwise` without any."""
+        """Return the highest level and all texts in its order; OK and `otherwise` if none."""
         if not self._found:
             return OK, otherwise
         ordered = sorted(self._found, key=lambda found: found[0], reverse=True)
@@ -86,7 +178,7 @@ class Findings:
 
 
 class ClockWatch:
-    """Notices jumps of the clock that stamps are compared with."""
+    """Detects jumps of the clock that stamps are compared with."""
 
     def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         """Compare with `steady`, seconds of a clock that is never set."""
@@ -94,7 +186,7 @@ class ClockWatch:
         self._before: tuple[float, float] | None = None
 
     def jump(self, now: float, simulated: bool) -> float:
-        """Return by how many seconds the clock jumped since the last call; 0 where it did not.
+        """Return by how many seconds the clock jumped since the last call; 0 if it did not.
 
         Args:
             now: seconds of the clock; 0: not known yet.
@@ -111,93 +203,30 @@ class ClockWatch:
         return change if abs(change) > JUMP_SECONDS else 0.0
 
 
-def explain_silence(
-    node: Node, subscription: Subscription, kinds: Sequence[type], remedy: str
-) -> str:
-    """Return in a sentence why nothing may come to a subscription, and what to do about it.
-
-    Args:
-        node: whose view of the ROS graph counts.
-        subscription: to what nothing comes.
-        kinds: message types of topics that may have been meant instead.
-        remedy: what to do where nobody publishes the topic.
-    """
-    topic, wanted = subscription.topic_name, type_name(subscription.msg_type)
-    publishers = node.get_publishers_info_by_topic(topic)
-    if not publishers:
-        names = {type_name(kind) for kind in kinds}
-        others = [
-            f"{name} ({', '.join(types)})"
-            for name, types in node.get_topic_names_and_types()
-            if names & set(types) and "/semantic/" not in name and node.count_publishers(name)
-        ]
-        there = f"there are {', '.join(others[:SHOWN_TOPICS])}" if others else where(node)
-        return f"nobody publishes {topic}; {there}: {remedy}"
-    typed = [each for each in publishers if each.topic_type == wanted]
-    if not typed:
-        return f"{topic} is {publishers[0].topic_type}, not {wanted}: {remedy}"
-    for publisher in typed:
-        compatibility, reason = qos_check_compatible(
-            publisher.qos_profile, subscription.qos_profile
-        )
-        if compatibility != QoSCompatibility.ERROR:
-            return f"{topic} is published by {publisher.node_name}, which sends nothing"
-    return (
-        f"the QoS of {topic} does not match its publisher {typed[0].node_name}: "
-        f"{reason.rstrip(';')}; set image_qos, packet_qos or a qos_overrides parameter"
-    )
-
-
-def where(node: Node) -> str:
-    """Return in which part of the network a node sees others."""
-    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
-    return (
-        f"nothing like it is in ROS_DOMAIN_ID {node.context.get_domain_id()} "
-        f"within ROS_AUTOMATIC_DISCOVERY_RANGE {reach}"
-    )
-
-
 def share(part: float, rest: float) -> float:
     """Return the share that `part` has of the whole, 0 to 1; nan of nothing."""
     return part / (part + rest) if part + rest else math.nan
 
 
 class LossMeter:
-    """Share of packets lost over the last seconds, from counts that grow."""
+    """Share of packets lost over the last seconds, from counters."""
 
     def __init__(self) -> None:
-        self._lost, self._received = Growth(), Growth()
+        self._lost, self._received = CounterRate(), CounterRate()
 
     def update(self, lost: int, received: int) -> None:
-        """Take in what the counts are now."""
+        """Record what the counters are now."""
         self._lost.update(lost)
         self._received.update(received)
 
     def value(self) -> float:
-        """Return the share, 0 to 1; nan of too few packets to tell."""
+        """Return the share, 0 to 1; nan of too few packets."""
         lost, received = self._lost.total(), self._received.total()
-        return share(lost, received) if lost + received >= LEAST_PACKETS else math.nan
-
-
-def fallback_text(provider: str, wanted: Sequence[str]) -> str:
-    """Return what to tell where networks run on `provider`, not the first of those `wanted`."""
-    return (
-        f"running on {provider}, not on {wanted[0]}: install onnxruntime-gpu with its CUDA "
-        "libraries and check nvidia-smi, or put what there is first in providers; gosvae doctor "
-        "tells more"
-    )
-
-
-def mismatch_text(side: str, fingerprint: int) -> str:
-    """Return what to tell where the other `side` has another bundle."""
-    return (
-        f"the {side} has another bundle, {fingerprint:016x}: give both nodes the same folder; "
-        "gosvae inspect FOLDER tells its fingerprint"
-    )
+        return share(lost, received) if lost + received >= MIN_PACKETS else math.nan
 
 
 def age_problem(milliseconds: float) -> str:
-    """Return what is odd about the typical age of masks; empty for nothing, or nan."""
+    """Return why a mask's age is impossible; empty if it is possible, or nan."""
     if math.isnan(milliseconds) or -100 <= milliseconds <= 60_000:
         return ""
     seconds = abs(milliseconds) / 1e3
@@ -207,3 +236,29 @@ def age_problem(milliseconds: float) -> str:
         f"masks come {span} {side}: synchronise the clocks of camera and receiver, or replay "
         "recordings with use_sim_time or restamped"
     )
+
+
+class StampWatch:
+    """Detects cameras that do not stamp their frames."""
+
+    def __init__(self) -> None:
+        self._unstamped, self._frames = Meter(), Meter()
+
+    def add(self, sec: int, nanosec: int) -> None:
+        """Record the stamp of one frame."""
+        self._frames.add(1)
+        if sec == nanosec == 0:
+            self._unstamped.add(1)
+
+    @property
+    def problem(self) -> str:
+        """Why ages are unknown; empty if most frames of the last seconds have a stamp.
+
+        A simulation's first frame may well have the stamp 0.
+        """
+        if self._unstamped.total() <= self._frames.total() / 2:
+            return ""
+        return (
+            "the camera does not stamp its frames, so the age of masks is unknown and masks cannot "
+            "be matched with frames: have the driver set header.stamp"
+        )

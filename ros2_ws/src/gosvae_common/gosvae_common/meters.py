@@ -20,7 +20,7 @@ class Meter:
         self._lock = Lock()
 
     def add(self, value: float) -> None:
-        """Take in one value, now."""
+        """Record one value, now."""
         with self._lock:
             self._newest = time.monotonic()
             self._values.append((self._newest, value))
@@ -71,43 +71,44 @@ class Meter:
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
-class Growth(Meter):
-    """How much a count grows, over a sliding window; one that falls has begun anew."""
+class CounterRate(Meter):
+    """Increase of a counter over a sliding window; one that decreases has been reset."""
 
     def __init__(self, window: float = 10.0) -> None:
         super().__init__(window)
         self._count = 0
 
     def update(self, count: int) -> None:
-        """Take in what the count is now."""
+        """Record the value of the counter now."""
         self.add(max(count - self._count, 0))
         self._count = count
 
 
-class Complaints:
-    """Counts what went wrong and logs it, a line every few seconds at most."""
+class ErrorLog:
+    """Counts errors and logs them, one line every few seconds at most."""
 
     def __init__(self, log: Callable[[str], object], period: float = 5.0) -> None:
-        """Pass reasons on to `log`, at most one every `period` seconds."""
+        """Pass texts on to `log`, at most one every `period` seconds."""
         self.count = 0
-        """Complaints so far."""
+        """Errors so far."""
         self.last = ""
-        """The newest reason."""
+        """Text of the last error."""
         self.meter = Meter()
         self._log = log
         self._period = period
         self._logged = -math.inf
         self._lock = Lock()
 
-    def add(self, reason: str) -> None:
-        """Count one more, and log it if it is time."""
+    def add(self, error: Exception | str) -> None:
+        """Count an error, and log it if the last line was logged long enough ago."""
+        text = str(error) or type(error).__name__
         now = time.monotonic()
         with self._lock:
             self.count += 1
-            self.last = reason
+            self.last = text
             due = now - self._logged >= self._period
             if due:
                 self._logged = now
         self.meter.add(1)
         if due:
-            self._log(reason)
+            self._log(text)

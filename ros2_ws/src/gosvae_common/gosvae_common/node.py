@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Mapping
-from threading import Event
-from typing import Any
+from collections.abc import Callable
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.validate_topic_name import validate_topic_name
 
-from gosvae_codec import ModelBundle
+from gosvae_codec import ImageConverter, ModelBundle
 from gosvae_codec.sessions import PROVIDERS, Provider, configure
 
 from . import topics
-from .health import LEVELS, OK, WARN, ClockWatch, Threshold
+from .diagnostics import Report, to_status
+from .health import EVENTS, LEVELS, OK, WARN, ClockWatch, Judge, Threshold
 from .messages import IMAGE_TRANSPORTS
 from .parameters import ParameterNode
-from .process import ros_context
 from .qos import QOS_NAMES, qos_profile
 from .shipped import BUNDLE, BUNDLE_VARIABLE, find_bundle
 
 JUMP_SHOWN_SECONDS = 10.0
-"""For how long diagnostics tell that the clock jumped."""
-
-
-_EVENTS = (
-    ("provider_fallback", "warn", "networks run elsewhere than on the first of `providers`"),
-    ("bundle_mismatch", "error", "the other side has another bundle"),
-)
+"""For how long diagnostics report that the clock jumped."""
 
 
 class ConfigurationError(Exception):
@@ -56,7 +45,7 @@ class PipelineNode(ParameterNode, LifecycleNode):
     """
 
     live: frozenset[str] = frozenset()
-    """Besides all of ``diagnostics.``."""
+    """Parameters that can change while the node is active, besides all of ``diagnostics.``."""
     thresholds: tuple[Threshold, ...] = ()
 
     def __init__(self, name: str) -> None:
@@ -74,21 +63,24 @@ class PipelineNode(ParameterNode, LifecycleNode):
         self.declare(
             "providers",
             ["cpu"],
-            f"ONNX Runtime execution providers of {', '.join(PROVIDERS)}, most wanted first; "
-            "a later one is fallen back to with a warning, others are never used.",
+            f"ONNX Runtime execution providers, of {', '.join(PROVIDERS)}, in order of preference. "
+            "A later one is used, with a warning, only if those before it are not available.",
         )
         self.declare(
             "engine_cache",
             "~/.cache/gosvae",
-            "Folder for the engines that TensorRT builds, which takes minutes, so that only the "
-            "first start has to; empty: none.",
+            "Folder for the engines that TensorRT builds, so that only the first start takes "
+            "minutes; empty: none.",
         )
         self.declare("fp16", False, "Whether TensorRT may compute in half precision.")
         self.declare(
             "threads", 1, "Threads of one inference on the CPU; 0: as many as cores.", (0, 256)
         )
         self.declare(
-            "queue_depth", 4, "Frames of each camera that may wait; older ones drop.", (1, 100)
+            "queue_depth",
+            4,
+            "Frames of each camera that may wait; older ones are dropped.",
+            (1, 100),
         )
         self.declare("autostart", True, "Configure and activate at start.", read_only=True)
         self.declare(
@@ -97,9 +89,10 @@ class PipelineNode(ParameterNode, LifecycleNode):
         for threshold in self.thresholds:
             for parameter, (default, description) in threshold.parameters.items():
                 self.declare(parameter, default, description, (0.0, threshold.most))
-        for name, default, what in _EVENTS:
-            description = f"Level where {what}: {', '.join(LEVELS)}."
-            self.declare(f"diagnostics.{name}", default, description)
+        for event, level, what in EVENTS:
+            description = f"Level if {what}: {', '.join(LEVELS)}."
+            self.declare(f"diagnostics.{event}", level, description)
+        self.judge = Judge(self.thresholds, self.value)
         self.add_on_set_parameters_callback(self._guard)
         self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
         # Steady, so that diagnostics go on while simulated time stands still.
@@ -116,13 +109,13 @@ class PipelineNode(ParameterNode, LifecycleNode):
         self.declare(
             name,
             default,
-            f"QoS profile of {what}: {', '.join(QOS_NAMES)}; "
-            "qos_overrides.<topic> parameters override single policies.",
+            f"QoS profile of {what}: {', '.join(QOS_NAMES)}. Parameters qos_overrides.<topic> "
+            "override single policies.",
         )
 
     @property
     def providers(self) -> list[Provider]:
-        """Where networks run, as the parameters have it."""
+        """Execution providers, as the parameters set them."""
         return configure(*map(self.value, ("providers", "engine_cache", "fp16")))
 
     def qos(self, parameter: str) -> QoSProfile:
@@ -143,6 +136,24 @@ class PipelineNode(ParameterNode, LifecycleNode):
             f"/compressed is taken as compressed. Empty: <camera>/{topics.IMAGE}, with "
             "/compressed if image_transport is compressed.",
         )
+
+        self.declare(
+            "bits",
+            0,
+            f"Significant bits of {what} in 16-bit encodings, 8 to 16; 0: as many as are observed.",
+            (0, 16),
+        )
+
+    def image_converter(self) -> ImageConverter:
+        """Return a converter for the frames of one camera.
+
+        Raises:
+            ConfigurationError: `bits` has an impossible value.
+        """
+        try:
+            return ImageConverter(self.value("bits"))
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
 
     def image_topic(self, camera: str) -> tuple[str, type]:
         """Return topic and message type of a camera's frames.
@@ -175,19 +186,19 @@ class PipelineNode(ParameterNode, LifecycleNode):
         return QoSOverridingOptions.with_default_policies()
 
     def every(self, seconds: float, callback: Callable[[], None]) -> rclpy.timer.Timer:
-        """Call back on the steady clock, whatever simulated time does."""
+        """Create a timer on the steady clock, which does not depend on simulated time."""
         return self.create_timer(seconds, callback, clock=self._steady)
 
     def setup(self) -> None:
-        """Make what lives from configuring to cleaning up; may raise ConfigurationError."""
+        """Create what exists from configuring to cleaning up; may raise ConfigurationError."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin work."""
+        """Begin to process frames."""
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End work that `start` began, all or part of it; without any, do nothing."""
+        """Undo `start`, also where it failed half-way or was not called."""
         raise NotImplementedError
 
     def teardown(self) -> None:
@@ -195,26 +206,17 @@ class PipelineNode(ParameterNode, LifecycleNode):
         raise NotImplementedError
 
     def check_live(self, parameter: Parameter) -> None:
-        """Raise ConfigurationError where a parameter in `live` cannot take that value now."""
+        """Raise ConfigurationError if a parameter in `live` cannot have that value now."""
 
-    def report(self, camera: str) -> tuple[bytes, str, Mapping[str, Any]]:
-        """Return level, one sentence and figures of a camera."""
+    def report(self, camera: str) -> Report:
+        """Return level, text and figures of a camera."""
         raise NotImplementedError
 
     def clock_jumped(self) -> None:
-        """Forget what was measured against the clock before it jumped."""
-
-    def judge(self, name: str, value: float) -> bytes:
-        """Return the level of a figure by its threshold's parameters."""
-        threshold = next(each for each in self.thresholds if each.name == name)
-        return threshold.level(value, *(self.value(each) for each in threshold.parameters))
-
-    def level(self, name: str) -> bytes:
-        """Return the level that a parameter ``diagnostics.<name>`` gives."""
-        return LEVELS[self.value(f"diagnostics.{name}")]
+        """Discard what was measured against the clock before it jumped."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the bundle and make publishers; on failure the node stays unconfigured."""
+        """Load the bundle and create publishers; on failure the node stays unconfigured."""
         self._problem = "inactive"
         try:
             self.cameras = [camera.rstrip("/") for camera in self.value("cameras")]
@@ -223,11 +225,11 @@ class PipelineNode(ParameterNode, LifecycleNode):
                 raise ConfigurationError(f"cameras {self.cameras}: give different, non-empty names")
             for camera in self.cameras:
                 validate_topic_name(camera)
-            for name, *_ in _EVENTS:
+            for name, *_ in EVENTS:
                 self._check_level(self.get_parameter(f"diagnostics.{name}"))
             self.bundle = ModelBundle.load(find_bundle(self.value("bundle")))
             self.setup()
-        except Exception as error:  # rclpy would swallow it, and nobody would learn the reason
+        except Exception as error:  # rclpy would discard it without a message
             self._dismantle()
             return self._refuse(f"cannot configure: {error}")
         self.get_logger().info(
@@ -237,7 +239,7 @@ class PipelineNode(ParameterNode, LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin work; on failure the node stays inactive."""
+        """Begin to process frames; on failure the node stays inactive."""
         try:
             result = super().on_activate(state)
             self.start()
@@ -249,24 +251,24 @@ class PipelineNode(ParameterNode, LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End work; publishers stay."""
+        """Stop processing frames; publishers stay."""
         self.stop()
         self._problem = "inactive"
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of bundle and publishers."""
+        """Release bundle and publishers."""
         self._dismantle()
         self._problem = "not configured"
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End work and let go of everything."""
+        """Stop processing and release everything."""
         self.close()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of everything, so that the node can be configured anew."""
+        """Release everything, so that the node can be configured again."""
         self.close()
         return super().on_error(state)
 
@@ -276,7 +278,7 @@ class PipelineNode(ParameterNode, LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def close(self) -> None:
-        """End work and let go of everything, in whatever state the node is."""
+        """Stop processing and release everything, in any state of the node."""
         self.stop()
         self._dismantle()
 
@@ -312,11 +314,11 @@ class PipelineNode(ParameterNode, LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _look_at_clock(self) -> str:
-        """Return what to tell about a jump of the clock; empty when there was none lately."""
+        """Return a text about a jump of the clock; empty if there was none lately."""
         now, simulated = self.get_clock().now().nanoseconds / 1e9, self.value("use_sim_time")
         if jump := self._clock_watch.jump(now, simulated):
             cause = (
-                "was the replay started again? Let it go on instead, with loop:=true"
+                "the replay was probably started again: use loop:=true, which never goes back"
                 if simulated
                 else "let chrony or PTP slew it, and start it before this node"
             )
@@ -329,37 +331,23 @@ class PipelineNode(ParameterNode, LifecycleNode):
     def _publish_status(self) -> None:
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        problem = "; ".join(filter(None, (self._problem, self._look_at_clock())))
-        level = WARN if problem else OK
-        message.status = [
-            self._status("", level, problem or "active", {}),
-            *(self._status(camera, *self.report(camera)) for camera in self.cameras),
-        ]
-        self._diagnostics.publish(message)
-
-    def _status(
-        self, camera: str, level: bytes, text: str, values: Mapping[str, Any]
-    ) -> DiagnosticStatus:
         name = self.get_fully_qualified_name().lstrip("/")
-        if self.bundle is not None:
-            values = {
+        problem = "; ".join(filter(None, (self._problem, self._look_at_clock())))
+        own = (
+            {}
+            if self.bundle is None
+            else {
                 "bundle": self.bundle.name,
                 "fingerprint": f"{self.bundle.fingerprint:016x}",
-                **values,
             }
-        return DiagnosticStatus(
-            level=level,
-            name=f"{name}: {camera}" if camera else name,
-            message=text,
-            hardware_id=camera,
-            values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
         )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.2f}"
-    return str(value)
+        reports = {"": Report(WARN if problem else OK, problem or "active", {})}
+        reports |= {camera: self.report(camera) for camera in self.cameras}
+        message.status = [
+            to_status(each._replace(values={**own, **each.values}), name, camera)
+            for camera, each in reports.items()
+        ]
+        self._diagnostics.publish(message)
 
 
 class _RosHandler(logging.Handler):
@@ -375,35 +363,3 @@ def _forward_codec_log(node: PipelineNode) -> None:
     logger = logging.getLogger("gosvae_codec")
     logger.addHandler(_RosHandler(node))
     logger.propagate = False
-
-
-def run(make: Callable[[], PipelineNode], stop: Event) -> int:
-    """Run one node until `stop` is set, and return the exit status.
-
-    Returns:
-        0, 1 where autostart was asked for and configuring or activating failed, or 2 where a
-        parameter's value is impossible.
-    """
-    with ros_context():
-        try:
-            node = make()
-        except ParameterException as error:
-            print(f"{error}; write lists as [front]", file=sys.stderr)
-            return 2
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        try:
-            if node.value("autostart"):
-                for trigger in (node.trigger_configure, node.trigger_activate):
-                    if stop.is_set():
-                        return 0
-                    if trigger() != TransitionCallbackReturn.SUCCESS:
-                        return 1
-            while not stop.is_set():
-                # A signal's handler runs between two calls only.
-                executor.spin_once(timeout_sec=0.2)
-        finally:
-            node.close()
-            executor.shutdown()
-            node.destroy_node()
-    return 0

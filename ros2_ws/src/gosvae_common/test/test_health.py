@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gosvae_common.health import (
+    DROPS,
     ERROR,
+    EVENTS,
     OK,
     WARN,
     ClockWatch,
     Findings,
+    Judge,
     LossMeter,
+    StampWatch,
     Threshold,
     age_problem,
     share,
 )
-from gosvae_common.meters import Growth
+from gosvae_common.meters import CounterRate
 
+LOSS = Threshold("loss", "Share of packets lost", 0.1, 0.5, 1.0)
+SILENCE = Threshold("silence_s", "Seconds of silence", 1.0, 5.0, 1e3)
 AGE = Threshold("age_ms", "Age in ms", 500.0, 2000.0, 1e6)
 RATE = Threshold("rate", "Frames a second", 10.0, 2.0, 1e3, below=True)
+
+
+def judge(**parameters: Any) -> Judge:
+    """A judge with the parameters' defaults, but for those given."""
+    thresholds = (AGE, RATE, LOSS, SILENCE, DROPS)
+    values = {name: each[0] for one in thresholds for name, each in one.parameters.items()}
+    values |= {f"diagnostics.{name}": level for name, level, _ in EVENTS}
+    values |= {f"diagnostics.{name.replace('__', '.')}": each for name, each in parameters.items()}
+    return Judge(thresholds, values.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +74,7 @@ def test_parameters_say_what_they_mean() -> None:
 
 
 def test_the_gravest_finding_comes_first() -> None:
-    findings = Findings()
+    findings = Findings(judge())
     findings.add(OK, "fine")
     assert findings.summary("receiving") == (OK, "receiving")
     findings.add(WARN, "slow")
@@ -127,7 +144,40 @@ def test_loss_needs_some_packets() -> None:
 
 
 def test_a_count_that_falls_has_begun_anew() -> None:
-    growth = Growth()
+    rate = CounterRate()
     for count in (5, 9, 2, 4):
-        growth.update(count)
-    assert growth.total() == 5 + 4 + 0 + 2
+        rate.update(count)
+    assert rate.total() == 5 + 4 + 0 + 2
+
+
+def test_what_both_nodes_report() -> None:
+    findings = Findings(judge(bundle_mismatch="warn", loss__error=0.0))
+    assert not findings.silence("packets", 0.9, lambda: pytest.fail("asked for nothing"))
+    findings.loss(0.05)
+    findings.drops(math.nan)
+    network = SimpleNamespace(provider="cpu", fell_back=False)
+    findings.fallback(network, ["cuda", "cpu"])
+    assert findings.summary("fine") == (OK, "fine")
+    findings.loss(0.9)
+    network.fell_back = True
+    findings.fallback(network, ["cuda", "cpu"])
+    findings.mismatch("receiver", 0xAB)
+    level, text = findings.summary("fine")
+    assert level == WARN
+    assert text.startswith("90% of the packets are lost")
+    assert "running on cpu, not on cuda" in text and "another bundle, 00000000000000ab" in text
+    assert findings.silence("frames", 7.2, lambda: "it sleeps")
+    assert findings.summary("")[0] == ERROR
+    assert findings.summary("")[1].startswith("no frames for 7 s: it sleeps; ")
+
+
+def test_cameras_that_do_not_stamp() -> None:
+    stamps = StampWatch()
+    assert stamps.problem == ""
+    stamps.add(0, 0)
+    stamps.add(0, 33_000_000)
+    # A simulation begins at 0.
+    assert stamps.problem == ""
+    for _ in range(3):
+        stamps.add(0, 0)
+    assert "the camera does not stamp its frames" in stamps.problem

@@ -6,7 +6,7 @@ from threading import Event, Semaphore
 
 import pytest
 
-from gosvae_common.meters import Complaints, Meter
+from gosvae_common.meters import ErrorLog, Meter
 from gosvae_common.qos import QOS_NAMES, qos_profile
 from gosvae_common.worker import FrameWorker
 
@@ -142,18 +142,18 @@ def test_meters_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter.rate() == 0.0 and math.isnan(meter.mean())
 
 
-def test_complaints_are_all_counted_and_some_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_all_counted_and_some_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("gosvae_common.meters.time.monotonic", lambda: now)
     logged: list[str] = []
-    complaints = Complaints(logged.append, period=5)
+    errors = ErrorLog(logged.append, period=5)
     for reason in ("a", "b", "c"):
-        complaints.add(reason)
+        errors.add(reason)
         now += 2
-    complaints.add("d")
-    assert (complaints.count, complaints.last) == (4, "d")
+    errors.add("d")
+    assert (errors.count, errors.last) == (4, "d")
     assert logged == ["a", "d"]
-    assert complaints.meter.rate() > 0
+    assert errors.meter.rate() > 0
 
 
 def test_qos_names_are_profiles_and_others_are_refused() -> None:

@@ -9,7 +9,7 @@ def main() -> int:
     """Run the node until a signal, and return the exit status."""
     with stop_signals() as stop:
         # These imports take a second, in which a signal may come.
-        from gosvae_common.node import run
+        from gosvae_common.run import run
 
         from .receiver import Receiver
 
