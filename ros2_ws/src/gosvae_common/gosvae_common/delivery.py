@@ -19,6 +19,8 @@ PAUSE = 10
 MAX_RESIDUAL = 0.15
 """Largest typical distance of gaps from whole periods, as a share of the period. Where it is
 larger, the camera has no steady period."""
+MIN_SINGLE_GAPS = 0.1
+"""Smallest share of gaps of one period, without which the period is another one."""
 MIN_LONG_GAPS = 0.05
 """Smallest share of gaps of three periods or more. Loss at random makes them; throttling to any
 part of the rate makes gaps of at most two adjacent lengths."""
@@ -55,7 +57,9 @@ class DeliveryMeter:
         period = _period(gaps)
         middle = len(gaps) // 2
         # Both halves must show the loss: a camera that changes its rate shows it in one at most.
-        return min(_lost_share(half, period) for half in (gaps[:middle], gaps[middle:]))
+        if not all(_lost_share(half, period) for half in (gaps[:middle], gaps[middle:])):
+            return 0.0
+        return _lost_share(gaps, period)
 
 
 def _period(gaps: Sequence[int]) -> float:
@@ -73,7 +77,7 @@ def _lost_share(gaps: Sequence[int], period: float) -> float:
     residual = statistics.median(
         abs(each - count) for each, count in zip(periods, counts, strict=True)
     )
-    long = sum(count >= 3 for count in counts)
-    if residual > MAX_RESIDUAL or long < max(MIN_LONG_GAPS * len(counts), 1):
+    single, long = counts.count(1) / len(counts), sum(count >= 3 for count in counts) / len(counts)
+    if residual > MAX_RESIDUAL or single < MIN_SINGLE_GAPS or long < MIN_LONG_GAPS:
         return 0.0
     return 1 - len(counts) / sum(counts)

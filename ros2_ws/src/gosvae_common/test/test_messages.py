@@ -1,20 +1,25 @@
 """Messages carry what the codec has, byte for byte, and are as small as it thinks."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 
-from gosvae_codec import CAMVID, Header, LabelError, LabelSpace, Packet
+from gosvae_codec import CAMVID, Header, LabelError, LabelSpace, ModelBundle, Packet
 from gosvae_codec.packets import (
     MAX_SERIALIZED_BYTES,
     REFERENCES,
     VERSION,
     serialized_overhead,
 )
+from gosvae_codec.testing import write_tiny_bundle
 from gosvae_common.messages import (
     from_header_message,
     from_label_info,
@@ -22,6 +27,7 @@ from gosvae_common.messages import (
     to_header_message,
     to_image,
     to_packet_message,
+    to_vision_label_info,
 )
 from gosvae_msgs.msg import LabelInfo, TokenPacket
 
@@ -138,3 +144,28 @@ def test_the_committed_packet_reads_as_documented() -> None:
         crc32c=0x275E0F14,
     )
     assert packet.checksum == packet.crc32c
+
+
+@dataclass
+class VisionClass:
+    """``vision_msgs/VisionClass`` of release 4."""
+
+    class_id: int = 0
+    class_name: str = ""
+
+
+@dataclass
+class VisionLabelInfo:
+    """``vision_msgs/LabelInfo`` of release 4."""
+
+    header: Any = None
+    class_map: list[VisionClass] = field(default_factory=list)
+    threshold: float = 0.0
+
+
+def test_labels_for_vision_msgs(tmp_path: Path) -> None:
+    bundle = ModelBundle.load(write_tiny_bundle(tmp_path / "tiny"))
+    messages = SimpleNamespace(LabelInfo=VisionLabelInfo, VisionClass=VisionClass)
+    info = to_vision_label_info(bundle, Time(sec=7), messages)
+    assert info.header.stamp.sec == 7
+    assert info.class_map == [VisionClass(each.id, each.name) for each in bundle.labels.labels]
