@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 setup(
     name="gosvae_common",
     version="0.1.0",
-    description="What the GOS-VAE transmitter and receiver nodes share.",
+    description="What the GOS-VAE nodes and tools share.",
     license="Apache-2.0",
     maintainer="GOS-VAE maintainers",
     maintainer_email="maintainers@gosvae.invalid",

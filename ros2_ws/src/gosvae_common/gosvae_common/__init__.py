@@ -1,1 +1,1 @@
-"""What the transmitter and the receiver share on the ROS side; imports rclpy, never a node."""
+"""What the nodes and tools share on the ROS side; imports no node."""

@@ -13,7 +13,7 @@ from threading import Lock
 WINDOW = 10.0
 """Seconds of arrivals that are looked at."""
 MIN_GAPS = 24
-"""Smallest number of gaps that tells anything."""
+"""Smallest number of gaps from which a share is computed."""
 PAUSE = 10
 """Periods from which a gap is a pause of the camera, not a row of lost frames."""
 MAX_RESIDUAL = 0.15

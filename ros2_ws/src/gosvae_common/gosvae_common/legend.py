@@ -1,4 +1,4 @@
-"""What a mask's colours mean, as a picture."""
+"""Legend of a mask's colours, as a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BACKGROUND = (18, 20, 24)
 BRIGHT = (236, 238, 240)
 DIM = (146, 152, 160)
 GAP = 6
-"""Pixels between things."""
+"""Pixels between elements."""
 LINE = 30
 """Height of a line of text."""
 

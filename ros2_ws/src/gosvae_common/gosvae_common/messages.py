@@ -1,4 +1,4 @@
-"""ROS messages from and to what the codec works with."""
+"""Conversion between ROS messages and the codec's types."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _CHANNELS = {"mono8": 1, "rgb8": 3, "bgr8": 3}
 
 
 def type_name(kind: type) -> str:
-    """Return what ROS calls a message class, as ``sensor_msgs/msg/Image``."""
+    """Return the ROS name of a message class, such as ``sensor_msgs/msg/Image``."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
 def to_image(pixels: npt.NDArray[np.uint8], encoding: str, header: HeaderMessage) -> Image:
-    """Make an image message.
+    """Return an image message.
 
     Args:
         pixels: uint8 (H, W) for mono8, (H, W, 3) for rgb8 and bgr8.
         encoding: one of these three.
-        header: stamp and frame_id to carry.
+        header: stamp and frame_id of the message.
 
     Raises:
         ValueError: another encoding, or `pixels` is not of its shape.
@@ -127,10 +127,10 @@ def to_vision_label_info(bundle: ModelBundle, stamp: Time, messages: Any) -> Any
 
 
 def from_label_info(message: LabelInfo) -> LabelSpace:
-    """Return the label space that a ``gosvae_msgs/LabelInfo`` tells of, called as its bundle.
+    """Return the label space of a ``gosvae_msgs/LabelInfo``, named like its bundle.
 
     Raises:
-        LabelError: it has no labels, or impossible ones.
+        LabelError: it has no labels, or invalid ones.
     """
     colors = np.array(message.colors, np.uint8).reshape(-1, 3).tolist()
     labels = zip(message.ids, message.names, colors, strict=True)

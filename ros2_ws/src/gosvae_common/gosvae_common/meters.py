@@ -1,4 +1,4 @@
-"""Figures over the last seconds, for diagnostics."""
+"""Statistics over the last seconds, for diagnostics."""
 
 from __future__ import annotations
 

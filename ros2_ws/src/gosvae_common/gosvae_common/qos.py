@@ -19,10 +19,10 @@ QOS_NAMES = tuple(_PROFILES)
 def qos_profile(name: str) -> QoSProfile:
     """Return a new profile: ``sensor_data``, ``packets``, ``default`` or ``latched``.
 
-    ``packets`` is sensor data with room for the slices of several frames.
+    ``packets`` is ``sensor_data`` with a queue for the slices of several frames.
 
     Raises:
-        ValueError: there is no profile of that name; the message lists those there are.
+        ValueError: there is no profile of that name; the message lists the names.
     """
     if name not in _PROFILES:
         raise ValueError(f"QoS profile {name!r}: choose one of {', '.join(QOS_NAMES)}")

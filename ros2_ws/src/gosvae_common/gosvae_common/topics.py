@@ -1,4 +1,4 @@
-"""Names of the pipeline's topics, relative to a camera's base name but for DIAGNOSTICS."""
+"""Names of the pipeline's topics, relative to a camera's base name except DIAGNOSTICS."""
 
 from typing import Literal
 

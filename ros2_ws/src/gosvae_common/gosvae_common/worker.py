@@ -1,4 +1,4 @@
-"""One thread that works off the newest frames of several cameras in turn."""
+"""One thread that processes the newest frames of several cameras in turn."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 
 
 class FrameWorker(Generic[Item]):
-    """A queue for each camera, and a thread that takes turns.
+    """A queue for each camera, and a thread that serves the queues round-robin.
 
-    A full queue means that the thread cannot keep up: what waits is dropped for the newest frame,
-    so that frames come out in order and never older than the queue is long.
+    A full queue means that the thread is too slow: the frames that wait are dropped in favour of
+    the newest one, so frames are processed in order and never wait longer than the queue is deep.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class FrameWorker(Generic[Item]):
             cameras: names of the queues.
             depth: frames that each queue holds.
             handle: what the thread calls with the next frames, by camera.
-            failed: what it calls with each of their cameras and the error where `handle` raised;
-                it goes on after.
-            batch: most cameras to call `handle` with at once, of those whose frames wait.
+            failed: what it calls with each of their cameras and the error if `handle` raised; the
+                thread continues.
+            batch: largest number of cameras per call of `handle`.
         """
         self._depth = depth
         self._handle = handle
@@ -62,22 +62,22 @@ class FrameWorker(Generic[Item]):
             self._changed.notify()
 
     def dropped(self, camera: str) -> int:
-        """Return how many frames of a camera gave way to newer ones."""
+        """Return how many frames of a camera were dropped in favour of newer ones."""
         return self._dropped[camera]
 
     def drop_rate(self, camera: str) -> float:
-        """Return how many frames a second of a camera gave way lately."""
+        """Return how many frames of a camera were dropped per second lately."""
         return self._drops[camera].sum_rate()
 
     def stop(self) -> None:
-        """Finish the frame in hand, forget the queued ones and end the thread."""
+        """Finish the current frame, discard the queued ones and end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
 
     def _next(self) -> dict[str, Item]:
-        """Return the frames whose turn it is; none when it is time to stop."""
+        """Return the next frames, one per camera; none when the thread is to stop."""
         with self._changed:
             while not self._stopping:
                 frames: dict[str, Item] = {}
@@ -97,6 +97,6 @@ class FrameWorker(Generic[Item]):
         while frames := self._next():
             try:
                 self._handle(frames)
-            except Exception as error:  # whatever a frame holds, the next one has its turn
+            except Exception as error:  # of any frame; the next one is processed
                 for camera in frames:
                     self._failed(camera, error)
