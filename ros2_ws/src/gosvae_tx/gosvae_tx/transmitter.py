@@ -177,7 +177,7 @@ class Transmitter(PipelineNode):
 
         def explain() -> str:
             assert images is not None
-            remedy = "set cameras, image_topics and image_transport, or remap"
+            remedy = "name it in image_topics, set cameras and image_transport, or remap"
             return explain_silence(self, images, [Image, CompressedImage], remedy)
 
         conditions = Conditions(
