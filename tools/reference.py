@@ -73,7 +73,8 @@ TOPICS = {
     "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
     "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
     "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
-    "/camera/semantic/label_info": "Names and colours of the label ids, latched.",
+    "/camera/semantic/label_info": "Names and colours of the label ids, latched. If vision_msgs is "
+    "installed, `label_info_vision` beside it is a vision_msgs/LabelInfo.",
     "/clock": "Simulated time.",
     "/diagnostics": "Level, a sentence and figures of each camera; see "
     "[troubleshooting](troubleshooting.md).",
@@ -81,7 +82,10 @@ TOPICS = {
 """What each topic holds."""
 
 REQUIRED = ("input", "output")
-HIDDEN = ("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static")
+HIDDEN = (
+    *("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static"),
+    "/label_info_vision",
+)
 
 
 class PagelessView(View):
