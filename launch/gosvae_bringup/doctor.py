@@ -184,6 +184,9 @@ def _profile() -> Path:
 
 def check_profile() -> Check:
     """Read the profile that Fast DDS will use, and check that this terminal sets it."""
+    middleware = os.environ.get("RMW_IMPLEMENTATION") or "rmw_fastrtps_cpp"
+    if not middleware.startswith("rmw_fastrtps"):
+        return Check("dds profile", "ok", f"not used by {middleware}")
     profile, shipped = _profile(), find_profile()
     try:
         sizes = [int(each.text or 0) for each in _elements(profile, "segment_size")]

@@ -95,6 +95,10 @@ def test_profiles_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     check = doctor.check_profile()
     assert check.status == "warn" and "a camera driver started here" in check.found
     assert check.remedy.endswith(f"export {PROFILE_VARIABLE}={find_profile()}")
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
+    check = doctor.check_profile()
+    assert (check.status, check.found) == ("ok", "not used by rmw_cyclonedds_cpp")
+    monkeypatch.delenv("RMW_IMPLEMENTATION")
     monkeypatch.setenv(PROFILE_VARIABLE, str(find_profile()))
     assert doctor.check_profile().status == "ok"
     mine = tmp_path / "mine.xml"

@@ -32,7 +32,7 @@ from .delivery import Delivery, Usage
 from .network import network
 from .prepare import CAMERA, Run
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 """Limit for the nodes to find each other, and then for the first mask to come."""
 QUIET_SECONDS = 2.0
 """After the drive, waiting for masks ends when none came for this time."""
