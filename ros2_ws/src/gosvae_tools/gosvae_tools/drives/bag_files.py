@@ -155,33 +155,52 @@ def open_storage(path: Path) -> Storage:
     with path.open("rb") as file:
         begin = file.read(16)
     if begin.startswith(ZSTD):
-        folder, inside = _unpacked(path)
-        storage = open_storage(inside)
-        weakref.finalize(storage, shutil.rmtree, folder, ignore_errors=True)
-        return storage
-    if begin.startswith(MCAP):
-        return McapFile(path)
+        return _unpacked(path)
     # Of a database that was never checkpointed all is in the write-ahead log.
-    if begin.startswith(SQLITE) or (not begin and path.with_name(f"{path.name}-wal").exists()):
-        return SqliteFile(path)
+    if not begin and path.with_name(f"{path.name}-wal").exists():
+        return SqliteFile(path, path)
+    return _open(path, path)
+
+
+def _open(file: Path, path: Path) -> Storage:
+    """Open `file`, which is told of as `path`."""
+    with file.open("rb") as stream:
+        begin = stream.read(16)
+    if begin.startswith(MCAP):
+        return McapFile(file, path)
+    if begin.startswith(SQLITE):
+        return SqliteFile(file, path)
     what = "is empty" if not begin else f"begins with {begin[:8]!r}"
     raise SourceError(f"{path} {what}: it is neither an MCAP nor an sqlite3 file")
 
 
-def _unpacked(path: Path) -> tuple[Path, Path]:
-    """Decompress a file as far as it goes; return a temporary folder and the file in it."""
+def _unpacked(path: Path) -> Storage:
+    """Open what is in a compressed file, as far as that goes, from a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="gosvae_bag_"))
     inside = folder / path.name.removesuffix(_COMPRESSED)
     try:
-        with path.open("rb") as source, inside.open("wb") as target:
-            reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
-            while piece := reader.read(1 << 20):
-                target.write(piece)
-    except zstandard.ZstdError:
-        pass  # what is missing shows in the file
+        _decompress(path, inside)
+        storage = _open(inside, path)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise SourceError(
             f"{path} cannot be decompressed: {error}; make room in {folder.parent}, or set TMPDIR"
         ) from error
-    return folder, inside
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(storage, shutil.rmtree, folder, ignore_errors=True)
+    return storage
+
+
+def _decompress(path: Path, target: Path) -> None:
+    try:
+        with path.open("rb") as source, target.open("wb") as file:
+            reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+            while piece := reader.read(1 << 16):
+                file.write(piece)
+    except zstandard.ZstdError as error:
+        if not target.stat().st_size:
+            raise SourceError(f"{path} does not decompress: {error}") from error
+    if not target.stat().st_size:
+        raise SourceError(f"{path} was cut off: nothing of it decompresses")

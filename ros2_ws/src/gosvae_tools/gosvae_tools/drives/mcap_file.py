@@ -6,6 +6,7 @@ begin, and what is there is read: files without summary, without message indexes
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections import defaultdict
@@ -43,27 +44,28 @@ class _Chunk(NamedTuple):
 
 
 class McapFile:
-    """An MCAP file; see :class:`Storage`.
+    """An MCAP file; see :class:`Storage`. `file` is read, and told of as `path`.
 
     Raises:
         SourceError: it is no MCAP file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: Path, path: Path) -> None:
         self.path = path
+        self._file = file
         self.notes: list[str] = []
         self.declared: dict[int, int] = {}
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._chunks: list[_Chunk] = []
         self._loose: list[tuple[int, int, int, int]] = []
-        self._size = path.stat().st_size
-        with path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
+        self._size = file.stat().st_size
+        with file.open("rb") as stream:
+            if stream.read(len(MAGIC)) != MAGIC:
                 raise SourceError(f"{path} is no MCAP file: it does not begin as one")
-            indexes = self._read_summary(file)
-            if indexes is None or not self._read_indexes(file, indexes):
-                self._scan(file, [each.chunk_start_offset for each in indexes or ()])
+            indexes = self._read_summary(stream)
+            if indexes is None or not self._read_indexes(stream, indexes):
+                self._scan(stream, [each.chunk_start_offset for each in indexes or ()])
         self.times: dict[int, list[int]] = defaultdict(list)
         for chunk in self._chunks:
             for channel, times in chunk.times.items():
@@ -129,7 +131,9 @@ class McapFile:
             times: dict[int, list[int]] = {}
             file.seek(index.chunk_start_offset + index.chunk_length)
             try:
-                for opcode, content in _records(file.read(index.message_index_length)):
+                for opcode, content in _records(
+                    file.read(min(index.message_index_length, self._size))
+                ):
                     if opcode == Opcode.MESSAGE_INDEX:
                         found = _parse(MessageIndex, content)
                         times[found.channel_id] = [time for time, _ in found.records]
@@ -239,7 +243,7 @@ class McapFile:
             report(f"{self.path}, chunk at byte {chunk.offset - _RECORD.size}: {reason}")
 
         rows: list[Row] = []
-        with self.path.open("rb") as file:
+        with self._file.open("rb") as file:
             data = _chunk_data(file, chunk.offset, damaged)
         for opcode, content in _records(data):
             if opcode == Opcode.MESSAGE:
@@ -249,7 +253,7 @@ class McapFile:
         yield from sorted(rows, key=lambda row: row.time)
 
     def _loose_rows(self, loose: list[tuple[int, int, int, int]]) -> Iterator[Row]:
-        with self.path.open("rb") as file:
+        with self._file.open("rb") as file:
             for time, key, begin, end in loose:
                 file.seek(begin)
                 yield Row(time, key, file.read(end - begin))
@@ -286,7 +290,7 @@ def _chunk_data(file: BinaryIO, offset: int, damaged: Report) -> bytes:
         damaged("it was cut off")
         return b""
     (length,) = struct.unpack_from("<Q", rest, name_length)
-    data = file.read(length)
+    data = file.read(min(length, os.fstat(file.fileno()).st_size))
     if compression not in ("", "zstd", "lz4"):
         damaged(f"compression {compression!r} is unknown")
         return b""

@@ -176,7 +176,8 @@ def _in_turn(order: int, file: int, run: Run) -> Iterator[_Item]:
     """Yield a run's messages behind an item of its begin: it is read when that time comes."""
     yield run.begin, order, _BEGIN, 0, b""
     for time, key, data in run.rows:
-        yield time, order, file, key, data
+        # Damage may have changed the time.
+        yield max(time, run.begin), order, file, key, data
 
 
 def _is_cdr(topic: Topic) -> bool:

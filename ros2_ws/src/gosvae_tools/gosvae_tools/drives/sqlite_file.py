@@ -24,6 +24,8 @@ _TRIES = 100_000
 class SqliteFile:
     """A file of rosbag2's sqlite3 storage; see :class:`Storage`.
 
+    `file` is read, and told of as `path`.
+
     What its recorder had not moved from the write-ahead log (``-wal``) into the file, or would
     have taken back (``-journal``), is read from a copy: SQLite writes to such files.
 
@@ -31,20 +33,22 @@ class SqliteFile:
         SourceError: it is no such file, or its topics cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: Path, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
         self.declared: dict[int, int] = {}
-        self._uri = f"{path.absolute().as_uri()}?immutable=1"
-        beside = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal")]
-        beside = [file for file in beside if file.exists() and file.stat().st_size]
+        self._uri = f"{file.absolute().as_uri()}?immutable=1"
+        beside = [file.with_name(f"{file.name}-{kind}") for kind in ("wal", "journal")]
+        beside = [each for each in beside if each.exists() and each.stat().st_size]
         if beside:
             self._copy(beside)
         self._rows: list[tuple[int, int, int]] = []
         try:
             with closing(self._connect()) as database:
                 self.topics = dict(_topics(database))
-                self._rows = sorted(self._index(database))
+                rows = self._index(database)
+                # Damaged rows may hold anything.
+                self._rows = sorted(row for row in rows if all(isinstance(x, int) for x in row))
         except (sqlite3.Error, LookupError) as error:
             raise SourceError(f"{path} is no readable sqlite3 bag: {error}") from error
         self.times: dict[int, list[int]] = defaultdict(list)
@@ -68,7 +72,10 @@ class SqliteFile:
         )
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._uri, uri=True)
+        database = sqlite3.connect(self._uri, uri=True)
+        # Else SQLite reads nothing of a file that lacks its end.
+        database.execute("PRAGMA writable_schema=ON")
+        return database
 
     def _index(self, database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
         """Yield time, id and topic of each message that can be read."""
