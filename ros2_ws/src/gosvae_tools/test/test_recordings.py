@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mcap.writer import CompressionType, IndexType
 from mcap.writer import Writer as McapWriter
@@ -334,6 +334,7 @@ def test_a_write_ahead_log_that_was_cut_off(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.booleans())
+@example(32835, True)  # its first pages point back: that went on for ever
 def test_damaged_sqlite_gives_the_rest(
     tmp_path_factory: pytest.TempPathFactory, place: int, cut: bool
 ) -> None:

@@ -17,6 +17,8 @@ from .storage import Report, Row, Run, Topic
 
 MAGIC = b"SQLite format 3\0"
 
+_QUERY = "SELECT timestamp, id, topic_id FROM messages NOT INDEXED"
+_MAX_TOPICS = 10_000
 _TRIES = 100_000
 """Rows in a row that cannot be read, after which a damaged file is given up."""
 
@@ -79,7 +81,6 @@ class SqliteFile:
 
     def _index(self, database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
         """Yield time, id and topic of each message that can be read."""
-        query = "SELECT timestamp, id, topic_id FROM messages NOT INDEXED"
         last = failed = 0
         damage = ""
         try:
@@ -88,7 +89,7 @@ class SqliteFile:
             last = 0
         while failed < _TRIES:
             try:
-                for row in database.execute(f"{query} WHERE id > ? ORDER BY id", (last,)):
+                for row in _rows_behind(database, last):
                     yield row
                     last, failed = row[1], 0
                 break
@@ -98,7 +99,7 @@ class SqliteFile:
             while failed < _TRIES:
                 last, failed = last + 1, failed + 1
                 try:
-                    row = database.execute(f"{query} WHERE id = ?", (last,)).fetchone()
+                    row = database.execute(f"{_QUERY} WHERE id = ?", (last,)).fetchone()
                 except sqlite3.DatabaseError:
                     continue
                 if row is not None:
@@ -125,6 +126,20 @@ class SqliteFile:
                 yield Row(time, topic, bytes(data or b""))
 
 
+def _rows_behind(database: sqlite3.Connection, last: int) -> Iterator[tuple[int, int, int]]:
+    """Yield time, id and topic of the messages behind the id `last`, in the order of ids.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged there.
+    """
+    for row in database.execute(f"{_QUERY} WHERE id > ? ORDER BY id", (last,)):
+        if not isinstance(row[1], int) or row[1] <= last:
+            # A page that points back to one above it would go on for ever.
+            raise sqlite3.DatabaseError("ids of messages do not rise")
+        yield row
+        last = row[1]
+
+
 def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Topic]]:
     """Yield each topic by its id; versions of the schema differ in their columns."""
     database.row_factory = sqlite3.Row
@@ -133,9 +148,9 @@ def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Topic]]:
         raise LookupError(f"it has no table {', '.join(sorted(missing))}")
     definitions: dict[str, Any] = {}
     if "message_definitions" in tables:
-        rows = database.execute("SELECT * FROM message_definitions")
+        rows = database.execute(f"SELECT * FROM message_definitions LIMIT {_MAX_TOPICS}")
         definitions = {row["topic_type"]: row for row in rows}
-    for row in database.execute("SELECT * FROM topics"):
+    for row in database.execute(f"SELECT * FROM topics LIMIT {_MAX_TOPICS}"):
         found = definitions.get(row["type"])
         there = dict(zip(row.keys(), row, strict=True))
         yield (
