@@ -133,6 +133,7 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     if side != "tx" and chosen["view"] == "true":
         view = _view({**common, "frames": side == "both"})
         nodes.append(dataclasses.replace(view, remappings=_frames_of(cameras, topics)))
+    nodes = [_ready_first(node, nodes, chosen["autostart"] != "false") for node in nodes]
     files = _params_files(chosen["params_file"])
     nodes = [dataclasses.replace(node, params_files=files) for node in nodes]
     if side != "tx" and chosen["rviz"] == "true":
@@ -275,6 +276,21 @@ def _record(output: str, side: Side, parameters: Mapping[str, Value]) -> Node:
         remappings=(("__node", name),),
         side=side,
     )
+
+
+def _ready_first(node: Node, nodes: Sequence[Node], autostart: bool) -> Node:
+    """Return the replay with the nodes that it waits for, other nodes as they are.
+
+    Nodes that somebody activates by hand are waited for without a limit.
+    """
+    if node.executable != "replay":
+        return node
+    awaited = ("transmitter", "receiver", "record")
+    parameters = {**node.parameters}
+    parameters["wait_for"] = [each.name for each in nodes if each.executable in awaited]
+    if not autostart:
+        parameters["ready_timeout"] = 0.0
+    return dataclasses.replace(node, parameters=parameters)
 
 
 def _view(parameters: Mapping[str, Value]) -> Node:

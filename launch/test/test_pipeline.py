@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -60,16 +61,30 @@ def test_defaults_are_left_to_the_parameter_files(drive: Path, bundle: Path) -> 
     values = {argument.name: argument.default for argument in ARGUMENTS}
     assert describe(values) == describe({})
     nodes = named(describe({**values, "bag": str(drive)}))
-    assert nodes["gosvae_replay"].parameters == {"input": str(drive)}
+    assert nodes["gosvae_replay"].parameters == {
+        "input": str(drive),
+        "wait_for": ["gosvae_tx", "gosvae_rx"],
+    }
     assert nodes["gosvae_rx"].parameters == {"image_transport": "raw", "use_sim_time": True}
     for node in describe({"bundle": str(bundle)}).nodes:
         assert node.parameters == {"bundle": str(bundle)}
 
 
+def test_a_replay_waits_for_the_nodes_of_its_side(drive: Path) -> None:
+    given = {"bag": str(drive), "record": "rec"}
+    replay = named(describe(given, "tx"))["gosvae_replay"]
+    assert replay.parameters["wait_for"] == ["gosvae_tx", "gosvae_record_tx"]
+    assert "ready_timeout" not in replay.parameters
+    replay = named(describe({**given, "autostart": "false"}))["gosvae_replay"]
+    assert replay.parameters["ready_timeout"] == 0.0
+
+
 def test_a_bag_brings_replay_and_its_clock(drive: Path) -> None:
     nodes = named(describe({"bag": str(drive), "rate": "2", "loop": "True", "record": "rec"}))
     replay = nodes.pop("gosvae_replay")
-    assert replay.parameters == {"input": str(drive), "rate": 2.0, "loop": True}
+    parameters = dict(replay.parameters)
+    assert parameters.pop("wait_for") == ["gosvae_tx", "gosvae_rx", "gosvae_record"]
+    assert parameters == {"input": str(drive), "rate": 2.0, "loop": True}
     assert replay.lifetime == "drive"
     assert list(nodes) == ["gosvae_tx", "gosvae_rx", "gosvae_record"]
     assert all(node.parameters["use_sim_time"] is True for node in nodes.values())
@@ -96,6 +111,11 @@ def test_two_sides_make_the_whole(drive: Path) -> None:
     assert [each.parameters["side"] for each in records] == ["tx", "rx"]
     assert [each.side for each in records] == ["tx", "rx"]
     assert both.pop("gosvae_record").parameters["side"] == "both"
+    # Each side's replay waits for its own nodes.
+    for nodes in (sides, both):
+        replay = nodes["gosvae_replay"]
+        parameters = {key: value for key, value in replay.parameters.items() if key != "wait_for"}
+        nodes["gosvae_replay"] = dataclasses.replace(replay, parameters=parameters)
     assert sides == both
     assert {each.name for side in ("tx", "rx") for each in arguments_of(side)} == {
         each.name for each in ARGUMENTS

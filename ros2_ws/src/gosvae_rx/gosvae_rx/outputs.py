@@ -158,6 +158,11 @@ class Outputs:
         _remember(self._frames, header, message)
         self._publish_overlay(header)
 
+    @property
+    def mask_listeners(self) -> int:
+        """Subscribers of the masks."""
+        return int(self._mask.get_subscription_count())
+
     def publish_mask(self, decoded: DecodedFrame) -> None:
         """Publish a frame's mask, and the calibration with its header."""
         header = to_header_message(decoded.header)

@@ -211,6 +211,7 @@ class Receiver(PipelineNode):
             judge=self.judge,
             providers=self.value("providers"),
             transmitters=packets.get_publisher_count() if packets is not None else 0,
+            mask_listeners=each.outputs.mask_listeners,
             dropped=worker.dropped(camera) if worker else 0,
             drop_rate=worker.drop_rate(camera) if worker else 0.0,
             clock_stands=self.get_clock().now().nanoseconds == 0,

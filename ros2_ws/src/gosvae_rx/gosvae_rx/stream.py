@@ -41,6 +41,8 @@ class Conditions(NamedTuple):
     providers: Sequence[str]
     transmitters: int
     """Publishers of the packets."""
+    mask_listeners: int
+    """Subscribers of the masks."""
     dropped: int
     """Frames that gave way to newer ones since activation."""
     drop_rate: float
@@ -187,6 +189,7 @@ class Stream:
         return {
             "provider": self.decoder.session.provider,
             "transmitters": conditions.transmitters,
+            "mask listeners": conditions.mask_listeners,
             "masks": self._frames,
             "packets": self._packets,
             "frames/s": self._masks.rate(),

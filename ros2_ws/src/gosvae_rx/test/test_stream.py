@@ -67,6 +67,7 @@ class Link:
             judge=Judge(Receiver.thresholds, PARAMETERS.__getitem__),
             providers=["cpu"],
             transmitters=1,
+            mask_listeners=1,
             dropped=0,
             drop_rate=0.0,
             clock_stands=False,

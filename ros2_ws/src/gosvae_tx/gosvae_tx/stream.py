@@ -32,6 +32,8 @@ class Conditions(NamedTuple):
     judge: Judge
     providers: Sequence[str]
     max_kbit_per_s: float
+    camera_publishers: int
+    """Publishers of the frames; 0 while they are not subscribed to."""
     listeners: int
     """Subscribers of the packets."""
     dropped: int
@@ -162,6 +164,7 @@ class Stream:
         control, intra = self._sender.control, self._intra.rate()
         return {
             "provider": self._sender.encoder.session.provider,
+            "camera publishers": conditions.camera_publishers,
             "listeners": conditions.listeners,
             "levels": self._levels.mean(),
             "frames": self._frames,

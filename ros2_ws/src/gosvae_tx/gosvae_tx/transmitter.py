@@ -184,6 +184,7 @@ class Transmitter(PipelineNode):
             judge=self.judge,
             providers=self.value("providers"),
             max_kbit_per_s=self.value("max_kbit_per_s"),
+            camera_publishers=images.get_publisher_count() if images is not None else 0,
             listeners=each.packets.get_subscription_count(),
             dropped=worker.dropped(camera) if worker else 0,
             drop_rate=worker.drop_rate(camera) if worker else 0.0,

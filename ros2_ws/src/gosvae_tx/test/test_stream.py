@@ -62,6 +62,7 @@ class Camera:
             judge=Judge(Transmitter.thresholds, PARAMETERS.__getitem__),
             providers=["cpu"],
             max_kbit_per_s=0.0,
+            camera_publishers=1,
             listeners=1,
             dropped=0,
             drop_rate=0.0,
