@@ -818,3 +818,21 @@ def test_a_signal_while_a_node_starts_ends_it(pipeline: Pipeline, executable: st
         assert process.popen.wait(DEADLINE) == 0, process.output()
         assert "Traceback" not in process.output()
         pipeline.wait("its end", lambda: name not in pipeline.node.get_node_names())
+
+
+def test_both_nodes_tell_which_others_they_are_matched_with(pipeline: Pipeline) -> None:
+    pipeline.transmitter()
+    pipeline.receiver()
+    tx, rx = "gosvae_tx: camera", "gosvae_rx: camera"
+
+    def figures(name: str, *keys: str) -> list[str | None]:
+        return [pipeline.figures(name).get(key) for key in keys]
+
+    sent, received = ("camera publishers", "listeners"), ("transmitters", "mask listeners")
+    pipeline.wait("each other", lambda: figures(tx, *sent) == ["0", "1"])
+    pipeline.wait("each other", lambda: figures(rx, *received) == ["1", "0"])
+    publisher = pipeline.publisher(Image, "camera/image_raw", "default")
+    pipeline.masks()
+    pipeline.wait("the camera", lambda: figures(tx, *sent) == ["1", "1"])
+    pipeline.wait("the masks' listener", lambda: figures(rx, *received) == ["1", "1"])
+    assert publisher.get_subscription_count() == 1

@@ -83,7 +83,11 @@ TOPICS = {
 
 REQUIRED = ("input", "output")
 HIDDEN = (
-    *("/rosout", "/parameter_events", "/transition_event", "/tf", "/tf_static"),
+    "/rosout",
+    "/parameter_events",
+    "/transition_event",
+    "/tf",
+    "/tf_static",
     "/label_info_vision",
 )
 

@@ -67,7 +67,7 @@ class Link:
             judge=Judge(Receiver.thresholds, PARAMETERS.__getitem__),
             providers=["cpu"],
             transmitters=1,
-            mask_listeners=1,
+            mask_listeners=3,
             dropped=0,
             drop_rate=0.0,
             clock_stands=False,
@@ -86,6 +86,7 @@ def test_masks_are_counted_and_acknowledged(link: Link) -> None:
     level, text, values = link.report()
     assert (level, text) == (OK, "receiving")
     assert (values["masks"], values["coverage"], values["decode ms p95"]) == (1, 1.0, 12.0)
+    assert (values["transmitters"], values["mask listeners"]) == (1, 3)
     assert values["mask age ms p50"] == pytest.approx(200.0)
     feedback = link.stream.feedback()
     assert feedback.has_acknowledged and feedback.acknowledged == 0

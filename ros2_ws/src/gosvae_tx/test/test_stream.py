@@ -62,7 +62,7 @@ class Camera:
             judge=Judge(Transmitter.thresholds, PARAMETERS.__getitem__),
             providers=["cpu"],
             max_kbit_per_s=0.0,
-            camera_publishers=1,
+            camera_publishers=2,
             listeners=1,
             dropped=0,
             drop_rate=0.0,
@@ -88,6 +88,7 @@ def test_packets_are_the_codecs_and_counted(camera: Camera, bundle: ModelBundle)
     assert (values["frames"], values["intra frames"], values["packets"]) == (1, 1, len(packets))
     assert values["bytes/frame"] == sum(packet.serialized_size() for packet in packets)
     assert values["max kbit/s"] == "none" and values["listeners"] == 1
+    assert values["camera publishers"] == 2
 
 
 def test_states_without_frames(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
