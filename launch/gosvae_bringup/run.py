@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 
 from gosvae_common.signals import stop_signals
 from gosvae_tools.verbs import Verb
@@ -23,10 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """
     names = [argument.name for argument in ARGUMENTS]
     values = {name: value for name in names if (value := getattr(options, name)) is not None}
-    pipeline = describe(values, options.side)
-    more = tuple(options.ros_args)
-    nodes = tuple(dataclasses.replace(node, more=more) for node in pipeline.nodes)
-    return _run(dataclasses.replace(pipeline, nodes=nodes), "run")
+    return _run(_with(describe(values, options.side), options.ros_args), "run")
 
 
 def view(options: argparse.Namespace) -> int:
@@ -36,7 +34,14 @@ def view(options: argparse.Namespace) -> int:
         GosvaeError: the arguments make no sense, or something is not installed.
     """
     names = ("cameras", "save", "port", "frames", "browser")
-    return _run(describe_view(**{name: getattr(options, name) for name in names}), "view")
+    pipeline = describe_view(**{name: getattr(options, name) for name in names})
+    return _run(_with(pipeline, options.ros_args), "view")
+
+
+def _with(pipeline: Pipeline, ros_args: Sequence[str]) -> Pipeline:
+    """Return the pipeline with ROS arguments of the user for all nodes."""
+    nodes = (dataclasses.replace(node, more=tuple(ros_args)) for node in pipeline.nodes)
+    return dataclasses.replace(pipeline, nodes=tuple(nodes))
 
 
 def _run(pipeline: Pipeline, command: str) -> int:
@@ -81,14 +86,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
             default=None,
             help=argument.description.replace("%", "%%") + default,
         )
-    parser.add_argument(
-        "--ros-args",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="...",
-        help="ROS arguments for all nodes, up to the end of the line, as for `ros2 run`: "
-        "-r FROM:=TO remaps a topic, -p NAME:=VALUE sets a parameter",
-    )
+    _add_ros_arguments(parser)
 
 
 def _add_view_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +101,18 @@ def _add_view_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-browser", dest="browser", action="store_false", help="only say where the page is"
+    )
+    _add_ros_arguments(parser)
+
+
+def _add_ros_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="...",
+        help="ROS arguments for all nodes, up to the end of the line, as for `ros2 run`: "
+        "-r FROM:=TO remaps a topic, -p NAME:=VALUE sets a parameter",
     )
 
 

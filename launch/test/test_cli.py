@@ -270,6 +270,9 @@ def test_ros_arguments_go_to_all_nodes_as_they_are(
     rules = ["-r", "image:=/zed/image", "-r", "zed/image_raw:=/x", "-p", "levels:=2"]
     assert cli.main(["run", "cameras:=zed", "--ros-args", *rules]) == 0
     assert started == [rules, ["-p", "a:=1", *rules]]
+    monkeypatch.setattr(run_module, "describe_view", lambda **_: pipeline)
+    assert cli.main(["view", "--no-browser", "--ros-args", "-r", "__ns:=/robot1"]) == 0
+    assert started[2] == ["-r", "__ns:=/robot1"]
 
 
 def test_a_failed_node_starts_again_where_that_is_asked_for(
