@@ -24,7 +24,7 @@ class Source(Strict):
     """One split of one dataset, the folder of which the command line names."""
 
     split: str
-    share: float = Field(1.0, gt=0)
+    share: float = Field(default=1.0, gt=0)
     """Part of every batch, against the sum of the shares."""
 
 
@@ -36,7 +36,7 @@ class Data(Strict):
 
     train: Mapping[str, Source] = {"camvid": Source(split="train")}
     val: Mapping[str, Source] = {"camvid": Source(split="val")}
-    compression: float = Field(0.0, ge=0, le=1)
+    compression: float = Field(default=0.0, ge=0, le=1)
     """Share of the crops trained on that are as a receiver of compressed pictures has them."""
 
     def names(self) -> list[str]:
@@ -61,11 +61,11 @@ class Schedule(Strict):
     take less time, and losses are computed at half and a quarter of the crop's sides."""
     validate_every: PositiveInt = 500
     """Steps from one validation to the next."""
-    warmup: float = Field(0.06, ge=0, le=1)
+    warmup: float = Field(default=0.06, ge=0, le=1)
     """Share of the steps with rising learning rate; tokens are not quantised during it."""
-    weight_decay: float = Field(1e-2, ge=0)
-    gradient_clip: float = Field(2.0, gt=0)
-    ema: float = Field(0.998, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    gradient_clip: float = Field(default=2.0, gt=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
 
 
 class Expert(Schedule):
@@ -77,20 +77,20 @@ class Expert(Schedule):
 class Losses(Strict):
     """Weights of the terms that the tokens are trained by."""
 
-    imitation: float = Field(1.0, ge=0)
+    imitation: float = Field(default=1.0, ge=0)
     """Jensen-Shannon divergence to the guides' output (GOS-VAE, equation 3)."""
-    distillation: float = Field(1.0, ge=0)
+    distillation: float = Field(default=1.0, ge=0)
     """Kullback-Leibler divergence from the guides' output."""
-    supervised: float = Field(0.5, ge=0)
+    supervised: float = Field(default=0.5, ge=0)
     """Cross entropy and Dice against the labels."""
-    pixels: float = Field(0.0, ge=0)
+    pixels: float = Field(default=0.0, ge=0)
     """Mean absolute difference of pixels, 0 to 1."""
-    perceptual: float = Field(0.0, ge=0)
+    perceptual: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["efficientnet", "lpips"] = "efficientnet"
-    adversarial: float = Field(0.0, ge=0)
-    features: float = Field(0.0, ge=0)
+    adversarial: float = Field(default=0.0, ge=0)
+    features: float = Field(default=0.0, ge=0)
     """Mean absolute difference of the first guide's features; it has to be a FPN."""
-    policy: float = Field(0.0, ge=0)
+    policy: float = Field(default=0.0, ge=0)
     """Policy gradient on sampled tokens, rewarded by each frame's mIoU against the labels."""
     rate: tuple[NonNegativeFloat, ...] = ()
     """Of the bits of a token, for each level; none for tokens that may cost what they will."""
@@ -197,7 +197,7 @@ def identify(config: Config, fields: Iterable[str], **more: str) -> Identity:
         else:
             yield f"{name}: {value}", default
 
-    flat = []
+    flat: list[tuple[str, bool]] = []
     for name in fields:
         value, field = getattr(config, name), Config.model_fields[name]
         flat += walk(name, value, not field.is_required() and value == field.get_default())

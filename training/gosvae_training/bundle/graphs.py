@@ -20,6 +20,8 @@ class EncoderGraph(nn.Module):
     has to buy a nearer one. A reference of `codes` is none.
     """
 
+    codebooks: Tensor
+
     def __init__(self, network: TokenNetwork, inertia: Sequence[float] = ()) -> None:
         super().__init__()
         self.encoder = network.encoder
@@ -53,6 +55,9 @@ class EncoderGraph(nn.Module):
 
 class VectorGraph(nn.Module):
     """int32 (N, levels, h, w) -> what the decoder makes; index `codes` adds nothing."""
+
+    tables: Tensor
+    first: Tensor
 
     def __init__(self, network: TokenNetwork, size: tuple[int, int]) -> None:
         super().__init__()

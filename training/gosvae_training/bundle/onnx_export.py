@@ -39,6 +39,7 @@ def to_onnx(graph: nn.Module, example: Inputs, names: tuple[Sequence[str], str])
         dynamic_shapes=[{0: torch.export.Dim("batch")}] * len(example),
         verbose=False,
     )
+    assert program is not None
     model = program.model_proto
     # Metadata of the exporter tells of the machine's paths.
     for node in model.graph.node:

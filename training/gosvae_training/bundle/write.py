@@ -188,7 +188,9 @@ class _Examples(NamedTuple):
     @classmethod
     def of(cls, encoder: EncoderGraph, frames: Iterable[Tensor]) -> _Examples:
         single: list[Inputs] = [(frame,) for frame in frames]
-        alone = [(encoder(frame, encoder.no_reference(frame)),) for (frame,) in single]
+        alone: list[Inputs] = [
+            (encoder(frame, encoder.no_reference(frame)),) for (frame,) in single
+        ]
         references = alone[-1:] + alone[:-1]
         taken = [(*frame, *tokens) for frame, tokens in zip(single, references, strict=True)]
         return cls(single, taken, [encoder(*each) for each in taken], alone)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +13,32 @@ from gosvae_codec.labels import UNLABELLED, LabelSpace
 
 from .datasets import Dataset, Sample
 
+Frame = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB."""
 
-def _jitter(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    pixels = frame.astype(np.float32)
+
+def _bytes(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return an 8-bit image as what it is; OpenCV's annotations leave its type open."""
+    return np.asarray(image, np.uint8)
+
+
+def _jitter(frame: Frame, rng: np.random.Generator) -> Frame:
+    pixels: npt.NDArray[np.float32] = frame.astype(np.float32)
     gain = rng.uniform(0.6, 1.4) * rng.uniform(0.92, 1.08, 3)
     pixels *= gain.astype(np.float32)
     mean = pixels.mean()
     pixels = (pixels - mean) * np.float32(rng.uniform(0.7, 1.3)) + mean
-    gray = pixels @ np.float32([0.299, 0.587, 0.114])
+    gray = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     saturation = np.float32(rng.uniform(0.4, 1.4))
     pixels = gray[..., None] + (pixels - gray[..., None]) * saturation
     if rng.random() < 0.2:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, 1.2))
+        blurred = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, 1.2))
+        pixels = np.asarray(blurred, np.float32)
     if rng.random() < 0.2:
         noise = rng.standard_normal((*pixels.shape[:2], 1), np.float32)
         pixels += np.float32(rng.uniform(2, 8)) * noise
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    clipped: Frame = np.clip(pixels, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> Sample:
@@ -53,7 +65,7 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
         mask = cv2.warpAffine(
             sample.mask, matrix, size[::-1], flags=cv2.INTER_NEAREST, borderValue=UNLABELLED
         )
-        return Sample(_jitter(frame, rng), mask)
+        return Sample(_jitter(_bytes(frame), rng), _bytes(mask))
     half, quarter = ((size[1] // part, size[0] // part) for part in (2, 4))
     mask = cv2.warpAffine(
         sample.mask,
@@ -73,7 +85,7 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
         ).reshape(*quarter[::-1], -1)
         for first in range(0, sample.logits.shape[2], 4)
     ]
-    return Sample(_jitter(frame, rng), mask, np.concatenate(planes, 2))
+    return Sample(_jitter(_bytes(frame), rng), _bytes(mask), np.concatenate(planes, 2))
 
 
 def _at_parts(matrix: npt.NDArray[np.float64], source: int, target: int) -> np.ndarray:
@@ -94,7 +106,7 @@ PICTURE_CODECS = (
 """File ending, OpenCV's parameters up to the quality, and the lowest and highest of it."""
 
 
-def recompress(frame: np.ndarray, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def recompress(frame: Frame, rng: np.random.Generator) -> Frame:
     """Return a frame, uint8 (H, W, 3) RGB, as a receiver of pictures has it.
 
     JPEG, WebP or AVIF of any quality, low ones more often; one in three at half of its sides.
@@ -102,18 +114,27 @@ def recompress(frame: np.ndarray, rng: np.random.Generator) -> npt.NDArray[np.ui
     size = frame.shape[1::-1]
     if rng.random() < 1 / 3:
         half = (size[0] // 2, size[1] // 2)
-        frame = cv2.resize(frame, half, interpolation=cv2.INTER_AREA)
+        frame = _bytes(cv2.resize(frame, half, interpolation=cv2.INTER_AREA))
     ending, parameters, (low, high) = PICTURE_CODECS[rng.integers(len(PICTURE_CODECS))]
     quality = round(low + (high - low) * rng.random() ** 1.5)
     bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     _, coded = cv2.imencode(ending, bgr, [*parameters, quality])
-    made = cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    made = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     if made.shape[1::-1] != size:
         made = cv2.resize(made, size, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(made, np.uint8)
+    return _bytes(made)
 
 
-class RandomCrops(torch.utils.data.Dataset):
+class Items(torch.utils.data.Dataset[tuple[torch.Tensor, ...]]):
+    """What a run takes its batches from, in order."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class RandomCrops(Items):
     """Endless-looking dataset of augmented crops; item `i` of seed `s` is always the same.
 
     Items are (uint8 (h, w, 3) RGB, int64 (h, w) channel index or 255). Frames are first brought
@@ -166,6 +187,6 @@ def fit_rows(sample: Sample, rows: int) -> Sample:
     size = (max(round(width * rows / height), 1), rows)
     smooth = cv2.INTER_AREA if rows < height else cv2.INTER_LINEAR
     return Sample(
-        cv2.resize(sample.frame, size, interpolation=smooth),
-        cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST),
+        _bytes(cv2.resize(sample.frame, size, interpolation=smooth)),
+        _bytes(cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST)),
     )

@@ -83,10 +83,13 @@ class Sample(NamedTuple):
 class Dataset(Protocol):
     """A sequence of samples that are decoded when they are asked for."""
 
-    title: str
-    """Name for people."""
-    terms: str
-    """What weights trained on it inherit."""
+    @property
+    def title(self) -> str:
+        """Name for people."""
+
+    @property
+    def terms(self) -> str:
+        """What weights trained on it inherit."""
 
     def __len__(self) -> int: ...
 
@@ -130,9 +133,9 @@ class Pictures:
         frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if frame is None:
             raise DataError(f"{path}: cannot read it as an image")
-        frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         if annotation is None:
-            return Sample(frame, np.full(frame.shape[:2], UNLABELLED, np.uint8))
+            return Sample(rgb, np.full(rgb.shape[:2], UNLABELLED, np.uint8))
         mask = cv2.imread(str(annotation), cv2.IMREAD_UNCHANGED)
         if mask is None:
             raise DataError(f"{annotation}: cannot read it as an image")
@@ -142,7 +145,7 @@ class Pictures:
             )
         if mask.shape != frame.shape[:2]:
             raise DataError(f"{path}: frame {frame.shape[:2]} but mask {mask.shape}")
-        return Sample(frame, self.table[mask])
+        return Sample(rgb, self.table[mask])
 
 
 @dataclass
@@ -175,8 +178,8 @@ class Video:
         if not good:
             raise DataError(f"{self.path}: cannot read frame {index}")
         self._next = index + 1
-        frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-        return Sample(frame, np.full(frame.shape[:2], UNLABELLED, np.uint8))
+        rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+        return Sample(rgb, np.full(rgb.shape[:2], UNLABELLED, np.uint8))
 
 
 _CAMVID_TERMS = (

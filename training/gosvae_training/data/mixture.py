@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .augment import Items
 from .datasets import Dataset, Sample
 
 
@@ -29,12 +30,12 @@ class Concatenation:
         return self.parts[part][index - int(self._ends[part]) + len(self.parts[part])]
 
 
-class Mixture(torch.utils.data.Dataset):
+class Mixture(Items):
     """Items of several datasets, interleaved by their shares, always in the same order."""
 
     _PERIOD = 1000
 
-    def __init__(self, parts: Sequence[torch.utils.data.Dataset], shares: Sequence[float]) -> None:
+    def __init__(self, parts: Sequence[Items], shares: Sequence[float]) -> None:
         self._parts = parts
         whole = self._PERIOD * np.asarray(shares) / sum(shares)
         # Rounded so that their sum stays: by the ends of the shares laid end to end.

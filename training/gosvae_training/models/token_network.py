@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,11 @@ class TokenNetwork(nn.Module):
     Residual levels are dropped at random in training, so that every prefix of them decodes
     (SoundStream, Zeghidour et al. 2021, section III-C).
     """
+
+    # Any network: torch's stubs take attributes such as `stride` for parameters or modules.
+    encoder: Any
+    quantizer: Any
+    decoder: Any
 
     def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
         """Put the parts together.

@@ -36,7 +36,7 @@ class Depth(Strict):
 
     steps: PositiveInt
     batch: PositiveInt = 8
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 class DepthFrames(Dataset):
