@@ -4,6 +4,8 @@
 SHELL := bash
 RUN := python3 tools/setup_environment.py --exec
 BENCH := python3 tools/setup_environment.py --bench --exec
+# Runs a module of bench/ in an environment, where Python finds that folder.
+IN_BENCH := sh -c 'PYTHONPATH="$$0$${PYTHONPATH:+:$$PYTHONPATH}" exec python -m "$$@"' "$(CURDIR)/bench"
 TRAIN := python3 tools/setup_environment.py --training --exec
 STREETS := python3 tools/setup_environment.py --streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
@@ -100,16 +102,16 @@ evaluate:
 
 sweep:
 	@$(call need_data,sweep,CamVid)
-	@$(RUN) python bench/sweep.py --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
+	@$(RUN) $(IN_BENCH) gosvae_bench.link_sweep --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
 		$${OUTPUT:+--output "$$OUTPUT"}
 
 bench:
 	@$(call need_data,bench,a folder of labelled frames)
-	@$(BENCH) python bench/benchmark.py --reference "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
+	@$(BENCH) $(IN_BENCH) gosvae_bench.rate_quality --reference "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
 		$${JSON:+--json "$$JSON"} $${QUICK:+--quick}
 
 bench-pipeline:
-	@$(RUN) python bench/pipeline.py --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" $${JSON:+--json "$$JSON"} \
+	@$(RUN) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" $${JSON:+--json "$$JSON"} \
 		$${QUICK:+--quick}
 
 shell:

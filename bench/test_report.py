@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report import (
+
+from gosvae_bench.report import (
     BUNDLE,
     PAGES,
     RESULTS,

@@ -21,13 +21,15 @@ import cv2
 import imagecodecs
 import numpy as np
 import yaml
-from streams import DATAGRAM_BYTES, IMAGE_HEADER_BYTES, Image, video_encoder
 
-from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, Header, LabelSpace, ModelBundle
+from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, Header, ModelBundle
 from gosvae_codec.images import resize_frame
 from gosvae_codec.masks import Mask
 from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES
 from gosvae_codec.sessions import Session
+
+from .label_codec import enlarge_labels, shrink_labels
+from .link_streams import DATAGRAM_BYTES, IMAGE_HEADER_BYTES, Image, video_encoder
 
 GOP = 10
 """Frames from one key frame of a video to the next."""
@@ -192,24 +194,6 @@ def _enlarge(picture: Image, size: Size) -> Image:
     if picture.shape[:2] == size:
         return picture
     return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def shrink_labels(mask: Mask, scale: int, labels: LabelSpace) -> Mask:
-    """Return the class that holds most of each block of scale x scale pixels, as its index."""
-    height, width = mask.shape
-    small = (-(-width // scale), -(-height // scale))
-    planes = [(mask == label).astype(np.float32) for label in labels.ids]
-    shrunk = [cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in planes]
-    return np.argmax(shrunk, 0).astype(np.uint8)
-
-
-def enlarge_labels(classes: Mask, size: Size, labels: LabelSpace) -> Mask:
-    """Return label ids at `size`: class by class, bilinearly, and the strongest."""
-    planes = [
-        cv2.resize((classes == index).astype(np.float32), size[::-1])
-        for index in range(len(labels))
-    ]
-    return np.asarray(labels.ids[np.argmax(planes, 0)], np.uint8)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline import (
+
+from gosvae_bench.system import (
     LADDER,
     PRECISION,
     SIZES,
@@ -24,7 +25,6 @@ from pipeline import (
     private_network,
     runs,
 )
-
 from gosvae_codec import GosvaeError
 from gosvae_codec.testing import write_tiny_bundle
 

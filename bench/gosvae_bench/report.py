@@ -1,4 +1,4 @@
-"""Benchmark results to pictures, tables and words: ``python bench/report.py``.
+"""Benchmark results to pictures, tables and words: ``python -m gosvae_bench.report``.
 
 Reads docs/benchmark.json and docs/studies/*.json, draws the plots in docs/images, and fills in
 what stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` in README.md and
@@ -19,9 +19,11 @@ from typing import Any
 import bjontegaard
 import cv2
 import numpy as np
-from results import write_whole
 
-ROOT = Path(__file__).resolve().parent.parent
+from .files import write_whole
+from .tables import markdown_table, number
+
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmark.json"
 STUDIES = ROOT / "docs" / "studies"
 IMAGES = ROOT / "docs" / "images"
@@ -129,17 +131,6 @@ def _nearest(rows: Sequence[Row], size: float) -> Row:
 # --- words and tables
 
 
-def number(value: float | None, form: str = ".0f", scale: float = 1) -> str:
-    """Return a number for a table, "-" where there is none."""
-    return "-" if value is None else f"{value / scale:{form}}"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def setup(results: Row) -> str:
     """Say what was measured where."""
     data, machine, versions = results["data"], results["machine"], results["versions"]
@@ -207,7 +198,7 @@ def summary(results: Row) -> str:
                 number(row["decode_ms"], ".1f"),
             ]
         )
-    return table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _best(rows: Sequence[Row]) -> float:
@@ -331,7 +322,7 @@ def everything(results: Row) -> str:
         ]
         for row in results["rows"]
     ]
-    return table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _size(row: Row) -> str:
@@ -369,7 +360,7 @@ def differences(results: Row) -> str:
         lines.append([name, *against(rows)])
         for each in others:
             lines[-1] += against(each.get(name) if pixels else None)
-    return table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def studies(results: Row) -> str:
@@ -392,7 +383,8 @@ def studies(results: Row) -> str:
             for name, row in study["rows"].items()
         ]
         found.append(
-            f"*{study['title']}* ({study['data']}, {study['date']}):\n\n{table(heads, lines)}"
+            f"*{study['title']}* ({study['data']}, {study['date']}):\n\n"
+            f"{markdown_table(heads, lines)}"
         )
     return "\n\n".join(found) or "None of these has been trained yet."
 
@@ -577,11 +569,11 @@ def plot_frontier(results: Row, path: Path) -> None:
 
 def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
     """Draw what receivers have of one frame at about the bytes of all levels of our tokens."""
-    from benchmark import Drive, unpack
-    from contenders import contenders, find_bundles, open_expert
-
     from gosvae_codec import ModelBundle
     from gosvae_codec.masks import colorize, resize_mask
+
+    from .codecs import contenders, find_bundles, open_expert
+    from .rate_quality import Drive, unpack
 
     bundle = ModelBundle.load(reference)
     size = tokens_of(results)[-1]["bytes_per_frame"]
@@ -627,7 +619,9 @@ def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw and fill in."""
-    parser = argparse.ArgumentParser(prog="report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="gosvae_bench.report", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--data", type=Path, help="frames, for the strip of pictures")
     parser.add_argument("--reference", type=Path, default=ROOT / "models" / BUNDLE)
     options = parser.parse_args(arguments)

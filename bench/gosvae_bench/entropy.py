@@ -1,4 +1,4 @@
-"""Time entropy coding and decoding by number of tokens: ``python bench/entropy.py``.
+"""Time entropy coding and decoding by number of tokens: ``python -m gosvae_bench.entropy``.
 
 Random tokens, the costliest there are, under a shipped bundle's prior, stretched to larger grids;
 all residual levels, one thread. Times are of the CPU, so that a busy machine does not count.
@@ -19,6 +19,9 @@ import numpy as np
 from gosvae_codec import ModelBundle
 from gosvae_codec.entropy import TokenCoder
 from gosvae_codec.prior import Prior
+
+from .files import write_whole
+from .tables import markdown_table
 
 SIZES = {"480x360": (23, 30), "960x540": (34, 60), "1280x720": (45, 80), "2048x1024": (64, 128)}
 """Token grids at 16 pixels a token, by camera size."""
@@ -72,25 +75,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     bundle = ModelBundle.load(options.bundle)
-    rows = []
-    print("| camera | tokens | intra, both ways | predicted, both ways | ns a token |")
-    print("|---|---|---|---|---|")
+    rows, lines = [], []
     for size, grid in SIZES.items():
         shape = (bundle.levels, *grid)
         row = measure(stretched(bundle, grid), shape, bundle.codes, options.times)
         tokens = int(np.prod(shape))
-        intra, predicted = (
+        both = [
             row[f"{name}_encode_ms"] + row[f"{name}_decode_ms"] for name in ("intra", "predicted")
-        )
-        slower = max(intra, predicted)
-        print(
-            f"| {size} | {tokens} | {intra:.2f} ms | {predicted:.2f} ms | "
-            f"{slower / tokens * 1e6:.0f} |"
-        )
+        ]
+        nanoseconds = f"{max(both) / tokens * 1e6:.0f}"
+        lines.append((size, tokens, *(f"{each:.2f} ms" for each in both), nanoseconds))
         rows.append({"size": size, "tokens": tokens, **{k: round(v, 3) for k, v in row.items()}})
+    heads = ["camera", "tokens", "intra, both ways", "predicted, both ways", "ns a token"]
+    print(markdown_table(heads, lines))
     if options.json:
         figures = {"bundle": bundle.name, "machine": platform.processor(), "rows": rows}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_whole(options.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sweep as module
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import H264, RATE, STREAMS, Datagram, Jpeg, Networks, Shown, Stream, Tokens
-from sweep import Drive, cells, judge, plot, simulate, sweep, table
 
+from gosvae_bench import link_sweep as module
+from gosvae_bench.link_streams import (
+    H264,
+    RATE,
+    STREAMS,
+    Datagram,
+    Jpeg,
+    Networks,
+    Shown,
+    Stream,
+    Tokens,
+)
+from gosvae_bench.link_sweep import Drive, cells, judge, plot, simulate, sweep, table
 from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle
 from gosvae_codec.sender import Settings
 from gosvae_codec.testing import write_tiny_bundle

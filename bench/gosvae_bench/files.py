@@ -1,4 +1,4 @@
-"""What the benchmarks' files of results have in common."""
+"""Files of results, written whole or not at all, and the machine that they are of."""
 
 from __future__ import annotations
 

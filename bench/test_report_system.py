@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_pipeline import PAGES, RESULTS, breakdown, plot, render, soak, summary, sustained
+
+from gosvae_bench.report_system import (
+    PAGES,
+    RESULTS,
+    breakdown,
+    plot,
+    render,
+    soak,
+    summary,
+    sustained,
+)
 
 STAGES = {"convert": 0.1, "encoder network": 20.0, "publish mask": 0.2, "colour": 0.5}
 THEIRS = {"JPEG encoding": 3.0, "JPEG decoding": 2.0, "expert network": 60.0}

@@ -1,6 +1,6 @@
 """What a bad link leaves of the masks, for this codec and for what else one could send.
 
-    python bench/sweep.py --data path/to/camvid
+    python -m gosvae_bench.link_sweep --data path/to/camvid
 
 plays the val split of CamVid at 15 Hz through :mod:`gosvae_tools.link.channel` on simulated time,
 once for every stream, link and seed, and writes figures as JSON and plots. It goes on where
@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results import write_whole
 from rich.progress import track
-from streams import RATE, STREAMS, Image, Networks, Shown, Stream
 
 from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_codec.labels import UNLABELLED
@@ -30,6 +28,10 @@ from gosvae_codec.masks import Mask
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_tools.drives import open_source
 from gosvae_tools.link.channel import Channel, Counters, LinkSpec
+
+from .files import write_whole
+from .link_streams import RATE, STREAMS, Image, Networks, Shown, Stream
+from .tables import markdown_table, number
 
 AXES = {
     "loss": ("delay=50ms", ("0%", "1%", "2%", "5%", "10%", "20%", "30%")),
@@ -97,8 +99,8 @@ def simulate(stream: Stream, spec: LinkSpec, count: int) -> Run:
     end = count / RATE + DRAIN
     for index in range(count):
         at(index / RATE, "frame", index)
-    for number in range(int(end / TICK)):
-        at(number * TICK, "tick")
+    for tick in range(int(end / TICK)):
+        at(tick * TICK, "tick")
     while events:
         time, _, what, content = heapq.heappop(events)
         if what == "frame":
@@ -293,28 +295,30 @@ FIGURES = {
 
 def table(results: dict[str, Any]) -> str:
     """Return the main figures in Markdown: means over the seeds, of gaps and peaks the worst."""
-    lines = []
+    parts = []
     for axis, (rest, values) in AXES.items():
-        lines += [f"| {axis}, {rest} | stream | {' | '.join(FIGURES.values())} |"]
-        lines += ["|---" * (len(FIGURES) + 2) + "|"]
-        for place, value in enumerate(values):
-            for stream in STREAMS:
-                numbers = []
-                for name in FIGURES:
-                    found = series(results, stream, axis, name)[place]
-                    worst = name in ("longest_gap_ms", "peak_kbit_per_s")
-                    number = (max if worst else np.mean)(found) if found else None
-                    share = name in ("miou", "live_miou", "coverage")
-                    form = ".3f" if share else ".0f"
-                    numbers.append("-" if number is None else f"{number:{form}}")
-                lines.append(f"| {value} | {stream} | {' | '.join(numbers)} |")
-        lines.append("")
-    return "\n".join(lines)
+        rows = [
+            (value, stream, *(_figure(results, stream, axis, name, place) for name in FIGURES))
+            for place, value in enumerate(values)
+            for stream in STREAMS
+        ]
+        header = [f"{axis}, {rest}", "stream", *FIGURES.values()]
+        parts.append(f"{markdown_table(header, rows)}\n")
+    return "\n".join(parts)
+
+
+def _figure(results: dict[str, Any], stream: str, axis: str, name: str, place: int) -> str:
+    """Return a figure at one place of an axis, for the table."""
+    found = series(results, stream, axis, name)[place]
+    worst = name in ("longest_gap_ms", "peak_kbit_per_s")
+    share = name in ("miou", "live_miou", "coverage")
+    value = (max if worst else np.mean)(found) if found else None
+    return number(value, ".3f" if share else ".0f")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Simulate what is missing, then print the table and draw the plots."""
-    parser = argparse.ArgumentParser(prog="sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="gosvae_bench.link_sweep", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
     parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base"))
     parser.add_argument("--output", type=Path, default=Path("out/sweep"), help="folder")

@@ -1,6 +1,6 @@
 """What to send over this link, from this vehicle, for this task: all contenders on one drive.
 
-    python bench/benchmark.py --data path/to/frames --json FILE
+    python -m gosvae_bench.rate_quality --data path/to/frames --json FILE
 
 Takes a folder in CamVid or Cityscapes layout, never seen before, and writes a row for each codec
 and setting: bytes, what the receiver's masks are worth, what it costs on both sides. It goes on
@@ -32,7 +32,15 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from contenders import (
+from rich.progress import Progress
+
+from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec.labels import UNLABELLED
+from gosvae_codec.masks import Mask, resize_mask
+from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_tools.drives import open_source
+
+from .codecs import (
     Contender,
     contenders,
     find_bundles,
@@ -40,15 +48,9 @@ from contenders import (
     open_expert,
     wire_bytes,
 )
-from results import machine, write_whole
-from rich.progress import Progress
-from streams import Image
-
-from gosvae_codec import GosvaeError, ModelBundle
-from gosvae_codec.labels import UNLABELLED
-from gosvae_codec.masks import Mask, resize_mask
-from gosvae_codec.metrics import ConfusionMatrix
-from gosvae_tools.drives import open_source
+from .files import machine, write_whole
+from .link_streams import Image
+from .tables import markdown_table, number
 
 WARM_UP = 3
 TIMED = 20
@@ -509,28 +511,30 @@ def _in_turn(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, A
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the main figures as a Markdown table."""
-    lines = [
-        "| codec | setting | bytes | mIoU | agreement | vehicle GMACs | encode, ms | decode, ms |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else f"{value:{form}}"
-
-    for row in rows:
-        macs = row["vehicle_macs"]
-        lines.append(
-            f"| {row['codec']} | {row['setting']} | {number(row['bytes_per_frame'], '.0f')} | "
-            f"{number(row['miou'], '.3f')} | {number(row['agreement'], '.3f')} | "
-            f"{number(macs if macs is None else macs / 1e9, '.2f')} | "
-            f"{number(row['encode_ms'], '.1f')} | {number(row['decode_ms'], '.1f')} |"
-        )
-    return "\n".join(lines)
+    heads = ["codec", "setting", "bytes", "mIoU", "agreement", "vehicle GMACs"]
+    return markdown_table(
+        [*heads, "encode, ms", "decode, ms"],
+        [
+            (
+                row["codec"],
+                row["setting"],
+                number(row["bytes_per_frame"]),
+                number(row["miou"], ".3f"),
+                number(row["agreement"], ".3f"),
+                number(row["vehicle_macs"], ".2f", 1e9),
+                number(row["encode_ms"], ".1f"),
+                number(row["decode_ms"], ".1f"),
+            )
+            for row in rows
+        ],
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is missing, and print the table."""
-    parser = argparse.ArgumentParser(prog="benchmark", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="gosvae_bench.rate_quality", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled frames")
     parser.add_argument("--json", type=Path, default=Path("out/benchmark.json"), help="results")
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")

@@ -37,7 +37,6 @@ import onnxruntime
 import psutil
 import rclpy
 from rclpy.signals import SignalHandlerOptions
-from results import machine, write_whole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -49,6 +48,8 @@ from gosvae_common.process import spinning
 from gosvae_common.qos import qos_profile
 from gosvae_common.topics import COMPRESSED_IMAGE, IMAGE, MASK, PACKETS
 from gosvae_msgs.msg import TokenPacket
+
+from .files import machine, write_whole
 
 SIZES = {"480x360": (360, 480), "1024x512": (512, 1024), "2048x1024": (1024, 2048)}
 """Height and width."""
@@ -80,8 +81,8 @@ SOAK_STEP = 10.0
 DISTURBED = 0.15
 """Cores that other processes may take; a row measured beside more is measured again."""
 
-REFERENCES = Path(__file__).with_name("references.py")
-STAGES = Path(__file__).with_name("stages.py")
+_BENCH = str(Path(__file__).resolve().parents[1])
+"""Where other processes find this package."""
 
 
 @dataclass(frozen=True)
@@ -274,10 +275,12 @@ class System:
 
     def _reference(self, who: str, core: int, role: str, *options: str) -> subprocess.Popen[str]:
         """Start one of our stand-ins and wait until it is ready."""
-        command = [sys.executable, str(REFERENCES), role, *self._names, *options]
+        command = [*_python("baseline_nodes"), role, *self._names, *options]
         with pinned(core), (self._folder / f"{who}.log").open("w") as log:
             pipe = subprocess.PIPE
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
+            process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=_environment()
+            )
         self._stack.callback(_end, process)
         self._processes[who] = psutil.Process(process.pid)
         assert process.stdout is not None
@@ -551,20 +554,32 @@ def measure_all(options: argparse.Namespace, results: Results) -> None:
                 done()
 
 
+def _python(module: str) -> list[str]:
+    return [sys.executable, "-m", f"gosvae_bench.{module}"]
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, with this package to be found."""
+    paths = [_BENCH, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def stages(bundle: Path, drive: Path) -> dict[str, Any]:
     """Return the milliseconds of stages by size, ours and the references', of an own process."""
     with tempfile.TemporaryDirectory(prefix="gosvae-stages-") as folder:
         path = Path(folder) / "stages.json"
-        command = [sys.executable, str(STAGES), str(bundle), "--data", str(drive)]
+        command = [*_python("stages"), str(bundle), "--data", str(drive), "--json", str(path)]
         with pinned(min(os.sched_getaffinity(0))):
-            subprocess.run([*command, "--json", str(path)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=_environment())
         found = json.loads(path.read_text())
     return {name: found[name] for name in ("stages", "references")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing."""
-    parser = argparse.ArgumentParser(prog="pipeline", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="gosvae_bench.system", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", type=Path, default=Path("out/pipeline.json"), help="results")
     parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base"))
     parser.add_argument("--data", type=Path, default=Path("drives/street.mcap"), help="a drive")

@@ -1,4 +1,4 @@
-"""The other processes of ``bench/pipeline.py``: a camera, and what runs instead of our two nodes.
+"""Other processes of :mod:`gosvae_bench.system`: a camera, and stand-ins for our two nodes.
 
 Each says a line when it is ready, and ends when its standard input does. They work as our nodes do:
 one thread takes messages into queues of the same depth, another works them off with the same QoS.
@@ -22,7 +22,6 @@ import cv2
 import rclpy
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
-from stages import encode_jpeg, to_compressed
 from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import Expert, ModelBundle
@@ -33,6 +32,8 @@ from gosvae_common.process import spinning
 from gosvae_common.qos import qos_profile
 from gosvae_common.worker import FrameWorker
 from gosvae_tools.drives import open_source
+
+from .stages import encode_jpeg, to_compressed
 
 FRAMES = 10
 """Frames of the drive that the cameras repeat."""
@@ -137,7 +138,9 @@ def _work(
 
 def main() -> None:
     """Be one of them until the end of standard input."""
-    parser = argparse.ArgumentParser(prog="references", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="gosvae_bench.baseline_nodes", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("role", choices=("camera", "jpeg-vehicle", "jpeg-edge", "raw-edge"))
     parser.add_argument("cameras", nargs="+")
     parser.add_argument("--drive", type=Path, help="what cameras see")

@@ -7,12 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-import benchmark as module
 import cv2
 import numpy as np
 import pytest
 import yaml
-from benchmark import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gosvae_bench import rate_quality as module
+from gosvae_bench.codecs import (
+    Still,
+    Tokens,
+    contenders,
+    find_bundles,
+    find_experts,
+    open_expert,
+    wire_bytes,
+)
+from gosvae_bench.label_codec import enlarge_labels, shrink_labels
+from gosvae_bench.rate_quality import (
     Counts,
     Drive,
     Results,
@@ -23,20 +36,6 @@ from benchmark import (
     quality,
     unpack,
 )
-from contenders import (
-    Still,
-    Tokens,
-    contenders,
-    enlarge_labels,
-    find_bundles,
-    find_experts,
-    open_expert,
-    shrink_labels,
-    wire_bytes,
-)
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from gosvae_codec import CAMVID, GosvaeError, ModelBundle
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.testing import write_tiny_bundle

@@ -1,4 +1,4 @@
-"""The pipeline's results to a picture and tables: ``python bench/report_pipeline.py``.
+"""The pipeline's results to a picture and tables: ``python -m gosvae_bench.report_system``.
 
 Reads docs/pipeline.json, draws where a frame's time goes, and fills in what stands between
 ``<!-- pipeline: NAME -->`` and ``<!-- end -->`` in README.md and docs/pipeline.md.
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pipeline import DROPS, SIZES, TRANSPORTS
-from report import IMAGES, ROOT, fill_in, load_pyplot, number, rewrite, table
-from stages import NETWORKS
+
+from .report import IMAGES, ROOT, fill_in, load_pyplot, rewrite
+from .stages import NETWORKS
+from .system import DROPS, SIZES, TRANSPORTS
+from .tables import markdown_table, number
 
 RESULTS = ROOT / "docs" / "pipeline.json"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "pipeline.md")
@@ -69,7 +71,7 @@ def rows(results: Row) -> str:
         ]
         for row in results["runs"]
     ]
-    return table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def sustained(results: Row) -> str:
@@ -89,7 +91,7 @@ def sustained(results: Row) -> str:
         ]
         for row in results["sustained"]
     ]
-    return table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def soak(results: Row) -> str:
@@ -109,7 +111,7 @@ def soak(results: Row) -> str:
     heads += ["spread after the first minute", "MB an hour"]
     return (
         f"{found['seconds']:.0f} s of {found['size']} at {found['rate']:g} Hz, {found['masks']} "
-        f"masks of {found['frames']} frames:\n\n{table(heads, lines)}"
+        f"masks of {found['frames']} frames:\n\n{markdown_table(heads, lines)}"
     )
 
 
@@ -118,7 +120,7 @@ def _stages(columns: Mapping[str, Mapping[str, float]]) -> str:
     lines = [[name, *(number(columns[size][name], ".2f") for size in columns)] for name in names]
     beside = [sum(v for k, v in each.items() if k not in NETWORKS) for each in columns.values()]
     lines.append(["**all but the networks**", *(f"**{each:.2f}**" for each in beside)])
-    return table(["stage, ms", *columns], lines)
+    return markdown_table(["stage, ms", *columns], lines)
 
 
 def _find(results: Row, transport: str, size: str, rate: float = RATE) -> Row | None:
@@ -146,7 +148,7 @@ def summary(results: Row) -> str:
             rate = number(best.get((transport, SUMMARY_SIZE)), ".1f")
             cpu = [_cpu(row, who) for who in ("vehicle", "edge")]
             lines.append([transport, f"{row['drops']:.1%}", *_latency(row), *cpu, rate])
-    return table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 BLOCKS: dict[str, Callable[[Row], str]] = {

@@ -1,4 +1,4 @@
-"""Where a frame's time goes in the two nodes, stage by stage: ``python bench/stages.py``.
+"""Where a frame's time goes in the two nodes, stage by stage: ``python -m gosvae_bench.stages``.
 
 Calls, in the nodes' order, what the nodes call, with all publishing over DDS to nobody, and beside
 it what vehicle and edge do instead where JPEG crosses. Times are of the CPU, so that a busy machine
@@ -39,6 +39,9 @@ from gosvae_common.messages import (
 from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import TokenPacket
 from gosvae_tools.drives import open_source
+
+from .files import write_whole
+from .tables import markdown_table
 
 SIZES = ((360, 480), (512, 1024), (1024, 2048))
 FRAMES = 40
@@ -189,15 +192,16 @@ def main() -> None:
             ours[name] = thread.submit(measure, bundle, frames, node).result()
             theirs[name] = thread.submit(measure_references, bundle, frames).result()
     for columns in (ours, theirs):
-        print(f"\n| stage, ms | {' | '.join(columns)} |")
-        print("|---" * (1 + len(columns)) + "|")
-        for stage in next(iter(columns.values())):
-            print(f"| {stage} | {' | '.join(f'{each[stage]:.2f}' for each in columns.values())} |")
+        rows = [
+            (stage, *(f"{each[stage]:.2f}" for each in columns.values()))
+            for stage in next(iter(columns.values()))
+        ]
         beside = [sum(v for k, v in each.items() if k not in NETWORKS) for each in columns.values()]
-        print(f"| all but the networks | {' | '.join(f'{each:.2f}' for each in beside)} |")
+        rows.append(("all but the networks", *(f"{each:.2f}" for each in beside)))
+        print(f"\n{markdown_table(['stage, ms', *columns], rows)}")
     if options.json:
         results = {"bundle": bundle.name, "stages": ours, "references": theirs}
-        options.json.write_text(json.dumps(results, indent=1))
+        write_whole(options.json, json.dumps(results, indent=1) + "\n")
     node.destroy_node()
     rclpy.shutdown()
 

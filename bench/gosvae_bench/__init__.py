@@ -1,0 +1,1 @@
+"""Benchmarks of bundles, of other codecs and of the whole system over DDS."""
