@@ -15,27 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gosvae_bench import rate_quality as module
-from gosvae_bench.codecs import (
-    Still,
-    Tokens,
-    contenders,
-    find_bundles,
-    find_experts,
-    open_expert,
-    wire_bytes,
-)
+from gosvae_bench.codecs import Still, Tokens, wire_bytes
+from gosvae_bench.contenders import contenders, find_bundles, find_experts, open_expert
 from gosvae_bench.label_codec import enlarge_labels, shrink_labels
-from gosvae_bench.rate_quality import (
-    Counts,
-    Drive,
-    Results,
-    Task,
-    counts_of,
-    find_split,
-    main,
-    quality,
-    unpack,
-)
+from gosvae_bench.labelled import Drive, find_split, unpack
+from gosvae_bench.rate_quality import Task, main, quality
+from gosvae_bench.results import Results
+from gosvae_bench.scores import Counts, counts_of
 from gosvae_codec import CAMVID, GosvaeError, ModelBundle
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.testing import write_tiny_bundle

@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 
-from gosvae_bench.report import (
+from gosvae_bench.curves import (
     BUNDLE,
-    PAGES,
     RESULTS,
     bytes_for,
-    coverage,
-    differences,
     dominated,
     front,
     load_results,
+    rate_difference,
+)
+from gosvae_bench.pictures import plot_frontier, plot_quality
+from gosvae_bench.report import (
+    PAGES,
+    coverage,
+    differences,
     losses,
     others,
-    plot_frontier,
-    plot_quality,
-    rate_difference,
     render,
     studies,
     summary,

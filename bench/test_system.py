@@ -11,20 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gosvae_bench.system import (
-    LADDER,
-    PRECISION,
-    SIZES,
-    Results,
-    Run,
-    System,
-    figures,
-    highest,
-    main,
-    pinned,
-    private_network,
-    runs,
-)
+from gosvae_bench.system import LADDER, PRECISION, highest, main
+from gosvae_bench.system_nodes import System, figures, pinned, private_network
+from gosvae_bench.system_results import SIZES, Results, Run, runs
 from gosvae_codec import GosvaeError
 from gosvae_codec.testing import write_tiny_bundle
 

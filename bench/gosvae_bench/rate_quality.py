@@ -11,11 +11,9 @@ there are cores, and *timing*, in fresh processes of one thread, sender and rece
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -28,35 +26,23 @@ from typing import Any, NamedTuple
 
 import av
 import cv2
-import imagecodecs
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
 from rich.progress import Progress
 
 from gosvae_codec import GosvaeError, ModelBundle
-from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.masks import Mask, resize_mask
-from gosvae_codec.metrics import ConfusionMatrix
-from gosvae_tools.drives import open_source
 
-from .codecs import (
-    Contender,
-    contenders,
-    find_bundles,
-    find_experts,
-    open_expert,
-    wire_bytes,
-)
-from .files import machine, write_whole
-from .link_streams import Image
+from .codecs import wire_bytes
+from .contenders import Contender, contenders, find_bundles, find_experts, open_expert
+from .files import machine
+from .labelled import Drive, unpack
+from .results import QUALITY, TIMING, Results, versions
+from .scores import Counts, counts_of
 from .tables import markdown_table, number
 
 WARM_UP = 3
 TIMED = 20
 """Frames at the beginning of the timing pass that do not count, and after them."""
-RESAMPLES = 1000
-"""Of the frames, for confidence intervals."""
 
 
 @dataclass(frozen=True)
@@ -82,144 +68,6 @@ class Task:
         experts = [*find_experts(self.models, self.bundle()), *self.experts]
         found = contenders(self.bundle(), bundles, camera, experts)
         return {each.key: each for each in found}
-
-
-class Drive:
-    """Frames, true masks and the expert's masks in files that all processes share as memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __len__(self) -> int:
-        return len(list(self._folder.glob("frame*.npy")))
-
-    def frame(self, index: int) -> Image:
-        """Return a frame, uint8 (H, W, 3) RGB."""
-        return np.asarray(self._load("frame", index))
-
-    def label(self, index: int) -> Mask:
-        """Return the true mask of a frame, uint8 (H, W); unlabelled where the expert knows none."""
-        return np.asarray(self._load("label", index))
-
-    def expert(self, index: int) -> Mask:
-        """Return the expert's mask of a frame as it was taken, uint8 (H, W)."""
-        return np.asarray(self._load("expert", index))
-
-    def has(self, kind: str, index: int) -> bool:
-        """Return whether one of them is kept."""
-        return (self._folder / f"{kind}{index:06}.npy").exists()
-
-    def save(self, kind: str, index: int, array: npt.NDArray[np.uint8]) -> None:
-        """Keep one of them."""
-        np.save(self._folder / f"{kind}{index:06}.npy", array)
-
-    def _load(self, kind: str, index: int) -> npt.NDArray[np.uint8]:
-        return np.load(self._folder / f"{kind}{index:06}.npy", mmap_mode="r")
-
-
-def find_split(data: Path) -> Path:
-    """Return the folder of frames that a dataset's root holds, its `val` split if it has one."""
-    for inside in (data / "leftImg8bit" / "val", data / "val"):
-        if inside.is_dir():
-            return inside
-    return data
-
-
-def unpack(data: Path, most: int | None, bundle: ModelBundle, drive: Drive) -> dict[str, Any]:
-    """Copy labelled frames into `drive`, and return what they are.
-
-    Raises:
-        GosvaeError: the folder cannot be read, or has no labelled frames, or none of a class that
-            the bundle knows.
-    """
-    source = open_source(find_split(data))
-    known = np.full(256, UNLABELLED, np.uint8)
-    known[bundle.labels.ids] = bundle.labels.ids
-    digest = hashlib.sha256()
-    count = unlabelled = 0
-    seen = np.zeros(256, np.int64)
-    size: tuple[int, ...] = ()
-    for frame in source.frames():
-        if count == most:
-            break
-        if frame.label is None:
-            unlabelled += 1
-            continue
-        label = known[frame.label]
-        seen += np.bincount(label.ravel(), minlength=256)
-        digest.update(np.ascontiguousarray(frame.image).data)
-        digest.update(np.ascontiguousarray(frame.label).data)
-        drive.save("frame", count, frame.image)
-        drive.save("label", count, label)
-        if size not in ((), frame.image.shape[:2]):
-            raise GosvaeError(
-                f"{source.path}: frames of {size[1]}x{size[0]} and {frame.image.shape[1]}x"
-                f"{frame.image.shape[0]} pixels; give a folder of one camera"
-            )
-        size = frame.image.shape[:2]
-        count += 1
-    if not count:
-        raise GosvaeError(
-            f"{source.path}: none of {unlabelled} frames has labels; give a folder in Cityscapes "
-            "layout (leftImg8bit beside gtFine) or CamVid layout (NAME beside NAMEannot)"
-        )
-    if not seen[bundle.labels.ids].any():
-        raise GosvaeError(
-            f"{source.path}: its labels hold no class that {bundle.name} knows; give labels with "
-            "Cityscapes' ids (*_labelIds.png), train ids (*_labelTrainIds.png) or CamVid's"
-        )
-    names = [each.name for each in bundle.labels.labels if seen[each.id]]
-    return {
-        "sha256": digest.hexdigest(),
-        "frames": count,
-        "unlabelled_frames_left_out": unlabelled,
-        "size": f"{size[1]}x{size[0]}",
-        "classes": names,
-    }
-
-
-# --- quality
-
-
-class Counts(NamedTuple):
-    """Of each frame and class, int64 (frames, 256): pixels rightly of it, truly of it, said to."""
-
-    hits: npt.NDArray[np.int64]
-    truths: npt.NDArray[np.int64]
-    said: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, matrices: Sequence[npt.NDArray[np.int64]]) -> Counts:
-        """Return the counts of confusion matrices, one a frame."""
-        stack = np.stack(matrices)
-        return cls(stack.diagonal(axis1=1, axis2=2), stack.sum(2), stack.sum(1))
-
-    def miou(self, weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return mIoU for each row of weights of the frames, int64 (rows, frames)."""
-        hits, truths, said = (weights @ each for each in self)
-        with np.errstate(invalid="ignore"):
-            iou = np.where(truths > 0, hits / (truths + said - hits), np.nan)
-        return np.asarray(np.nanmean(iou, axis=1))
-
-    def figures(self) -> tuple[float, list[float]]:
-        """Return mIoU over all frames, and its 95% confidence interval.
-
-        The interval is the percentile bootstrap over frames (Efron 1979), always with the same
-        resamples, so that contenders are compared on equal ones.
-        """
-        frames = len(self.hits)
-        rng = np.random.default_rng(0)
-        drawn = rng.multinomial(frames, np.full(frames, 1 / frames), RESAMPLES)
-        low, high = np.percentile(self.miou(drawn), (2.5, 97.5))
-        whole = self.miou(np.ones((1, frames), np.int64))[0]
-        return round(float(whole), 4), [round(float(low), 4), round(float(high), 4)]
-
-
-def counts_of(truth: Mask, mask: Mask) -> npt.NDArray[np.int64]:
-    """Return the confusion matrix of one frame."""
-    matrix = ConfusionMatrix()
-    matrix.add(truth, mask)
-    return matrix.counts
 
 
 def quality(task: Task, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -273,9 +121,6 @@ def _one_thread() -> None:
 def _run(job: tuple[Callable[..., Any], Task, Any]) -> tuple[Any, Any]:
     function, task, argument = job
     return argument, function(task, argument)
-
-
-# --- timing
 
 
 class Timing(NamedTuple):
@@ -347,96 +192,6 @@ def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
 def _percentiles(name: str, taken: Sequence[float]) -> dict[str, float]:
     p50, p95 = np.percentile(taken, (50, 95))
     return {f"{name}_ms": round(float(p50), 2), f"{name}_ms_p95": round(float(p95), 2)}
-
-
-# --- results
-
-QUALITY = (
-    "bytes_per_frame",
-    "bytes_p95",
-    "wire_bytes_per_frame",
-    "miou",
-    "miou_ci95",
-    "agreement",
-    "agreement_ci95",
-)
-TIMING = (
-    "encode_ms",
-    "encode_ms_p95",
-    "decode_ms",
-    "decode_ms_p95",
-    "encode_mb",
-    "decode_mb",
-)
-
-
-class Results:
-    """The JSON file: what was measured on what, and a row for each contender."""
-
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        """Open the file, or begin it.
-
-        Raises:
-            GosvaeError: it holds results of something else, or no results.
-        """
-        self._path = path
-        self._about = about
-        self._rows: dict[str, dict[str, Any]] = {}
-        if not path.exists():
-            return
-        try:
-            found = json.loads(path.read_text())
-            self._rows = {row["key"]: row for row in found["rows"]}
-            different = [name for name in about if found.get(name) != about[name]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise GosvaeError(f"{path} holds no results: remove it, or name another") from error
-        different = [name for name in different if name != "date"]
-        if different:
-            raise GosvaeError(
-                f"{path} has results of other {', '.join(different)}: remove it, or name another"
-            )
-
-    def lacks(self, contender: Contender, figures: Sequence[str]) -> bool:
-        """Return whether any of these figures of a contender is missing."""
-        row = self._rows.get(contender.key, {})
-        return any(row.get(name) is None for name in figures)
-
-    def add(self, contender: Contender, figures: dict[str, Any]) -> None:
-        """Add figures of a contender, in memory."""
-        empty = dict.fromkeys((*QUALITY, *TIMING))
-        row = {
-            "codec": contender.codec,
-            "setting": contender.setting,
-            "sends": contender.sends,
-            "expert": contender.expert_name,
-            **empty,
-            **self._rows.get(contender.key, {}),
-            "vehicle_macs": contender.vehicle_macs,
-            "receiver_macs": contender.receiver_macs,
-            "key": contender.key,
-        }
-        self._rows[contender.key] = row | figures
-
-    def write(self, order: Sequence[str]) -> None:
-        """Write the file, whole or not at all, without rows of what is no contender any more."""
-        rows = [self._rows[key] for key in order if key in self._rows]
-        text = json.dumps({**self._about, "rows": rows}, indent=1) + "\n"
-        write_whole(self._path, text)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what codes and computes."""
-    libraries = dict(each.split("-", 1) for each in imagecodecs.version().split(", "))
-    wanted = ("libjpeg_turbo", "libwebp", "libavif", "libjxl")
-    return {
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "opencv": cv2.__version__,
-        "av": av.__version__,
-        "ffmpeg": av.ffmpeg_version_info,
-        "imagecodecs": imagecodecs.__version__,
-        **{name: libraries.get(name, "unknown") for name in wanted},
-    }
 
 
 def run(task: Task, results: Results, passes: Sequence[str]) -> None:

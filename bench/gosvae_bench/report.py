@@ -8,127 +8,33 @@ docs/benchmark.md. With ``--data`` it also draws what each codec's receiver sees
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import bjontegaard
-import cv2
-import numpy as np
-
+from .curves import (
+    ANCHOR,
+    BUNDLE,
+    IMAGES,
+    ROOT,
+    Row,
+    by_codec,
+    bytes_for,
+    dominated,
+    front,
+    load_results,
+    name_of,
+    nearest,
+    rate_difference,
+    tokens_of,
+    tuned_experts,
+)
 from .files import write_whole
+from .pictures import plot_frontier, plot_quality, strip
 from .tables import markdown_table, number
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "benchmark.json"
-STUDIES = ROOT / "docs" / "studies"
-IMAGES = ROOT / "docs" / "images"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md")
-BUNDLE = "camvid-base"
-"""Whose masks others are asked to match."""
-ANCHOR = "JPEG"
-"""Against which rate differences are."""
-STRIP_FRAME = 20
-"""Frame that the strip of pictures shows, and how many come before it."""
-
-Row = Mapping[str, Any]
-
-
-# --- numbers
-
-
-def load_results(path: Path = RESULTS, studies: Path = STUDIES) -> dict[str, Any]:
-    """Return the benchmark's results, and by name under ``studies`` those of training's studies."""
-    found = {each.stem: json.loads(each.read_text()) for each in sorted(studies.glob("*.json"))}
-    return {**json.loads(path.read_text()), "studies": found}
-
-
-def tuned_experts(results: Row) -> list[str]:
-    """Return the receiver's experts besides the bundle's own."""
-    experts = (row["expert"] for row in results["rows"])
-    return [each for each in dict.fromkeys(experts) if each not in (None, results["expert"])]
-
-
-def by_codec(rows: Sequence[Row], expert: str) -> dict[str, list[Row]]:
-    """Return the rows of each codec in order; of those with an expert only where it is `expert`."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["expert"] in (None, expert):
-            found.setdefault(name_of(row), []).append(row)
-    return found
-
-
-def name_of(row: Row) -> str:
-    """Return the name of a row's curve: of tokens, predicted and intra are two."""
-    if row["sends"] != "tokens":
-        return str(row["codec"])
-    return f"tokens of {row['codec']}, {row['setting'].rpartition(', ')[2]}"
-
-
-def front(rows: Sequence[Row], figure: str = "miou") -> list[Row]:
-    """Return the rows that no cheaper row equals or beats in `figure`, by bytes."""
-    best: list[Row] = []
-    for row in sorted(rows, key=lambda each: (each["bytes_per_frame"], -each[figure])):
-        if not best or row[figure] > best[-1][figure]:
-            best.append(row)
-    return best
-
-
-def bytes_for(rows: Sequence[Row], miou: float) -> float | None:
-    """Return the bytes a frame at which a codec reaches an mIoU, its settings interpolated.
-
-    Logarithms of bytes are interpolated linearly over mIoU between neighbours on the front. None
-    where no setting is as good; the cheapest setting's bytes where it is better already.
-    """
-    curve = front(rows)
-    quality = [row["miou"] for row in curve]
-    if miou > quality[-1]:
-        return None
-    return float(
-        np.exp(np.interp(miou, quality, [np.log(row["bytes_per_frame"]) for row in curve]))
-    )
-
-
-def rate_difference(anchor: Sequence[Row], other: Sequence[Row]) -> float | None:
-    """Return the Bjøntegaard rate difference in percent at equal mIoU, over the common range.
-
-    Piecewise cubic (PCHIP) over the fronts, from bjontegaard (Herglotz et al. 2022). None where
-    the ranges do not meet.
-    """
-    curves = [front(anchor), front(other)]
-    low = max(curve[0]["miou"] for curve in curves)
-    high = min(curve[-1]["miou"] for curve in curves)
-    if low >= high or min(map(len, curves)) < 2:
-        return None
-    (rates, qualities), (others, their) = (
-        ([row["bytes_per_frame"] for row in curve], [row["miou"] for row in curve])
-        for curve in curves
-    )
-    return float(
-        bjontegaard.bd_rate(
-            rates, qualities, others, their, "pchip", require_matching_points=False, min_overlap=0
-        )
-    )
-
-
-def dominated(row: Row, others: Sequence[Row]) -> list[Row]:
-    """Return those of `others` that take no more bytes for masks that are no worse."""
-    return [
-        each
-        for each in others
-        if each["bytes_per_frame"] <= row["bytes_per_frame"] and each["miou"] >= row["miou"]
-    ]
-
-
-def _nearest(rows: Sequence[Row], size: float) -> Row:
-    return min(rows, key=lambda row: abs(np.log(row["bytes_per_frame"] / size)))
-
-
-# --- words and tables
 
 
 def setup(results: Row) -> str:
@@ -152,15 +58,6 @@ def coverage(results: Row) -> str:
     return "\n".join(lines)
 
 
-def tokens_of(results: Row, bundle: str = BUNDLE) -> list[Row]:
-    """Return the rows of a bundle's predicted tokens, by levels."""
-    return [
-        row
-        for row in results["rows"]
-        if row["codec"] == bundle and row["setting"].endswith("predicted")
-    ]
-
-
 def summary(results: Row) -> str:
     """Return what each codec needs for the masks that our tokens bring.
 
@@ -182,7 +79,7 @@ def summary(results: Row) -> str:
     lines = []
     for name, rows in by_codec(results["rows"], results["expert"]).items():
         reached = [size for target in targets if (size := bytes_for(rows, target)) is not None]
-        row = _nearest(rows, reached[-1] if reached else 1e9)
+        row = nearest(rows, reached[-1] if reached else 1e9)
         others = [codecs[name] for codecs in tuned if row["sends"] == "pixels" and name in codecs]
         every = [rows, *others]
         lines.append(
@@ -424,197 +321,6 @@ def rewrite(pages: Sequence[Path], change: Callable[[str], str]) -> None:
 def render(text: str, results: Row) -> str:
     """Return a page with what stands between its marks made from results; see :func:`fill_in`."""
     return fill_in(text, "benchmark", BLOCKS, results)
-
-
-# --- pictures
-
-
-def load_pyplot() -> Any:
-    """Return pyplot, set to draw to files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def plot_quality(results: Row, path: Path) -> None:
-    """Draw mIoU and agreement over bytes, a line for each codec, dashed by tuned experts.
-
-    The paper's ways are marks: short trainings for a study, their bytes without packet headers.
-    """
-    pyplot = load_pyplot()
-    figure, panels = pyplot.subplots(1, 2, figsize=(14, 8), layout="constrained")
-    ceiling = max(row["miou"] for row in results["rows"] if row["agreement"] == 1)
-    colors = pyplot.get_cmap("tab20").colors
-    codecs = by_codec(results["rows"], results["expert"])
-    tuned = [by_codec(results["rows"], expert) for expert in tuned_experts(results)]
-    baselines = results["studies"].get("baselines", {"rows": {}})["rows"]
-    for axes, what in zip(panels, ("miou", "agreement"), strict=True):
-        for color, (name, rows) in zip(colors * 3, codecs.items(), strict=False):
-            bold = rows[0]["sends"] != "pixels"
-            curve = front(rows, what)
-            places = [row["bytes_per_frame"] for row in curve]
-            values = [row[what] for row in curve]
-            spread = np.transpose([row[f"{what}_ci95"] for row in curve]) - values
-            axes.errorbar(
-                places,
-                values,
-                np.abs(spread) if bold else None,
-                label=name,
-                color=color,
-                marker="o" if bold else ".",
-                linewidth=2.5 if bold else 1,
-                capsize=3,
-            )
-            for each in () if bold else tuned:
-                curve = front(each[name], what) if name in each else []
-                axes.plot(
-                    [row["bytes_per_frame"] for row in curve],
-                    [row[what] for row in curve],
-                    color=color,
-                    linestyle="--",
-                    linewidth=1,
-                )
-        for marker, (name, row) in zip("xP^vD*sph", baselines.items(), strict=False):
-            axes.plot(
-                row["payload_bytes"],
-                row[what],
-                marker=marker,
-                markersize=9,
-                linestyle="",
-                color="black",
-                label=f"{name}, {row['training']}",
-            )
-        axes.set_xscale("log")
-        axes.set_xlabel("bytes a frame")
-        axes.grid(alpha=0.3, which="both")
-    panels[0].axhline(ceiling, color="black", linestyle=":", label="expert, no codec")
-    for expert in tuned_experts(results):
-        panels[0].plot([], [], color="grey", linestyle="--", label=f"the same seen by {expert}")
-    panels[0].set_ylabel("mIoU against labels, 95% intervals for labels and tokens")
-    panels[1].set_ylabel("agreement with the expert")
-    entries = panels[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path, dpi=90)
-
-
-def plot_frontier(results: Row, path: Path) -> None:
-    """Draw vehicle time over bytes, coloured by mIoU; ringed is what nothing beats in all three.
-
-    Of pictures, the mIoU by the expert that sees them best.
-    """
-    pyplot = load_pyplot()
-    figure, axes = pyplot.subplots(figsize=(10, 6.5))
-    best_seen: dict[tuple[str, str], Row] = {}
-    for row in results["rows"]:
-        place = row["codec"], row["setting"]
-        if row["encode_ms"] is not None and (
-            place not in best_seen or row["miou"] > best_seen[place]["miou"]
-        ):
-            best_seen[place] = row
-    rows = list(best_seen.values())
-    marks = {"pixels": "o", "labels": "s", "tokens": "*"}
-    for sends, marker in marks.items():
-        some = [row for row in rows if row["sends"] == sends]
-        points = axes.scatter(
-            [row["bytes_per_frame"] for row in some],
-            [row["encode_ms"] for row in some],
-            c=[row["miou"] for row in some],
-            s=160 if marker == "*" else 50,
-            marker=marker,
-            vmin=0.4,
-            vmax=max(row["miou"] for row in rows),
-            cmap="viridis",
-            label=sends,
-        )
-    costs = ("bytes_per_frame", "encode_ms")
-
-    def beaten(row: Row) -> bool:
-        return any(
-            all(each[cost] <= row[cost] for cost in costs)
-            and each["miou"] >= row["miou"]
-            and each is not row
-            for each in rows
-        )
-
-    best = [row for row in rows if not beaten(row) and row["miou"] > 0.6]
-    axes.scatter(
-        [row["bytes_per_frame"] for row in best],
-        [row["encode_ms"] for row in best],
-        s=300,
-        facecolors="none",
-        edgecolors="red",
-        label="unbeaten, over 0.6 mIoU",
-    )
-    for row in best:
-        axes.annotate(
-            row["codec"],
-            (row["bytes_per_frame"], row["encode_ms"]),
-            xytext=(8, 8),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("bytes a frame")
-    axes.set_ylabel("vehicle's time a frame on one core, ms (p50)")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.colorbar(points, label="mIoU")
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
-
-
-def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
-    """Draw what receivers have of one frame at about the bytes of all levels of our tokens."""
-    from gosvae_codec import ModelBundle
-    from gosvae_codec.masks import colorize, resize_mask
-
-    from .codecs import contenders, find_bundles, open_expert
-    from .rate_quality import Drive, unpack
-
-    bundle = ModelBundle.load(reference)
-    size = tokens_of(results)[-1]["bytes_per_frame"]
-    chosen = [
-        _nearest(rows, size)
-        for name, rows in by_codec(results["rows"], results["expert"]).items()
-        if not name.endswith("intra") and name != "PNG"
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        drive = Drive(Path(folder))
-        unpack(data, STRIP_FRAME + 1, bundle, drive)
-        camera = drive.frame(0).shape[:2]
-        found = {e.key: e for e in contenders(bundle, find_bundles(reference.parent), camera)}
-        # Rows of bundles that are no longer there have figures, but no picture.
-        chosen = [row for row in chosen if row["key"] in found]
-        expert = open_expert(bundle, None)
-        last = drive.frame(len(drive) - 1)
-        panels = [("the frame and its labels", last, drive.label(len(drive) - 1))]
-        panels.append(("the expert, no codec", last, expert.segment(last)))
-        for row in chosen:
-            codec = found[row["key"]].make()
-            for index in range(len(drive)):
-                made = codec.decode(codec.encode(drive.frame(index)))
-            picture = made if made.ndim == 3 else np.full((*made.shape, 3), 255, np.uint8)
-            mask = expert.segment(made) if made.ndim == 3 else made
-            title = f"{row['codec']}, {row['bytes_per_frame']:.0f} bytes, {row['miou']:.3f}"
-            panels.append((title, picture, mask))
-        pyplot = load_pyplot()
-        columns = -(-len(panels) // 2)
-        figure, grid = pyplot.subplots(4, columns, figsize=(3.2 * columns, 10.5))
-        for axes in grid.flat:
-            axes.axis("off")
-        for place, (title, picture, mask) in enumerate(panels):
-            top, column = place // columns * 2, place % columns
-            shown = cv2.resize(picture, (480, 360), interpolation=cv2.INTER_AREA)
-            grid[top, column].imshow(shown)
-            grid[top, column].set_title(title, fontsize=8)
-            small = resize_mask(np.ascontiguousarray(mask), (360, 480))
-            grid[top + 1, column].imshow(colorize(small, bundle.labels))
-        figure.tight_layout()
-        figure.savefig(path, dpi=70)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .report import IMAGES, ROOT, fill_in, load_pyplot, rewrite
+from .curves import IMAGES, ROOT
+from .pictures import load_pyplot
+from .report import fill_in, rewrite
 from .stages import NETWORKS
-from .system import DROPS, SIZES, TRANSPORTS
+from .system import DROPS
+from .system_results import SIZES, TRANSPORTS
 from .tables import markdown_table, number
 
 RESULTS = ROOT / "docs" / "pipeline.json"

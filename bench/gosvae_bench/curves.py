@@ -1,0 +1,118 @@
+"""The benchmark's results as curves of quality over bytes, and what is read off them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import bjontegaard
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "benchmark.json"
+STUDIES = ROOT / "docs" / "studies"
+IMAGES = ROOT / "docs" / "images"
+BUNDLE = "camvid-base"
+"""Whose masks others are asked to match."""
+ANCHOR = "JPEG"
+"""Against which rate differences are."""
+Row = Mapping[str, Any]
+
+
+def load_results(path: Path = RESULTS, studies: Path = STUDIES) -> dict[str, Any]:
+    """Return the benchmark's results, and by name under ``studies`` those of training's studies."""
+    found = {each.stem: json.loads(each.read_text()) for each in sorted(studies.glob("*.json"))}
+    return {**json.loads(path.read_text()), "studies": found}
+
+
+def tuned_experts(results: Row) -> list[str]:
+    """Return the receiver's experts besides the bundle's own."""
+    experts = (row["expert"] for row in results["rows"])
+    return [each for each in dict.fromkeys(experts) if each not in (None, results["expert"])]
+
+
+def by_codec(rows: Sequence[Row], expert: str) -> dict[str, list[Row]]:
+    """Return the rows of each codec in order; of those with an expert only where it is `expert`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["expert"] in (None, expert):
+            found.setdefault(name_of(row), []).append(row)
+    return found
+
+
+def name_of(row: Row) -> str:
+    """Return the name of a row's curve: of tokens, predicted and intra are two."""
+    if row["sends"] != "tokens":
+        return str(row["codec"])
+    return f"tokens of {row['codec']}, {row['setting'].rpartition(', ')[2]}"
+
+
+def front(rows: Sequence[Row], figure: str = "miou") -> list[Row]:
+    """Return the rows that no cheaper row equals or beats in `figure`, by bytes."""
+    best: list[Row] = []
+    for row in sorted(rows, key=lambda each: (each["bytes_per_frame"], -each[figure])):
+        if not best or row[figure] > best[-1][figure]:
+            best.append(row)
+    return best
+
+
+def bytes_for(rows: Sequence[Row], miou: float) -> float | None:
+    """Return the bytes a frame at which a codec reaches an mIoU, its settings interpolated.
+
+    Logarithms of bytes are interpolated linearly over mIoU between neighbours on the front. None
+    where no setting is as good; the cheapest setting's bytes where it is better already.
+    """
+    curve = front(rows)
+    quality = [row["miou"] for row in curve]
+    if miou > quality[-1]:
+        return None
+    return float(
+        np.exp(np.interp(miou, quality, [np.log(row["bytes_per_frame"]) for row in curve]))
+    )
+
+
+def rate_difference(anchor: Sequence[Row], other: Sequence[Row]) -> float | None:
+    """Return the Bjøntegaard rate difference in percent at equal mIoU, over the common range.
+
+    Piecewise cubic (PCHIP) over the fronts, from bjontegaard (Herglotz et al. 2022). None where
+    the ranges do not meet.
+    """
+    curves = [front(anchor), front(other)]
+    low = max(curve[0]["miou"] for curve in curves)
+    high = min(curve[-1]["miou"] for curve in curves)
+    if low >= high or min(map(len, curves)) < 2:
+        return None
+    (rates, qualities), (others, their) = (
+        ([row["bytes_per_frame"] for row in curve], [row["miou"] for row in curve])
+        for curve in curves
+    )
+    return float(
+        bjontegaard.bd_rate(
+            rates, qualities, others, their, "pchip", require_matching_points=False, min_overlap=0
+        )
+    )
+
+
+def dominated(row: Row, others: Sequence[Row]) -> list[Row]:
+    """Return those of `others` that take no more bytes for masks that are no worse."""
+    return [
+        each
+        for each in others
+        if each["bytes_per_frame"] <= row["bytes_per_frame"] and each["miou"] >= row["miou"]
+    ]
+
+
+def nearest(rows: Sequence[Row], size: float) -> Row:
+    """Return the row whose bytes a frame are nearest to `size`, by their ratio."""
+    return min(rows, key=lambda row: abs(np.log(row["bytes_per_frame"] / size)))
+
+
+def tokens_of(results: Row, bundle: str = BUNDLE) -> list[Row]:
+    """Return the rows of a bundle's predicted tokens, by levels."""
+    return [
+        row
+        for row in results["rows"]
+        if row["codec"] == bundle and row["setting"].endswith("predicted")
+    ]
