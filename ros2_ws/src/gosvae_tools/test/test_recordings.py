@@ -26,6 +26,7 @@ from rosbags.typesys import Stores, get_typestore
 from gosvae_tools.drives import SourceError, open_source
 from gosvae_tools.drives.recording import Recording
 from gosvae_tools.drives.times import span, typical_interval
+from gosvae_tools.inspect import inspect
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
 MESSAGE: dict[str, Any] = {name.rpartition("/")[2]: each for name, each in TYPES.types.items()}
@@ -603,6 +604,14 @@ def test_equal_times_keep_the_order_of_recording(tmp_path: Path) -> None:
     assert indices(path) == ALL
 
 
+def test_inspect_tells_what_is_odd(tmp_path: Path) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    path.write_bytes(path.read_bytes()[:4000])
+    found = inspect(path)
+    assert "was cut off" in found.values["notes"][0]
+    assert any(table.title == "notes" for table in found.tables)
+
+
 def test_what_is_no_bag_says_so(tmp_path: Path) -> None:
     def reason(name: str, data: bytes) -> str:
         (tmp_path / name).write_bytes(data)
@@ -612,7 +621,9 @@ def test_what_is_no_bag_says_so(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert "is empty" in reason("a.mcap", b"")
-    assert "neither an MCAP nor an sqlite3 file" in reason("b.mcap", b"#ROSBAG V2.0\n")
+    assert "neither an MCAP nor an sqlite3 file" in reason("b.mcap", b"something else")
+    for name in ("b.bag", "b.mcap", "b.db3.zstd"):
+        assert "is a ROS 1 bag; convert it with `rosbags-convert" in reason(name, b"#ROSBAG V2.0\n")
     assert "no messages in CDR" in reason("c.mcap", b"\x89MCAP0\r\n")
     buffer = io.BytesIO()
     sqlite3.connect(tmp_path / "d.db3").execute("CREATE TABLE other (x)").connection.close()

@@ -25,6 +25,7 @@ ZSTD = b"\x28\xb5\x2f\xfd"
 """How zstd data begins; no serialised message does."""
 
 _COMPRESSED = ".zstd"
+_ROS1 = ".bag"
 METADATA = "metadata.yaml"
 
 
@@ -45,14 +46,14 @@ class BagFiles(NamedTuple):
 
 
 def is_storage(path: Path) -> bool:
-    """Tell whether a file is named as one of a bag: ``.mcap`` or ``.db3``, also ``.zstd``."""
-    return path.name.lower().removesuffix(_COMPRESSED).endswith(BAG_SUFFIXES)
+    """Tell whether a file is named as one of a bag: .mcap, .db3, each also .zstd, or .bag."""
+    return path.name.lower().removesuffix(_COMPRESSED).endswith((*BAG_SUFFIXES, _ROS1))
 
 
 def find_storages(path: Path) -> list[Path]:
     """Return the storage files in a folder in natural order, each once if also compressed."""
     files = [each for each in path.iterdir() if each.is_file() and is_storage(each)]
-    files = [each for each in files if not each.name.startswith(".")]
+    files = [each for each in files if each.suffix != _ROS1 and not each.name.startswith(".")]
     plain = {each.name for each in files}
     return sorted(
         (
@@ -170,6 +171,11 @@ def _open(file: Path, path: Path) -> Storage:
         return McapFile(file, path)
     if begin.startswith(SQLITE):
         return SqliteFile(file, path)
+    if begin.startswith(b"#ROSBAG"):
+        raise SourceError(
+            f"{path} is a ROS 1 bag; convert it with "
+            f"`rosbags-convert --src {path} --dst {path.with_suffix('')}`"
+        )
     what = "is empty" if not begin else f"begins with {begin[:8]!r}"
     raise SourceError(f"{path} {what}: it is neither an MCAP nor an sqlite3 file")
 

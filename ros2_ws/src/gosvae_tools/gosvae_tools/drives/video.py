@@ -57,11 +57,6 @@ class Video(Pictures):
         self.description = f"{path}: video {width}x{height}, {self._count} frames at {rate:.4g} Hz"
 
     def _open(self, part: Part | None) -> Any:
-        if self.path.suffix == ".bag":
-            raise SourceError(
-                f"{self.path} is a ROS 1 bag; convert it with "
-                f"`rosbags-convert --src {self.path} --dst {self.path.with_suffix('')}`"
-            )
         try:
             container = av.open(str(self.path) if part is None else PartOfFile(self.path, part))
         except (av.error.FFmpegError, OSError) as error:
