@@ -1,19 +1,16 @@
 """`gosvae decode`: a bag's packets to masks, without nodes.
 
-A bag may hold packets in any order. They are sorted by stream and sequence number before decoding,
-over so many packets of a camera as a few minutes have. Neither stamps nor the time of recording
-matter, except that packets which come again after a second are a stream that was played again.
+A bag may hold packets in any order, see :mod:`.assembly`. Stamps are carried unchanged.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +25,6 @@ from gosvae_codec import (
     ModelBundle,
     Packet,
     PacketError,
-    Reassembler,
 )
 from gosvae_codec.draft import draft
 from gosvae_codec.masks import colorize
@@ -40,85 +36,14 @@ from gosvae_common.messages import (
 )
 from gosvae_common.topics import COLOR, LABEL_INFO, MASK
 
+from .assembly import Assembly
 from .bag_writer import BagWriteError, BagWriter
 from .bags import PACKET_TYPE, packets, reading
 from .coding import Coding, progress
 from .drives import SourceError
 from .outcome import MAX_DAMAGED, Outcome, damage_problem
 
-SORTED_PACKETS = 8192
-"""Packets of a camera over which the order of sequence numbers is restored."""
-AGAIN = 1_000_000_000
-"""Time in ns after which a packet that comes again belongs to a stream that was played again."""
-
 Write = Callable[[str, int, DecodedFrame], None]
-
-
-class _Place(NamedTuple):
-    """Where a packet belongs, in the order of decoding."""
-
-    stream: int
-    """Streams of a camera in the order of their coming; one played again is another one."""
-    sequence: int
-    slice_index: int
-
-
-class Sorter:
-    """Sorts the packets of one camera by stream and sequence number.
-
-    Sequence numbers count from the stream's first packet, so that they may wrap around at 2^32.
-    """
-
-    def __init__(self, depth: int = SORTED_PACKETS) -> None:
-        """Keep at most `depth` packets."""
-        self._depth = depth
-        self._heap: list[tuple[_Place, int, int, Packet]] = []
-        self._pushed = 0
-        self._streams: dict[int, tuple[int, int]] = {}
-        """Place among the streams, and first sequence number, by stream number."""
-        self._begun = 0
-        """Streams that have begun."""
-        self._kept: dict[_Place, int] = {}
-        """When the packets that are kept were recorded."""
-        self._passed: tuple[_Place, int] | None = None
-        """Place and time of the newest packet that is not kept any more."""
-
-    def push(self, packet: Packet, time: int) -> Iterator[tuple[_Place, int, Packet]]:
-        """Take in a packet recorded at `time` in ns, and yield what need not be kept any more."""
-        place = self._place(packet)
-        if self._comes_again(place, time):
-            del self._streams[packet.stream]
-            place = self._place(packet)
-        self._kept.setdefault(place, time)
-        self._pushed += 1
-        heapq.heappush(self._heap, (place, self._pushed, time, packet))
-        if len(self._heap) > self._depth:
-            yield self._pop()
-
-    def rest(self) -> Iterator[tuple[_Place, int, Packet]]:
-        """Yield all packets that are kept."""
-        while self._heap:
-            yield self._pop()
-
-    def _place(self, packet: Packet) -> _Place:
-        if packet.stream not in self._streams:
-            self._streams[packet.stream] = self._begun, packet.sequence
-            self._begun += 1
-        stream, first = self._streams[packet.stream]
-        distance = (packet.sequence - first + (1 << 31)) % (1 << 32) - (1 << 31)
-        return _Place(stream, distance, packet.slice_index)
-
-    def _comes_again(self, place: _Place, time: int) -> bool:
-        before = self._kept.get(place)
-        if before is None and self._passed is not None and place <= self._passed[0]:
-            before = self._passed[1]
-        return before is not None and time - before >= AGAIN
-
-    def _pop(self) -> tuple[_Place, int, Packet]:
-        place, _, time, packet = heapq.heappop(self._heap)
-        self._kept.pop(place, None)
-        self._passed = place, time
-        return place, time, packet
 
 
 def decode(
@@ -206,12 +131,7 @@ class _Camera:
 
     def __post_init__(self) -> None:
         self.decoder = Decoder(self.bundle, self.coding.providers, self.coding.threads)
-        self.sorter = Sorter()
-        self.reassembler = Reassembler()
-        self.stream = 0
-        self.frame: tuple[int, int] | None = None
-        """Stream and sequence of `slices`."""
-        self.slices: list[tuple[int, Packet]] = []
+        self.assembly = Assembly()
 
     def push(self, packet: Packet, time: int) -> None:
         """Take in a packet recorded at `time` in ns; raises FingerprintError for a foreign one."""
@@ -223,44 +143,23 @@ class _Camera:
         except PacketError:
             self.counts["rejected"] += 1
             return
-        for each in self.sorter.push(packet, time):
-            self._collect(*each)
+        for frame, at in self.assembly.push(packet, time):
+            self._decode(frame, at)
 
     def finish(self) -> None:
         """Decode all that is left."""
-        for each in self.sorter.rest():
-            self._collect(*each)
-        self._decode()
-        self._end_stream()
+        for frame, at in self.assembly.finish():
+            self._decode(frame, at)
+        self.counts["lost"] = self.assembly.lost
+        self.counts["repeated"] = self.assembly.repeated
 
-    def _collect(self, place: _Place, time: int, packet: Packet) -> None:
-        frame = place.stream, place.sequence
-        if frame != self.frame:
-            self._decode()
-            self.frame = frame
-        self.slices.append((time, packet))
-
-    def _decode(self) -> None:
-        """Decode the frame that was collected."""
-        if self.frame is None or not self.slices:
-            return
-        if self.frame[0] != self.stream:
-            self._end_stream()
-            self.stream = self.frame[0]
-        slices, self.slices = self.slices, []
-        stale = self.reassembler.stale
-        frames: list[EncodedFrame] = []
-        # The packets are in order, so that nothing is waited for.
-        for _, packet in slices:
-            frames += self.reassembler.push(packet, 0.0)
-        frames += self.reassembler.expire(float("inf"))
-        if self.reassembler.stale - stale == len(slices):
-            return
+    def _decode(self, frame: EncodedFrame | None, time: int) -> None:
+        """Decode a frame; None is one of which too little is there."""
         self.counts["frames"] += 1
-        if not frames:
+        if frame is None:
             self.counts["frames_incomplete"] += 1
-        for frame in frames:
-            self._write(frame, max(time for time, _ in slices))
+        else:
+            self._write(frame, time)
 
     def _write(self, frame: EncodedFrame, time: int) -> None:
         try:
@@ -273,11 +172,6 @@ class _Camera:
             self.write(self.name, time, decoded)
             self.counts["masks"] += 1
             self.counts["masks_with_lost_slices"] += not decoded.complete
-
-    def _end_stream(self) -> None:
-        self.counts["lost"] += self.reassembler.lost
-        self.counts["repeated"] += self.reassembler.stale
-        self.reassembler = Reassembler()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from rclpy.serialization import deserialize_message
 
-from gosvae_codec import ModelBundle, Packet, PacketError, Reassembler
+from gosvae_codec import ModelBundle, Packet, PacketError
 from gosvae_codec.bundle import MANIFEST
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES, VERSION
 from gosvae_common.messages import from_packet_message
 from gosvae_msgs.msg import TokenPacket
 
+from .assembly import Assembly
 from .bags import feedbacks, packets, reading
 from .drives import SourceError, is_storage
 from .tables import Table
@@ -27,6 +28,8 @@ class Inspection(NamedTuple):
 
     values: Mapping[str, Any]
     tables: list[Table]
+    notes: Sequence[str] = ()
+    """What of a bag could not be read, one line each."""
 
 
 def inspect(path: Path, each_packet: bool = False) -> Inspection:
@@ -146,24 +149,22 @@ class _Stream:
     packets: int = 0
     parity: int = 0
     damaged: int = 0
-    lost: int = 0
-    first: int = 0
+    first: int | None = None
     last: int = 0
-    reassembler: Reassembler = field(default_factory=Reassembler)
+    assembly: Assembly = field(default_factory=Assembly)
     told: tuple[int, int] | None = None
     """Packets received and lost, as feedback has them."""
 
     def add(self, packet: Packet, time: int) -> None:
         """Take in one packet, recorded at `time` in ns."""
-        self.first, self.last = self.first or time, time
+        self.first = time if self.first is None else min(self.first, time)
+        self.last = max(self.last, time)
         self.packets += 1
         if packet.version != VERSION or packet.checksum != packet.crc32c:
             self.damaged += 1
             return
-        before = self.reassembler.stream, self.reassembler.lost
-        self.reassembler.push(packet, time / 1e9)
-        if before[0] not in (None, self.reassembler.stream):
-            self.lost += before[1]
+        for _ in self.assembly.push(packet, time):
+            pass
         key = packet.stream, packet.sequence
         self.frames[key] += packet.serialized_size()
         if packet.reference == 0:
@@ -175,11 +176,12 @@ class _Stream:
 
     def values(self) -> dict[str, Any]:
         """Return the figures."""
-        self.reassembler.expire(float("inf"))
+        for _ in self.assembly.finish():
+            pass
         sizes = list(self.frames.values())
         slices = self.packets - self.parity - self.damaged
-        lost = self.lost + self.reassembler.lost
-        seconds = (self.last - self.first) / 1e9
+        lost = self.assembly.lost
+        seconds = (self.last - (self.first or 0)) / 1e9
         # The last frame takes as long as the others.
         if len(self.frames) > 1:
             seconds *= len(self.frames) / (len(self.frames) - 1)
@@ -232,6 +234,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     values: dict[str, Any] = {
         "kind": "bag",
         "seconds": round(duration / 1e9, 3),
+        "notes": list(reader.notes),
         "cameras": figures,
         "topics": topics,
         "notes": list(reader.notes),
@@ -240,7 +243,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     if each_packet:
         values["packets"] = [dict(zip(_COLUMNS, row, strict=True)) for row in listed]
         tables.append(Table("packets", _COLUMNS, listed))
-    return Inspection(values, tables)
+    return Inspection(values, tables, reader.notes)
 
 
 _COLUMNS = ("seconds", "camera", "sequence", "what", "levels", "slice", "slices", "bytes", "intact")

@@ -31,6 +31,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket  # noqa: E402
 from gosvae_tools.bag_writer import message_types  # noqa: E402
 from gosvae_tools.bags import packets, reading  # noqa: E402
+from gosvae_tools.inspect import inspect  # noqa: E402
 from gosvae_tools.record import DIAGNOSTICS, TOPICS  # noqa: E402
 
 DEADLINE = 40.0
@@ -237,6 +238,7 @@ def test_a_recording_that_is_killed_loses_its_last_second_alone(
         found = [each for each in packets(reader) if each.camera == "front"]
     assert len(found) > (seconds - 1) * 10
     assert killed - found[-1].time < 1_000_000_000
+    assert any("was cut off" in note for note in inspect(tmp_path / "bag").notes)
 
 
 def test_diagnostics_tell_the_publishers_of_each_topic(node: Node, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from rosbags.rosbag2 import StoragePlugin
 from gosvae_bringup import cli
 from gosvae_codec import Header, ModelBundle, Packet
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_tools.assembly import AGAIN, Sorter
 from gosvae_tools.bag_writer import BagWriter
 from gosvae_tools.bags import packets, reading
-from gosvae_tools.decode import AGAIN, Sorter
+from gosvae_tools.inspect import inspect
 
 FRAMES = 40
 
@@ -159,6 +160,8 @@ def test_packets_in_any_order_give_all_masks(order: str, run: Any, tmp_path: Pat
     assert status == 0
     assert (figures["packets"], figures["packets_lost"]) == (len(made), 0)
     assert (figures["masks"], figures["frames_without_reference"]) == (FRAMES, 0)
+    values = inspect(tmp_path / "mixed.mcap").values["cameras"]["camera"]
+    assert (values["frames"], values["loss"], values["streams"]) == (FRAMES, 0.0, 1)
     expected, found = picture(tmp_path / "expected"), picture(tmp_path / "masks")
     assert found.keys() == expected.keys()
     for name, mask in expected.items():
@@ -175,6 +178,7 @@ def test_packets_that_come_twice_count_once(run: Any, tmp_path: Path) -> None:
             # Duplicates of the link come at once, a stream that is played again comes later.
             for each in made:
                 writer.write("/camera/image_raw/gosvae", each.time + later, each.message)
+    assert inspect(tmp_path / "twice.mcap").values["cameras"]["camera"]["loss"] == 0
     _, figures, _ = run("decode", tmp_path / "twice.mcap", "-o", tmp_path / "masks")
     assert (figures["masks"], figures["packets_repeated"]) == (40, 20)
     assert len(picture(tmp_path / "masks")) == 40
