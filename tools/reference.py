@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "reference.md"
+TEMPLATE = ROOT / "tools" / "reference.template.md"
 CAMERA = "camera"
 SECONDS = 60.0
 """How long the nodes of this process may take to find each other."""
@@ -47,18 +48,6 @@ from gosvae_tools.record import Record  # noqa: E402
 from gosvae_tools.replay import Replay  # noqa: E402
 from gosvae_tools.view import View  # noqa: E402
 from gosvae_tx.transmitter import Transmitter  # noqa: E402
-
-HEADER = """\
-# Reference
-
-Written by `make reference` from what the code declares; a test compares the two. Of several cameras
-each has the topics that are shown for `camera`, under its own name.
-
-- [Arguments](#arguments) of launch files and `gosvae run`
-- [Topics](#topics)
-- [Parameters](#parameters) of the nodes
-- [Commands](#commands)
-"""
 
 TOPICS = {
     "/camera/image_raw": "The camera's frames, where `image_transport` is `raw`.",
@@ -266,49 +255,28 @@ def escaped(cell: str) -> str:
     )
 
 
+def arguments() -> Iterator[tuple[str, ...]]:
+    """Yield name, default, side and meaning of the arguments of launch files."""
+    for each in ARGUMENTS:
+        choices = f" One of: {', '.join(each.choices)}." if each.choices else ""
+        default = f"`{each.default}`" if each.default else ""
+        yield f"`{each.name}`", default, each.side, each.description + choices
+
+
 def reference() -> str:
     """Return the whole page."""
+    columns = ("parameter", "default", "range", "set", "meaning")
     with Nodes() as nodes:
-        parts = [HEADER, "\n## Arguments\n"]
-        parts.append(
-            "Of launch files as `name:=value`, of `gosvae run` also as `--name value`. The column "
-            "says which of two machines one belongs to; `pipeline.launch.py` takes all.\n"
+        text = TEMPLATE.read_text().format(
+            arguments=markdown(("argument", "default", "side", "meaning"), list(arguments())),
+            topics=markdown(("topic", "type", "from", "to", "what"), list(topics(nodes.all))),
+            parameters="\n".join(
+                f"\n### {name}\n\n{markdown(columns, table)}"
+                for name, table in nodes.parameters.items()
+            ),
+            commands="\n".join(options()),
         )
-        arguments = [
-            (
-                f"`{each.name}`",
-                f"`{each.default}`" if each.default else "",
-                each.side,
-                each.description + (f" One of: {', '.join(each.choices)}." if each.choices else ""),
-            )
-            for each in ARGUMENTS
-        ]
-        parts.append(markdown(("argument", "default", "side", "meaning"), arguments))
-        parts.append("\n## Topics\n")
-        parts.append(
-            "With the drive that ships, default parameters and all that is made on demand; the "
-            "replay also plays `/tf` and `/tf_static`. With a bundle that has `reconstruct.onnx`, "
-            "which the one that ships has not, gosvae_rx also publishes "
-            "`/camera/semantic/reconstruction`, sensor_msgs/Image (best effort, depth 5): what the "
-            "decoder draws from the tokens, while someone listens, as gosvae_view does. A "
-            "parameter `qos_overrides.<topic>.<publisher or subscription>.<policy>` changes the "
-            "QoS.\n"
-        )
-        columns = ("topic", "type", "from", "to", "what")
-        parts.append(markdown(columns, list(topics(nodes.all))))
-        parts.append("\n## Parameters\n")
-        parts.append(
-            "Defaults are those of the code; `config/pipeline.yaml`, which launch files and "
-            "`gosvae run` read first, sets some. The column says when one can be set: at start "
-            "only, while the node is unconfigured, or always. All nodes take `use_sim_time`.\n"
-        )
-        columns = ("parameter", "default", "range", "set", "meaning")
-        for name, table in nodes.parameters.items():
-            parts.append(f"\n### {name}\n")
-            parts.append(markdown(columns, table))
-    parts.append("\n## Commands\n")
-    parts.extend(options())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)) + "\n"
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
 def main() -> int:
