@@ -74,6 +74,17 @@ def test_variable_rate_and_b_frames_keep_their_times(tmp_path: Path) -> None:
     assert places(path) == list(range(12))
 
 
+@pytest.mark.parametrize("suffix", ["h264", "avi", "ts", "mov", "mkv"])
+def test_b_frames_and_streams_without_times(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"v.{suffix}", 12, "libx264", bf="3")
+    source = open_source(path)
+    steps = np.diff([frame.stamp for frame in source.frames()])
+    assert np.all(np.abs(steps - source.interval) < 2_000_000)
+    assert places(path) == list(range(12)) and source.lost == 0
+    later = [message.stamp for message in source.messages(5 * source.interval)]
+    assert later == [frame.stamp for frame in source.frames()][5:]
+
+
 def test_an_attached_picture_is_not_the_film(tmp_path: Path) -> None:
     film, cover = write(tmp_path / "film.mp4"), tmp_path / "cover.mp4"
     with av.open(str(film)) as source, av.open(str(cover), "w") as container:

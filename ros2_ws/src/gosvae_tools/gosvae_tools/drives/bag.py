@@ -122,17 +122,19 @@ class Bag(Source):
     def _unread(self, connections: Sequence[Connection]) -> Iterator[Loss]:
         """Yield what of these connections the files turned out not to give."""
         recording = self._recording
+        told = False
         for connection in connections:
             kind = _kind(self._channels[connection.id])
             if count := recording.losses[connection.id]:
                 reason = "; ".join(recording.damage[:1]) or "they are not where its index says"
                 what = f"{count} messages of {connection.topic} cannot be read: {reason}"
                 yield Loss(kind, count, f"{self.path}: {what}")
+                told = True
             if count := recording.missing.get(connection.id, 0):
                 said = connection.msgcount + count
                 what = f"it says to have {said} messages of {connection.topic}"
                 yield Loss(kind, count, f"{self.path}: {what}, {connection.msgcount} are there")
-        for line in recording.damage:
+        for line in recording.damage[told:]:
             yield Loss("message", 0, line)
 
     def _frames(self, labels: bool, losses: list[Loss]) -> Iterator[Frame]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ _JOINT_AHEAD = 60 * _SECOND
 """How far in ns they rise there."""
 _FAILURES = 100
 """Errors in a row after which a container is not read on."""
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_TIMELESS = "avi"
+"""Container without times of presentation: FFmpeg's fall where there are B-frames. Its packets are
+evenly spaced, empty ones included, and its pictures take their places in turn."""
 _MAX_RATE = 1000
 """Frames per second above which a container's rate is a default, not a rate."""
 
@@ -41,7 +45,10 @@ class Video(Pictures):
             stream = self._choose(container, counts)
             self._stream = stream.index
             self._count = counts[stream.index]
-            rates = (stream.average_rate, stream.guessed_rate)
+            self._indexed = container.format.name in _INDEXED and not self._joined
+            rates = [stream.average_rate, stream.guessed_rate]
+            if container.format.name == _TIMELESS and stream.duration:
+                rates.insert(0, self._count / (stream.duration * stream.time_base))
             rate = next((float(each) for each in rates if each and each <= _MAX_RATE), 25.0)
         losses: list[Loss] = []
         pictures = self._decoded(losses)
@@ -82,7 +89,7 @@ class Video(Pictures):
         for part in self._parts:
             with self._open(part) as container:
                 counts = {stream.index: stream.frames for stream in container.streams.video}
-                if not all(counts.values()):
+                if not all(counts.values()) or container.format.name == _TIMELESS:
                     counts, restarts = _count_packets(container)
                     joined |= restarts
             total.update(counts)
@@ -121,17 +128,26 @@ class Video(Pictures):
                 if offset:
                     start = self._first + int(offset / _SECOND / stream.time_base)
                     container.seek(start, stream=stream)
+                times: deque[int | None] | None = (
+                    deque() if container.format.name == _TIMELESS else None
+                )
                 for packet, error in _packets(container, [stream]):
+                    if times is not None and packet is not None and packet.size:
+                        times.append(packet.dts)
                     if error is not None:
                         losses.append(Loss("frame", 0, f"{self.path} does not read on: {error}"))
                         continue
                     try:
                         pictures = packet.decode()
                     except av.error.FFmpegError as error:
+                        if times:
+                            times.popleft()
                         reason = f"{self.path}: a frame does not decode: {error}"
                         losses.append(Loss("frame", 1, reason))
                         continue
                     for picture in pictures:
+                        if times:
+                            picture.pts = times.popleft()
                         if picture.is_corrupt:
                             losses.append(Loss("frame", 1, f"{self.path}: a frame is damaged"))
                         else:
@@ -140,8 +156,8 @@ class Video(Pictures):
     def _read(self, offset: int, labels: bool, losses: list[Loss]) -> Iterator[Frame]:
         last = EPOCH - self.interval
         shift = count = 0
-        # Where times begin anew, a time does not say where to go on.
-        sought = offset if self._first is not None and not self._joined else 0
+        # Without an index, or where times begin anew, a time does not say where to go on.
+        sought = offset if self._first is not None and self._indexed else 0
         for picture in self._decoded(losses, sought):
             stamp = self._stamp(picture, shift)
             if stamp is None:
