@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from gosvae_bench import rate_quality as module
 from gosvae_bench.codecs import Still, Tokens, wire_bytes
 from gosvae_bench.contenders import contenders, find_bundles, find_experts, open_expert
-from gosvae_bench.label_codec import enlarge_labels, shrink_labels
 from gosvae_bench.labelled import Drive, find_split, unpack
 from gosvae_bench.rate_quality import Task, main, quality
 from gosvae_bench.results import Results
 from gosvae_bench.scores import Counts, counts_of
-from gosvae_codec import CAMVID, GosvaeError, ModelBundle
+from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.testing import write_tiny_bundle
 
@@ -192,17 +191,6 @@ def test_the_wire_carries_messages_and_a_header_for_each_datagram(messages: list
     assert sum(messages) / 1400 <= over / 114 < sum(messages) / 1400 + len(messages)
 
 
-@given(scale=st.sampled_from([1, 2, 4, 8]), seed=st.integers(0, 99))
-def test_large_areas_survive_smaller_labels(scale: int, seed: int) -> None:
-    coarse = np.random.default_rng(seed).choice(CAMVID.ids, (4, 6)).astype(np.uint8)
-    mask = coarse.repeat(16, 0).repeat(16, 1)
-    small = shrink_labels(mask, scale, CAMVID)
-    assert small.shape == (64 // scale, 96 // scale)
-    grown = enlarge_labels(small, mask.shape, CAMVID)
-    assert (grown[8::16, 8::16] == coarse).all()
-    assert scale > 1 or (grown == mask).all()
-
-
 @settings(deadline=None)
 @given(seed=st.integers(0, 99), frames=st.integers(1, 5))
 def test_counts_add_up_to_the_confusion_matrix(seed: int, frames: int) -> None:
@@ -351,3 +339,35 @@ class Here:
         return map(call, jobs)
 
     imap_unordered = imap
+
+
+def test_rows_of_bundles_and_experts_that_are_gone_are_kept(
+    bundle: ModelBundle, tmp_path: Path
+) -> None:
+    tuned = write_expert(tmp_path / "tuned", bundle)
+    before = contenders(bundle, [bundle], SIZE, experts=[tuned])
+    path = tmp_path / "results.json"
+    results = Results(path, {})
+    for each in before:
+        results.add(each, {"miou": 0.5})
+    results.write(before)
+    found = json.loads(path.read_text())
+    gone = [
+        {**row, "codec": codec, "key": f"{codec}; {row['setting']}; 0123", "miou": 0.25}
+        for codec in ("light", "tiny")
+        for row in found["rows"]
+        if row["codec"] == "tiny"
+    ]
+    path.write_text(json.dumps({"rows": [*found["rows"], *gone]}))
+    after = contenders(bundle, [bundle], SIZE)
+    Results(path, {}).write(after)
+    rows = json.loads(path.read_text())["rows"]
+    # An older bundle of the same name has been replaced; one that is gone has not.
+    assert [row["miou"] for row in rows if row["codec"] == "light"] == [0.25] * (len(gone) // 2)
+    assert {row["miou"] for row in rows if row["codec"] == "tiny"} == {0.5}
+    assert sum(row["expert"] == "tuned" for row in rows) == sum(
+        each.expert_name == "tuned" for each in before
+    )
+    assert len(rows) == len(before) + len(gone) // 2
+    sends = [row["sends"] for row in rows]
+    assert sends == sorted(sends, key=["pixels", "labels", "tokens"].index)

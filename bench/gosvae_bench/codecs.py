@@ -19,10 +19,9 @@ import numpy as np
 
 from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, Header, ModelBundle
 from gosvae_codec.images import resize_frame
-from gosvae_codec.masks import Mask
+from gosvae_codec.masks import Mask, enlarge_labels, shrink_labels
 from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES
 
-from .label_codec import enlarge_labels, shrink_labels
 from .link_streams import DATAGRAM_BYTES, IMAGE_HEADER_BYTES, Image, video_encoder
 
 GOP = 10

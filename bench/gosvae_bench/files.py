@@ -1,4 +1,4 @@
-"""Files of results, written whole or not at all, and the machine that they are of."""
+"""Files of results, written whole or not at all, and the machine they were measured on."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from gosvae_codec.draft import draft
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, and its folder if need be."""
+    """Write a text file, whole or not at all; make its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    with draft(path, replace=True) as new:
+        new.write_text(text)
 
 
 def machine() -> dict[str, Any]:
-    """Return what the timings depend on."""
+    """Return what timings depend on: the model of the CPU and the number of its cores."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -204,12 +204,12 @@ def run(task: Task, results: Results, passes: Sequence[str]) -> None:
             todo = [key for key, each in some.items() if results.lacks(each, QUALITY)]
             for key, figures in _parallel(task, todo):
                 results.add(everything[key], figures)
-                results.write(list(everything))
+                results.write(list(everything.values()))
         if "timing" in passes:
             todo = [key for key, each in some.items() if results.lacks(each, TIMING)]
             for key, figures in _in_turn(task, todo):
                 results.add(everything[key], figures)
-                results.write(list(everything))
+                results.write(list(everything.values()))
 
 
 def _parallel(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,8 +1,8 @@
-"""Benchmark results to pictures, tables and words: ``python -m gosvae_bench.report``.
+"""Write the benchmark's results into docs/benchmark.md: ``python -m gosvae_bench.report``.
 
-Reads docs/benchmark.json and docs/studies/*.json, draws the plots in docs/images, and fills in
-what stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` in README.md and
-docs/benchmark.md. With ``--data`` it also draws what each codec's receiver sees.
+Reads docs/benchmark.json and docs/studies/*.json, draws the plots in docs/images, and replaces
+the text between ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` in docs/benchmark.md. With
+``--data`` it also draws the picture and mask that the receiver of each codec has.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .files import write_whole
 from .pictures import plot_frontier, plot_quality, strip
 from .tables import markdown_table, number
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md")
+PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def setup(results: Row) -> str:
@@ -299,7 +299,7 @@ BLOCKS: dict[str, Callable[[Row], str]] = {
 
 
 def fill_in(text: str, mark: str, blocks: Mapping[str, Callable[[Row], str]], results: Row) -> str:
-    """Return a page with what stands between ``<!-- MARK: NAME -->`` and the end made anew.
+    """Return a page with the text between each ``<!-- MARK: NAME -->`` and its end replaced.
 
     Raises:
         KeyError: a mark names none of the blocks.
@@ -312,19 +312,13 @@ def fill_in(text: str, mark: str, blocks: Mapping[str, Callable[[Row], str]], re
     )
 
 
-def rewrite(pages: Sequence[Path], change: Callable[[str], str]) -> None:
-    """Change the text of each page, whole or not at all."""
-    for page in pages:
-        write_whole(page, change(page.read_text()))
-
-
 def render(text: str, results: Row) -> str:
-    """Return a page with what stands between its marks made from results; see :func:`fill_in`."""
+    """Return the page with its blocks made from results; see :func:`fill_in`."""
     return fill_in(text, "benchmark", BLOCKS, results)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw and fill in."""
+    """Draw the plots and fill in the page."""
     parser = argparse.ArgumentParser(
         prog="gosvae_bench.report", description=__doc__.splitlines()[0]
     )
@@ -332,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=ROOT / "models" / BUNDLE)
     options = parser.parse_args(arguments)
     results = load_results()
-    rewrite(PAGES, lambda text: render(text, results))
+    write_whole(PAGE, render(PAGE.read_text(), results))
     plot_quality(results, IMAGES / "benchmark-quality.png")
     plot_frontier(results, IMAGES / "benchmark-frontier.png")
     if options.data is not None:

@@ -1,7 +1,7 @@
-"""The pipeline's results to a picture and tables: ``python -m gosvae_bench.report_system``.
+"""Write the pipeline's results into docs/pipeline.md: ``python -m gosvae_bench.report_system``.
 
-Reads docs/pipeline.json, draws where a frame's time goes, and fills in what stands between
-``<!-- pipeline: NAME -->`` and ``<!-- end -->`` in README.md and docs/pipeline.md.
+Reads docs/pipeline.json, draws the latency of a frame by stage, and replaces the text between
+``<!-- pipeline: NAME -->`` and ``<!-- end -->`` in docs/pipeline.md.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from .curves import IMAGES, ROOT
+from .files import write_whole
 from .pictures import load_pyplot
-from .report import fill_in, rewrite
+from .report import fill_in
 from .stages import NETWORKS
 from .system import DROPS
 from .system_results import SIZES, TRANSPORTS
 from .tables import markdown_table, number
 
 RESULTS = ROOT / "docs" / "pipeline.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "pipeline.md")
+PAGE = ROOT / "docs" / "pipeline.md"
 PICTURES = ("colour", "publish colour")
 """Stages that come after the mask, while someone listens to coloured masks."""
 RATE = 15.0
@@ -166,7 +167,7 @@ BLOCKS: dict[str, Callable[[Row], str]] = {
 
 
 def render(text: str, results: Row) -> str:
-    """Return a page with what stands between its marks made from results; see :func:`fill_in`."""
+    """Return the page with its blocks made from results; see :func:`fill_in`."""
     return fill_in(text, "pipeline", BLOCKS, results)
 
 
@@ -219,9 +220,9 @@ def plot(results: Row, path: Path) -> None:
 
 
 def main() -> int:
-    """Draw and fill in."""
+    """Draw the plot and fill in the page."""
     results = json.loads(RESULTS.read_text())
-    rewrite(PAGES, lambda text: render(text, results))
+    write_whole(PAGE, render(PAGE.read_text(), results))
     plot(results, IMAGES / "pipeline-latency.png")
     return 0
 

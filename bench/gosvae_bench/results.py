@@ -1,4 +1,4 @@
-"""The benchmark's file of results: what it is of, and what is still to be measured."""
+"""The benchmark's file of results: its conditions, its rows, and which figures are missing."""
 
 from __future__ import annotations
 
@@ -84,10 +84,22 @@ class Results:
         }
         self._rows[contender.key] = row | figures
 
-    def write(self, order: Sequence[str]) -> None:
-        """Write the file, whole or not at all, without rows of what is no contender any more."""
-        rows = [self._rows[key] for key in order if key in self._rows]
-        text = json.dumps({**self._about, "rows": rows}, indent=1) + "\n"
+    def write(self, everything: Sequence[Contender]) -> None:
+        """Write the file, whole or not at all, with the rows in the order of the contenders.
+
+        Rows of bundles and experts that are no longer there are kept, after those of pictures,
+        labels or tokens that are. Rows that a newer model or another setting replaces are not.
+        """
+        order = {each.key: place for place, each in enumerate(everything)}
+        present = {(each.codec, each.expert_name) for each in everything}
+        last = {each.sends: place for place, each in enumerate(everything)}
+        kept = [
+            row
+            for key, row in self._rows.items()
+            if key in order or (row["codec"], row["expert"]) not in present
+        ]
+        kept.sort(key=lambda row: order.get(row["key"], last.get(row["sends"], len(order)) + 0.5))
+        text = json.dumps({**self._about, "rows": kept}, indent=1) + "\n"
         write_whole(self._path, text)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gosvae_codec.masks import Mask
-from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.metrics import ConfusionMatrix, miou
 
 RESAMPLES = 1000
 """Of the frames, for confidence intervals."""
@@ -30,10 +30,7 @@ class Counts(NamedTuple):
 
     def miou(self, weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return mIoU for each row of weights of the frames, int64 (rows, frames)."""
-        hits, truths, said = (weights @ each for each in self)
-        with np.errstate(invalid="ignore"):
-            iou = np.where(truths > 0, hits / (truths + said - hits), np.nan)
-        return np.asarray(np.nanmean(iou, axis=1))
+        return miou(*(weights @ each for each in self))
 
     def figures(self) -> tuple[float, list[float]]:
         """Return mIoU over all frames, and its 95% confidence interval.

@@ -1,4 +1,4 @@
-"""Last stage of the receiver: logits to a mask of label ids at the camera's size."""
+"""Masks: from logits to label ids at the camera's size, their colours, and smaller ones."""
 
 from __future__ import annotations
 
@@ -39,6 +39,37 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     if mask.shape == size:
         return mask
     return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def shrink_labels(mask: Mask, scale: int, labels: LabelSpace) -> Mask:
+    """Return the class that holds most of each block of pixels, for senders of labels.
+
+    Args:
+        mask: uint8 (H, W) label ids.
+        scale: sides of a block in pixels.
+        labels: the classes; ids of no class are not counted.
+
+    Returns:
+        uint8 (ceil(H / scale), ceil(W / scale)) indices of classes, not their ids.
+    """
+    height, width = mask.shape
+    small = (-(-width // scale), -(-height // scale))
+    planes = [(mask == label).astype(np.float32) for label in labels.ids]
+    shrunk = [cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in planes]
+    return np.asarray(np.argmax(shrunk, 0), np.uint8)
+
+
+def enlarge_labels(classes: Mask, size: tuple[int, int], labels: LabelSpace) -> Mask:
+    """Return label ids at `size` (height, width) from what :func:`shrink_labels` returned.
+
+    Each class is scaled bilinearly by itself, and each pixel has the strongest: contours are
+    smoother, and masks better, than by nearest neighbour.
+    """
+    planes = [
+        cv2.resize((classes == index).astype(np.float32), size[::-1])
+        for index in range(len(labels))
+    ]
+    return np.asarray(labels.ids[np.argmax(planes, 0)], np.uint8)
 
 
 def colorize(mask: Mask, labels: LabelSpace) -> npt.NDArray[np.uint8]:

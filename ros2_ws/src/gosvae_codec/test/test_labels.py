@@ -6,8 +6,14 @@ from hypothesis import strategies as st
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelError, LabelSpace, metrics
 from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids
-from gosvae_codec.masks import colorize, resize_mask, upsampled_argmax
-from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.masks import (
+    colorize,
+    enlarge_labels,
+    resize_mask,
+    shrink_labels,
+    upsampled_argmax,
+)
+from gosvae_codec.metrics import ConfusionMatrix, miou
 
 
 def test_cityscapes_has_its_published_ids_and_colours() -> None:
@@ -105,3 +111,26 @@ def test_every_pixel_of_a_large_mask_counts(monkeypatch: pytest.MonkeyPatch) -> 
     np.add.at(counts, (truth, prediction), 1)
     counts[UNLABELLED] = 0
     np.testing.assert_array_equal(matrix.counts, counts)
+
+
+def test_miou_of_many_sets_of_frames_is_that_of_each() -> None:
+    rng = np.random.default_rng(2)
+    matrices = [ConfusionMatrix() for _ in range(4)]
+    for matrix in matrices[1:]:
+        matrix.add(*rng.choice([0, 3, 7, 255], (2, 8, 9)).astype(np.uint8))
+    counts = np.stack([matrix.counts for matrix in matrices])
+    found = miou(counts.diagonal(axis1=1, axis2=2), counts.sum(2), counts.sum(1))
+    assert np.isnan(found[0]) and np.isnan(matrices[0].miou())
+    for value, matrix in zip(found[1:], matrices[1:], strict=True):
+        assert value == matrix.miou() == pytest.approx(np.mean(list(matrix.iou().values())))
+
+
+@given(scale=st.sampled_from([1, 2, 4, 8]), seed=st.integers(0, 99))
+def test_large_areas_survive_smaller_labels(scale: int, seed: int) -> None:
+    coarse = np.random.default_rng(seed).choice(CAMVID.ids, (4, 6)).astype(np.uint8)
+    mask = coarse.repeat(16, 0).repeat(16, 1)
+    small = shrink_labels(mask, scale, CAMVID)
+    assert small.shape == (64 // scale, 96 // scale)
+    grown = enlarge_labels(small, mask.shape, CAMVID)
+    assert (grown[8::16, 8::16] == coarse).all()
+    assert scale > 1 or (grown == mask).all()
