@@ -49,7 +49,7 @@ class Sorter:
         """Place and time of the newest packet that is not kept any more."""
 
     def push(self, packet: Packet, time: int) -> Iterator[tuple[_Place, int, Packet]]:
-        """Take in a packet recorded at `time` in ns, and yield what need not be kept any more."""
+        """Add a packet recorded at `time` in ns, and yield packets that need not be kept."""
         place = self._place(packet)
         if self._comes_again(place, time):
             del self._streams[packet.stream]
@@ -101,7 +101,7 @@ class Assembly:
         self._slices: list[tuple[int, Packet]] = []
 
     def push(self, packet: Packet, time: int) -> Iterator[tuple[EncodedFrame | None, int]]:
-        """Take in an intact packet recorded at `time` in ns, and yield the frames that are ready.
+        """Add an intact packet recorded at `time` in ns, and yield the frames that are ready.
 
         Each comes with the time in ns of its last packet; None is a frame of which too little is
         there to decode it.

@@ -134,7 +134,7 @@ class _Camera:
         self.assembly = Assembly()
 
     def push(self, packet: Packet, time: int) -> None:
-        """Take in a packet recorded at `time` in ns; raises FingerprintError for a foreign one."""
+        """Add a packet recorded at `time` in ns; raise FingerprintError for another bundle's."""
         try:
             bundle = self.bundle
             packet.check(bundle.fingerprint, bundle.grid, bundle.levels)

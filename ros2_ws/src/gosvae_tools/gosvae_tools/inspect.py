@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +28,10 @@ class Inspection(NamedTuple):
 
     values: Mapping[str, Any]
     tables: list[Table]
-    notes: Sequence[str] = ()
-    """What of a bag could not be read, one line each."""
 
 
 def inspect(path: Path, each_packet: bool = False) -> Inspection:
-    """Look into a bundle's folder, a bag (folder, .mcap or .db3), or a packet as CDR.
+    """Return what is in a bundle's folder, a bag (folder, .mcap or .db3), or a packet as CDR.
 
     Args:
         path: of it.
@@ -100,7 +98,7 @@ def _packet(path: Path) -> Inspection:
     try:
         message = deserialize_message(path.read_bytes()[: 2 * MAX_SERIALIZED_BYTES], TokenPacket)
         packet = from_packet_message(message)
-    except Exception as error:  # rclpy raises what it likes
+    except Exception as error:  # rclpy raises exceptions of many types
         raise SourceError(
             f"{path} is no model bundle, no bag and no packet ({error}); give the folder of a "
             "bundle, a bag, or a gosvae_msgs/TokenPacket as CDR"
@@ -156,7 +154,7 @@ class _Stream:
     """Packets received and lost, as feedback has them."""
 
     def add(self, packet: Packet, time: int) -> None:
-        """Take in one packet, recorded at `time` in ns."""
+        """Add one packet, recorded at `time` in ns."""
         self.first = time if self.first is None else min(self.first, time)
         self.last = max(self.last, time)
         self.packets += 1
@@ -234,7 +232,6 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     values: dict[str, Any] = {
         "kind": "bag",
         "seconds": round(duration / 1e9, 3),
-        "notes": list(reader.notes),
         "cameras": figures,
         "topics": topics,
         "notes": list(reader.notes),
@@ -243,7 +240,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     if each_packet:
         values["packets"] = [dict(zip(_COLUMNS, row, strict=True)) for row in listed]
         tables.append(Table("packets", _COLUMNS, listed))
-    return Inspection(values, tables, reader.notes)
+    return Inspection(values, tables)
 
 
 _COLUMNS = ("seconds", "camera", "sequence", "what", "levels", "slice", "slices", "bytes", "intact")

@@ -1,7 +1,7 @@
-"""Whether all nodes of a pipeline hear each other, by what they tell on `/diagnostics`.
+"""Whether all nodes of a pipeline receive from each other, by their reports on `/diagnostics`.
 
 DDS discovery is not symmetric: a publisher knows of a subscription some time before that
-subscription can receive from it. So both ends of each topic have to tell that they found the other.
+subscription can receive from it. So both ends of each topic have to report the match.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ class Readiness:
             for node in nodes
             for need in _needs(node, camera, labelled, nodes)
         ]
-        self._told: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._reported: dict[tuple[str, str], Mapping[str, str]] = {}
 
     def take(self, message: DiagnosticArray) -> None:
-        """Take in what a node tells."""
+        """Store what a node reports."""
         for status in message.status:
             name, _, camera = status.name.partition(": ")
             values = {pair.key: pair.value for pair in status.values}
-            self._told[name.rpartition("/")[2], camera.strip("/")] = values
+            self._reported[name.rpartition("/")[2], camera.strip("/")] = values
 
     def missing(self) -> list[str]:
         """Return what is missing, one line each; none if the drive can be played."""
         lines = []
         for need in self._needs:
-            values = self._told.get((need.node, need.camera))
+            values = self._reported.get((need.node, need.camera))
             if values is None:
-                line = f"{need.node} tells nothing of {need.camera}"
+                line = f"{need.node} reports nothing of {need.camera}"
             elif not _reaches(values.get(need.key, ""), need.least):
                 found = values.get(need.key) or "no"
                 line = f"{need.node} has {found} of {need.least} {need.key} of {need.camera}"

@@ -1,8 +1,8 @@
-"""Node `gosvae_record`: writes what crosses the link, and what comes of it, to a rosbag2 MCAP.
+"""Node `gosvae_record`: writes packets, feedback and masks to a rosbag2 MCAP.
 
 For each camera the packets, feedback, masks, label info and, where there are any, true labels; and
-`/diagnostics`. A message's time in the bag is the wall clock's at its arrival, whatever simulated
-time says, so that it compares with the times in the replay's report.
+`/diagnostics`. A message's time in the bag is the wall clock's at its arrival, even with
+simulated time, so that it compares with the times in the replay's report.
 
 What has arrived is on the disk within a second, in chunks that can be read without the index at the
 end of the file: a recording that is cut off lacks its last second alone. Diagnostics tell how many
@@ -192,7 +192,7 @@ class Record(ParameterNode):
         return subscription
 
     def _publish_status(self) -> None:
-        """Tell how many publishers the topics of each camera have."""
+        """Publish how many publishers the topics of each camera have."""
         node = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()

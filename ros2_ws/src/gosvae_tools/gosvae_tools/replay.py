@@ -1,12 +1,12 @@
-"""Node `gosvae_replay`: plays a drive as if its cameras were here.
+"""Node `gosvae_replay`: plays a drive in place of its cameras.
 
-Topics are those of the cameras, and `/clock`. Playing begins when the transmitter hears every
-camera, and, where `wait_for` names them, when all nodes of the pipeline hear each other.
+Topics are those of the cameras, and `/clock`. Playing begins when every camera has a subscriber,
+and when the nodes that `wait_for` names receive from each other.
 
 Frames are played at the pace of their recording. A pause longer than `max_gap` is announced and cut
 to it, whether a camera began late or a time is wrong; `/clock` follows the stamps, so that it jumps
 ahead over such a pause. Static transforms are latched from the start, all in one message, for
-whoever comes later.
+subscribers that come later.
 
 A looping replay never turns time back: each round goes on where the last one ended, in `/clock` and
 in all stamps, since a clock that jumps back resets receivers, transform buffers and synchronisers.

@@ -161,7 +161,7 @@ def _stamp(data: bytes, msgtype: str) -> int | None:
             _TYPES.deserialize_cdr(data, TF_MESSAGE)
             return 0
         return read_stamp(data)
-    except Exception:  # rosbags raises nearly anything for a message that is cut off
+    except Exception:  # rosbags raises exceptions of many types for a cut-off message
         return None
 
 

@@ -20,7 +20,7 @@ class StaticTransforms:
         self._transforms: dict[str, Any] = {}
 
     def add(self, data: bytes, replace: bool = True) -> bool:
-        """Take in a serialised ``tf2_msgs/TFMessage``; return whether anything changed.
+        """Add a serialised ``tf2_msgs/TFMessage``; return whether anything changed.
 
         Args:
             data: the message; one that is cut off changes nothing.
@@ -28,7 +28,7 @@ class StaticTransforms:
         """
         try:
             content: Any = _TYPES.deserialize_cdr(data, TF_MESSAGE)
-        except Exception:  # rosbags raises nearly anything for a message that is cut off
+        except Exception:  # rosbags raises exceptions of many types for a message that is cut off
             return False
         changed = False
         for transform in content.transforms:

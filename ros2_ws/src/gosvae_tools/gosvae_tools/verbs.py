@@ -218,8 +218,6 @@ def _inspect(options: argparse.Namespace) -> int:
         show_json(found.values)
     else:
         show(found.tables)
-    for note in found.notes:
-        print(f"gosvae inspect: {note}", file=sys.stderr)
     return 0
 
 

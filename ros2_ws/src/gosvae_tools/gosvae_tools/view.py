@@ -1,4 +1,4 @@
-"""Node `gosvae_view`: what the pipeline does, in a browser, and in a file for the Rerun viewer.
+"""Node `gosvae_view`: shows the pipeline in a browser, and writes a file for the Rerun viewer.
 
 It takes what the receiver and the cameras publish, so that it costs the link nothing, unless it is
 at the other end and shows the cameras' own frames. Figures per frame come from the receiver's
@@ -159,7 +159,7 @@ class View(ParameterNode):
             raise ViewError(str(error)) from error
         page = f"http://{ADDRESS}:{port}/?url={quote(sinks[0].uri, safe=':/')}"
         self.get_logger().info(f"open {page}")
-        # Without a display it would be a browser in the terminal, before which nobody sits.
+        # Without a display this would start a browser in the terminal.
         if self.value("open_browser") and {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
             webbrowser.open(page)
         return recording
@@ -190,7 +190,7 @@ class View(ParameterNode):
         def guarded(message: Any) -> None:
             try:
                 handle(message)
-            except Exception as error:  # whatever a message holds, the next one is shown
+            except Exception as error:  # a message that cannot be shown must not stop the view
                 self.get_logger().error(f"{topic}: {error}", throttle_duration_sec=5.0)
 
         return self.create_subscription(msgtype, topic, guarded, qos)
@@ -294,14 +294,14 @@ class View(ParameterNode):
 
 
 class _Loss:
-    """The share of packets that were lost lately, from counters that wrap around at 2^32."""
+    """The share of packets lost in the last seconds, from counters that wrap around at 2^32."""
 
     def __init__(self) -> None:
         self._stream = 0
         self._counts: deque[tuple[float, int, int]] = deque()
 
     def share(self, message: Feedback) -> float:
-        """Take in the counters, and return the share from 0 to 1; nan while none is known."""
+        """Add the counters, and return the share from 0 to 1; nan while it is unknown."""
         if message.stream != self._stream:
             self._stream = message.stream
             self._counts.clear()

@@ -19,7 +19,7 @@ SHOWN_SECONDS = 60.0
 
 
 def blueprint(cameras: Sequence[str], frames: bool, drawn: Collection[str] = ()) -> rrb.Blueprint:
-    """Arrange the page: what each camera sees on the left, what it costs on the right.
+    """Return the page's layout: each camera's pictures on the left, its figures on the right.
 
     Args:
         cameras: base names of their topics.

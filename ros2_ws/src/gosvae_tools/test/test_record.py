@@ -238,7 +238,7 @@ def test_a_recording_that_is_killed_loses_its_last_second_alone(
         found = [each for each in packets(reader) if each.camera == "front"]
     assert len(found) > (seconds - 1) * 10
     assert killed - found[-1].time < 1_000_000_000
-    assert any("was cut off" in note for note in inspect(tmp_path / "bag").notes)
+    assert any("was cut off" in note for note in inspect(tmp_path / "bag").values["notes"])
 
 
 def test_diagnostics_tell_the_publishers_of_each_topic(node: Node, tmp_path: Path) -> None:

@@ -438,7 +438,7 @@ def test_a_node_that_never_comes_is_named(drive: Path, listen: Callable[..., Lis
     assert process.returncode == 1
     fatal = [line for line in printed.splitlines() if line.startswith("[FATAL]")]
     assert len(fatal) == 1 and "not ready within 0.5 s" in fatal[0]
-    assert "gosvae_rx tells nothing of camera" in fatal[0]
+    assert "gosvae_rx reports nothing of camera" in fatal[0]
 
 
 def test_pace_does_not_drift() -> None:

@@ -173,7 +173,7 @@ def missing(nodes: Any, told: Any, labelled: bool = True, namespace: str = "") -
 
 def test_all_nodes_have_to_hear_each_other() -> None:
     assert missing(ALL, READY) == missing(ALL, READY, namespace="robot/") == []
-    assert missing(ALL, {}) == [f"{node} tells nothing of front" for node in ALL]
+    assert missing(ALL, {}) == [f"{node} reports nothing of front" for node in ALL]
     for node, values in READY.items():
         for key in values:
             for wrong in ("0", "", "none"):
