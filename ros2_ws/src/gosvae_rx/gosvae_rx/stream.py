@@ -44,7 +44,7 @@ class Conditions(NamedTuple):
     mask_listeners: int
     """Subscribers of the masks."""
     dropped: int
-    """Frames that gave way to newer ones since activation."""
+    """Frames dropped in favour of newer ones since activation."""
     drop_rate: float
     """The same, per second, lately."""
     clock_stands: bool
@@ -81,7 +81,7 @@ class Stream:
     def on_packet(self, message: Any) -> list[EncodedFrame]:
         """Process a ``gosvae_msgs/TokenPacket``; return the frames that are ready to be decoded.
 
-        Packets that cannot be used, whatever they hold, are counted.
+        Packets that cannot be used are counted; none raises an error.
         """
         bundle = self.decoder.bundle
         try:

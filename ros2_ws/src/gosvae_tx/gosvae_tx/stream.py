@@ -37,7 +37,7 @@ class Conditions(NamedTuple):
     listeners: int
     """Subscribers of the packets."""
     dropped: int
-    """Frames that gave way to newer ones since activation."""
+    """Frames dropped in favour of newer ones since activation."""
     drop_rate: float
     """The same, per second, lately."""
     feedback_topic: str
@@ -230,9 +230,9 @@ class Stream:
                 "undelivered",
                 undelivered,
                 f"{undelivered:.0%} of the camera's frames do not arrive, as the gaps between "
-                "their stamps show: its driver runs without the Fast DDS profile that has room "
-                f"for images; export {PROFILE_VARIABLE}={conditions.profile} before the driver "
-                "starts, or lower the size or rate of its images",
+                "their stamps show: its driver probably runs without the Fast DDS profile that "
+                f"has room for images; export {PROFILE_VARIABLE}={conditions.profile} before the "
+                "driver starts, or lower the size or rate of its images",
             )
         if problem := self._stamps.problem:
             findings.add(WARN, problem)
