@@ -2,12 +2,14 @@
 # environment, where make puts them, so that they may hold spaces and quotes.
 
 SHELL := bash
-RUN := python3 tools/setup_environment.py --exec
-BENCH := python3 tools/setup_environment.py --bench --exec
+RUN := python3 tools/ros_environment.py --exec
+VIEW := python3 tools/ros_environment.py --with view --exec
+BENCH := python3 tools/ros_environment.py --with bench --exec
+DEV := python3 tools/ros_environment.py --with view,bench,dev --exec
 # Runs a module of bench/ in an environment, where Python finds that folder.
 IN_BENCH := sh -c 'PYTHONPATH="$$0$${PYTHONPATH:+:$$PYTHONPATH}" exec python -m "$$@"' "$(CURDIR)/bench"
-TRAIN := python3 tools/setup_environment.py --training --exec
-STREETS := python3 tools/setup_environment.py --streets --exec
+TRAIN := python3 tools/environment.py training --exec
+STREETS := python3 tools/environment.py streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
 BUNDLE_THAT_SHIPS := models/camvid-base
 
@@ -15,7 +17,7 @@ BUNDLE_THAT_SHIPS := models/camvid-base
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
 .PHONY: help demo view test test-slow test-training test-streets lint reference train evaluate sweep \
-	bench bench-pipeline streets shell clean
+	bench bench-pipeline streets shell lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +35,7 @@ help:
 	@echo "  ARGS=...                arguments of pytest, as \"tests/test_nodes.py -k parity\""
 	@echo "make lint                 ruff and mypy"
 	@echo "make reference            write docs/reference.md from the code"
+	@echo "make lock                 write requirements.lock from pyproject.toml; ARGS=--upgrade for news"
 	@echo
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH, and export it"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
@@ -59,14 +62,14 @@ demo:
 		$${LINK:+--link "$$LINK"} $${BUNDLE:+--bundle "$$BUNDLE"}
 
 view:
-	@$(RUN) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} \
+	@$(VIEW) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} \
 		$${BUNDLE:+--bundle "$$BUNDLE"} --loop --view
 
 test:
-	@$(BENCH) $(PYTEST) -m "not slow" $(ARGS)
+	@$(DEV) $(PYTEST) -m "not slow" $(ARGS)
 
 test-slow:
-	@$(BENCH) $(PYTEST) -m slow $(ARGS)
+	@$(DEV) $(PYTEST) -m slow $(ARGS)
 
 test-training:
 	@$(TRAIN) $(PYTEST) $(or $(ARGS),training/tests)
@@ -78,12 +81,12 @@ streets:
 	@$(STREETS) python -m gosvae_streets $(ARGS)
 
 lint:
-	@$(RUN) ruff check
-	@$(RUN) ruff format --check
-	@$(RUN) mypy
+	@$(DEV) ruff check
+	@$(DEV) ruff format --check
+	@$(DEV) mypy
 
 reference:
-	@$(RUN) python tools/reference.py
+	@$(VIEW) python tools/reference.py
 
 # Export takes the same NAME=VALUE as training, but not its options.
 train:
@@ -102,7 +105,7 @@ evaluate:
 
 sweep:
 	@$(call need_data,sweep,CamVid)
-	@$(RUN) $(IN_BENCH) gosvae_bench.link_sweep --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
+	@$(BENCH) $(IN_BENCH) gosvae_bench.link_sweep --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
 		$${OUTPUT:+--output "$$OUTPUT"}
 
 bench:
@@ -111,14 +114,27 @@ bench:
 		$${JSON:+--json "$$JSON"} $${QUICK:+--quick}
 
 bench-pipeline:
-	@$(RUN) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" $${JSON:+--json "$$JSON"} \
+	@$(BENCH) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" $${JSON:+--json "$$JSON"} \
 		$${QUICK:+--quick}
 
 shell:
-	@$(RUN) "$${SHELL:-bash}"
+	@$(VIEW) "$${SHELL:-bash}"
+
+# torch stays out, as its builds differ by machine; what lies in this repository has no version.
+# Streets have a lock of their own: Blender asks for numpy 1.
+LOCK := .uv/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	$(addprefix --no-emit-package ,torch gosvae-codec gosvae-training gosvae-streets)
+
+lock:
+	@$(RUN) $(LOCK) --python-version 3.10 --output-file requirements.lock $(ARGS) \
+		$(addprefix --group ,runtime build cpu gpu view bench dev training) \
+		tools/ros2-jazzy-wheels.txt >/dev/null
+	@$(RUN) $(LOCK) --python-version 3.11 --output-file training/streets/requirements.lock $(ARGS) \
+		--group streets >/dev/null
 
 clean:
-	rm -rf .venv out ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf .venv .uv out ros2_ws/build ros2_ws/install ros2_ws/log
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . \( -path ./.venv-training -o -path ./.venv-streets \) -prune -o -name __pycache__ -exec rm -rf {} +
 

@@ -26,7 +26,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 PATIENCE = 240.0
 """Seconds that a browser may take to draw the page by software, beside all else."""
 
-pytest.importorskip("rerun", reason="needs rerun-sdk: requirements-view.txt")
+pytest.importorskip("rerun", reason="needs rerun-sdk: the dependency group view")
 view = pytest.importorskip("gosvae_tools.view")
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make with commands that print their arguments in place of the environments."""
-    show = [f"{name}=printf '<%s>'" for name in ("RUN", "BENCH", "TRAIN", "STREETS")]
+    names = re.findall(r"^(\w+) := python3 ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    show = [f"{name}=printf '<%s>'" for name in names]
     command = ["make", "--no-print-directory", *show, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -298,7 +298,7 @@ def _view(parameters: Mapping[str, Value]) -> Node:
     if find_spec("rerun") is None:
         raise UsageError(
             "view needs rerun-sdk, which is not installed: "
-            "pip install --no-deps -r requirements-view.txt"
+            "python3 tools/ros_environment.py --with view, or make view"
         )
     return Node("gosvae_tools", "view", "gosvae_view", parameters, lifetime="viewer", side="rx")
 

@@ -379,7 +379,7 @@ def test_the_view_shows_frames_only_where_they_do_not_cross_the_link(
         with pytest.raises(UsageError, match=f"port is '{port}'; give a number from 1024"):
             describe_view(port=port)
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"view needs rerun-sdk.*pip install --no-deps -r"):
+    with pytest.raises(UsageError, match=r"view needs rerun-sdk.*ros_environment.py --with view"):
         describe({"view": "true"})
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
-pytest.importorskip("rerun", reason="needs rerun-sdk: requirements-view.txt")
+pytest.importorskip("rerun", reason="needs rerun-sdk: the dependency group view")
 
 import rclpy
 import rerun as rr
