@@ -234,7 +234,6 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
         "seconds": round(duration / 1e9, 3),
         "cameras": figures,
         "topics": topics,
-        "notes": list(reader.notes),
     }
     tables = list(_tables(path, values))
     if each_packet:
@@ -265,5 +264,3 @@ def _tables(path: Path, values: Mapping[str, Any]) -> Iterator[Table]:
         ("topic", "type", "messages"),
         [tuple(topic.values()) for topic in values["topics"]],
     )
-    if values["notes"]:
-        yield Table("notes", ("note",), [(note,) for note in values["notes"]])

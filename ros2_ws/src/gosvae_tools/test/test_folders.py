@@ -213,3 +213,17 @@ def test_a_folder_of_bags_says_so(tmp_path: Path) -> None:
     (tmp_path / "run_1" / "metadata.yaml").touch()
     with pytest.raises(SourceError, match=r"give one of its bags: .*run_1"):
         open_source(tmp_path)
+
+
+def test_metadata_of_something_else_makes_no_bag(tmp_path: Path) -> None:
+    picture(tmp_path / "0.png")
+    (tmp_path / "metadata.yaml").write_text("licence: CC0")
+    assert len(open_source(tmp_path)) == 1
+
+
+def test_files_that_go_away_are_an_error_of_one_line(tmp_path: Path) -> None:
+    picture(tmp_path / "val" / "0.png")
+    source = open_source(tmp_path / "val")
+    (tmp_path / "val" / "0.png").unlink()
+    with pytest.raises(SourceError, match=r"0\.png does not decode"):
+        list(source.frames())

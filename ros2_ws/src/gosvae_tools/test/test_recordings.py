@@ -336,6 +336,7 @@ def test_a_write_ahead_log_that_was_cut_off(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.booleans())
 @example(32835, True)  # its first pages point back: that went on for ever
+@example(15963, False)  # a topic without a name
 def test_damaged_sqlite_gives_the_rest(
     tmp_path_factory: pytest.TempPathFactory, place: int, cut: bool
 ) -> None:
@@ -607,9 +608,7 @@ def test_equal_times_keep_the_order_of_recording(tmp_path: Path) -> None:
 def test_inspect_tells_what_is_odd(tmp_path: Path) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     path.write_bytes(path.read_bytes()[:4000])
-    found = inspect(path)
-    assert "was cut off" in found.values["notes"][0]
-    assert any(table.title == "notes" for table in found.tables)
+    assert "was cut off" in inspect(path).notes[0]
 
 
 def test_what_is_no_bag_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .bag import Bag
-from .bag_files import METADATA, find_storages, is_storage
+from .bag_files import is_bag_folder, is_storage
 from .folder import Folder
 from .source import (
     CAMERA_INFO,
@@ -72,13 +72,20 @@ def open_source(
         SourceError: with one line that names the path or topic, and the remedy.
     """
     path = Path(path).expanduser()
+    try:
+        return _open(path, cameras, topics, fps)
+    except OSError as error:
+        raise SourceError(f"input {path} cannot be read: {error}") from error
+
+
+def _open(path: Path, cameras: Sequence[str], topics: Sequence[str], fps: float) -> Source:
     if not path.exists():
         raise SourceError(f"input {path} does not exist")
     cameras = [camera.strip("/") for camera in cameras]
     if not cameras or not all(cameras) or len(set(cameras)) != len(cameras):
         raise SourceError(f"cameras are {cameras}; give different, non-empty names")
     if path.is_dir():
-        if (path / METADATA).exists() or find_storages(path):
+        if is_bag_folder(path):
             return Bag(path, cameras, topics)
     elif is_storage(path):
         return Bag(path, cameras, topics)

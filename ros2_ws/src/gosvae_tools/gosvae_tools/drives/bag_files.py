@@ -27,6 +27,7 @@ ZSTD = b"\x28\xb5\x2f\xfd"
 _COMPRESSED = ".zstd"
 _ROS1 = ".bag"
 METADATA = "metadata.yaml"
+_INFORMATION = "rosbag2_bagfile_information"
 
 
 class Declared(NamedTuple):
@@ -48,6 +49,13 @@ class BagFiles(NamedTuple):
 def is_storage(path: Path) -> bool:
     """Tell whether a file is named as one of a bag: .mcap, .db3, each also .zstd, or .bag."""
     return path.name.lower().removesuffix(_COMPRESSED).endswith((*BAG_SUFFIXES, _ROS1))
+
+
+def is_bag_folder(path: Path) -> bool:
+    """Tell whether a folder holds a bag's files, or the metadata.yaml of one."""
+    metadata = path / METADATA
+    is_described = metadata.is_file() and _INFORMATION in metadata.read_text(errors="replace")
+    return is_described or bool(find_storages(path))
 
 
 def find_storages(path: Path) -> list[Path]:
@@ -105,7 +113,7 @@ def _stem(path: Path) -> str:
 
 def _metadata(path: Path) -> tuple[list[str], dict[str, Declared]]:
     """Return the files that a metadata.yaml names, and what it says of the topics."""
-    information: Any = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
+    information: Any = yaml.safe_load(path.read_text())[_INFORMATION]
     # Up to version 3 paths began at the folder above.
     files = [Path(str(each)).name for each in information["relative_file_paths"]]
     declared: dict[str, Declared] = {}

@@ -55,8 +55,9 @@ class Recording:
                 self._storages.append(open_storage(each))
             except SourceError as error:
                 errors.append(error)
-            except OSError as error:
-                errors.append(SourceError(f"{each} cannot be read: {error}"))
+            except Exception as error:  # damaged files make the parsers raise nearly anything
+                line = str(error).partition("\n")[0] or type(error).__name__
+                errors.append(SourceError(f"{each} cannot be read: {line}"))
         if not self._storages:
             raise errors[0]
         self.notes += [str(error) for error in errors]

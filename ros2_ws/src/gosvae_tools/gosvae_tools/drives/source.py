@@ -144,7 +144,7 @@ class Source(ABC):
         A bag's messages are passed on as they are, whether or not their images decode.
 
         Raises:
-            SourceError: there is not one frame that could be read.
+            SourceError: there is not one frame that could be read, or the disk fails.
         """
         return self._counted(lambda losses: self._messages(offset, losses), self._is_image)
 
@@ -167,9 +167,12 @@ class Source(ABC):
         losses: list[Loss] = []
         self.losses = losses
         count = 0
-        for item in read(losses):
-            count += is_frame(item)
-            yield item
+        try:
+            for item in read(losses):
+                count += is_frame(item)
+                yield item
+        except OSError as error:
+            raise SourceError(f"{self.path} cannot be read on: {error}") from error
         if losses and not count and (lost := [loss for loss in losses if loss.kind == "frame"]):
             raise SourceError(f"{self.path}: no frame could be read: {lost[0].reason}")
 

@@ -156,13 +156,14 @@ def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Topic]]:
         yield (
             row["id"],
             Topic(
-                row["name"],
-                row["type"],
-                row["serialization_format"],
-                definition=found["encoded_message_definition"] if found else "",
-                definition_format=found["encoding"] if found else "",
-                qos=there.get("offered_qos_profiles") or "",
-                digest=there.get("type_description_hash") or "",
+                # Damaged rows may hold anything.
+                str(row["name"] or ""),
+                str(row["type"] or ""),
+                str(row["serialization_format"] or ""),
+                definition=str(found["encoded_message_definition"] or "") if found else "",
+                definition_format=str(found["encoding"] or "") if found else "",
+                qos=str(there.get("offered_qos_profiles") or ""),
+                digest=str(there.get("type_description_hash") or ""),
             ),
         )
     database.row_factory = None
