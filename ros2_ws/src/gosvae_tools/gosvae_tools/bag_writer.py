@@ -13,13 +13,15 @@ from typing import Any
 from ament_index_python.packages import get_package_share_directory
 from rclpy.serialization import serialize_message
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from gosvae_codec.errors import GosvaeError
 from gosvae_common.messages import type_name
+
+from .bags import reading
 
 SUFFIXES = {".mcap": StoragePlugin.MCAP, ".db3": StoragePlugin.SQLITE3}
 """Storage of an output that is a single file, by its suffix."""
@@ -58,19 +60,20 @@ def writing(
             writer.abort()
         raise
     writer.close()
-    _compare(folder, writer)
+    check_counts(folder, writer)
     if single:
         (file,) = (each for each in folder.iterdir() if each.name != "metadata.yaml")
         file.rename(path)
 
 
-def _compare(path: Path, writer: Writer) -> None:
-    """Compare the counts of a finished bag with those of its writer, by topic."""
+def check_counts(path: Path, writer: Writer) -> None:
+    """Raise BagWriteError if a finished bag does not hold the messages written to it, by topic."""
     written: Counter[str] = Counter()
     for each in writer.connections:
         written[each.topic] += writer.counts[each.id]
     found: Counter[str] = Counter()
-    with Reader(path) as reader:
+    # The counts of metadata.yaml are the writer's own; these are of the files.
+    with reading(path) as reader:
         for connection in reader.connections:
             found[connection.topic] += connection.msgcount
     for topic, count in written.items():

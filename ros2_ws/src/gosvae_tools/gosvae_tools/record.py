@@ -48,7 +48,7 @@ from gosvae_common.process import running
 from gosvae_common.topics import Side
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
-from .bag_writer import flush, message_types
+from .bag_writer import BagWriteError, check_counts, flush, message_types
 
 WAITING = 500
 """Messages that may wait to be written; where the disk is slower, DDS drops what follows."""
@@ -173,7 +173,11 @@ class Record(ParameterNode):
         if self._error is None:
             try:
                 self._writer.close()
-            except OSError as error:
+                check_counts(self._writer.path, self._writer)
+                written = sum(self._writer.counts.values())
+                if written != self._count:
+                    raise BagWriteError(f"{self._count} messages arrived, {written} were written")
+            except (OSError, BagWriteError) as error:
                 self._error = error
         if self._error is not None:
             self._writer.abort()

@@ -15,6 +15,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from drives import write_drive
 from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.rosbag2.storage_mcap import McapWriter
 from sensor_msgs.msg import Image
 
 from gosvae_bringup import cli
@@ -27,7 +28,7 @@ from gosvae_codec import (
 )
 from gosvae_codec.testing import write_tiny_bundle
 from gosvae_msgs.msg import LabelInfo, TokenPacket
-from gosvae_tools.bag_writer import BagWriter
+from gosvae_tools.bag_writer import BagWriteError, BagWriter
 from gosvae_tools.bags import packets, reading
 from gosvae_tools.drives import SourceError, open_source
 from gosvae_tools.inspect import inspect
@@ -209,6 +210,24 @@ def test_mistakes_take_one_line_and_leave_nothing(
     assert reason in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     assert len(read(encoded)) == FRAMES
+
+
+def test_a_bag_that_lacks_messages_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = McapWriter.write
+
+    def lose(storage: McapWriter, connection: Any, time: int, data: bytes) -> None:
+        if time != 2:
+            write(storage, connection, time, data)
+
+    monkeypatch.setattr(McapWriter, "write", lose)
+    with (
+        pytest.raises(BagWriteError, match=r"3 messages of /labels were written, .* holds 2"),
+        BagWriter(tmp_path / "bag") as writer,
+    ):
+        for time in (1, 2, 3):
+            writer.write("/labels", time, LabelInfo())
 
 
 def test_a_bag_is_summed_up(encoded: Path, bundle: ModelBundle) -> None:
