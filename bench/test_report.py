@@ -200,7 +200,7 @@ def test_pages_are_filled_between_their_marks(tmp_path: Path) -> None:
 def test_the_page_says_what_the_committed_results_say() -> None:
     text = PAGE.read_text()
     assert re.search(r"<!-- benchmark: \w+ -->", text)
-    assert render(text, load_results()) == text, "run python bench/report.py"
+    assert render(text, load_results()) == text, "run python -m gosvae_bench.report in bench/"
 
 
 def test_committed_results_are_whole() -> None:

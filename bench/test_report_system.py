@@ -92,4 +92,4 @@ def test_the_page_says_what_the_committed_results_say() -> None:
     text = PAGE.read_text()
     assert re.search(r"<!-- pipeline: \w+ -->", text)
     results = json.loads(RESULTS.read_text())
-    assert render(text, results) == text, "run python bench/report_pipeline.py"
+    assert render(text, results) == text, "run python -m gosvae_bench.report_system in bench/"

@@ -72,7 +72,7 @@ def test_figures_are_those_of_the_validation_split(bundle: ModelBundle) -> None:
         frame = np.asarray(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), np.uint8)
         label = cv2.imread(str(CAMVID / "valannot" / path.name), cv2.IMREAD_UNCHANGED)
         truth = camvid_to_train_ids()[label]
-        packets = encoder.encode(frame, levels=1, intra=index % INTRA_FRAMES == 0)
+        packets = encoder.encode(frame, Header(0, 0, "camera"), 1, index % INTRA_FRAMES == 0)
         sizes.append(sum(packet.serialized_size() for packet in packets))
         decoded = decoder.decode(packets)
         encoder.acknowledge(decoded.sequence)

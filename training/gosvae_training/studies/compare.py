@@ -25,7 +25,7 @@ from gosvae_codec.images import resize_frame
 from gosvae_codec.metrics import ConfusionMatrix
 
 from ..data.datasets import DataError, Dataset, describe, iterate, load_dataset
-from ..evaluate import INTRA_FRAMES
+from ..evaluate import HEADER, INTRA_FRAMES
 from ..files import whole_file, write_text
 from ..tables import markdown_table
 
@@ -91,8 +91,9 @@ def measure(bundle: ModelBundle, samples: Dataset, levels: int) -> tuple[dict[st
         start = time.perf_counter()
         session.run(frame, nothing)
         seconds.append(time.perf_counter() - start)
-        intra.append(sum(p.serialized_size() for p in single.encode(sample.frame, levels=levels)))
-        packets = stream.encode(sample.frame, levels=levels, intra=index % INTRA_FRAMES == 0)
+        alone = single.encode(sample.frame, HEADER, levels)
+        intra.append(sum(packet.serialized_size() for packet in alone))
+        packets = stream.encode(sample.frame, HEADER, levels, index % INTRA_FRAMES == 0)
         sent.append(sum(packet.serialized_size() for packet in packets))
         decoded = decoder.decode(packets)
         stream.acknowledge(decoded.sequence)
