@@ -24,7 +24,10 @@ from .tables import Table
 
 
 class Inspection(NamedTuple):
-    """What was found, as values for JSON and as tables for people."""
+    """What was found, as values for JSON and as tables for people.
+
+    Of a bag, the value `notes` tells in one line each what is odd, or could not be read.
+    """
 
     values: Mapping[str, Any]
     tables: list[Table]
@@ -232,6 +235,7 @@ def _bag(path: Path, each_packet: bool) -> Inspection:
     values: dict[str, Any] = {
         "kind": "bag",
         "seconds": round(duration / 1e9, 3),
+        "notes": list(reader.notes),
         "cameras": figures,
         "topics": topics,
     }

@@ -218,6 +218,8 @@ def _inspect(options: argparse.Namespace) -> int:
         show_json(found.values)
     else:
         show(found.tables)
+    for note in found.values.get("notes", ()):
+        print(f"gosvae inspect: {note}", file=sys.stderr)
     return 0
 
 
