@@ -195,6 +195,9 @@ def test_the_fitted_integers_code_as_the_float_model_says(trained: Path) -> None
 
 def test_a_bundle_can_be_fitted_anew(copied: Path) -> None:
     folder = copied / "models" / "tiny"
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    manifest["figures"]["float16_miou"] = [0.1, 0.2]
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     before = ModelBundle.load(folder)
     refit(folder, copied / "camvid", PriorConfig(views=1, steps=5))
     after = ModelBundle.load(folder)
@@ -202,6 +205,8 @@ def test_a_bundle_can_be_fitted_anew(copied: Path) -> None:
     assert after.manifest["files"]["prior.npz"] != before.manifest["files"]["prior.npz"]
     miou = [[row["miou"] for row in b.manifest["figures"]["levels"]] for b in (before, after)]
     assert miou[0] == miou[1]
+    # Figures of the float networks stay, which a folder need not hold any more.
+    assert after.manifest["figures"]["float16_miou"] == [0.1, 0.2]
     assert {path.name for path in copied.joinpath("models").iterdir()} == {"tiny", "experts"}
 
 

@@ -60,14 +60,16 @@ def provenance(material: Material) -> dict[str, Any]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a bundle's manifest and card."""
+    card = model_card(manifest)
     write_text(folder / MANIFEST, yaml.safe_dump(manifest, sort_keys=False))
-    write_text(folder / CARD, model_card(manifest))
+    write_text(folder / CARD, card)
 
 
 def write_expert_manifest(folder: Path, about: dict[str, Any]) -> None:
     """Write the manifest and card of an expert without tokens."""
+    card = expert_card(about)
     write_text(folder / EXPERT_MANIFEST, yaml.safe_dump(about, sort_keys=False))
-    write_text(folder / CARD, expert_card(about))
+    write_text(folder / CARD, card)
 
 
 def expert_name(config: Config) -> str:

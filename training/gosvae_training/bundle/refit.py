@@ -52,8 +52,12 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
         manifest["format"] = FORMAT
         manifest["provenance"]["prior"] = config.model_dump()
         manifest["files"] = {name: record(draft / name) for name in manifest["files"]}
-        kept = manifest["figures"]["tokens_kept_by_float16"]
-        manifest["figures"] = {"tokens_kept_by_float16": kept}
+        # They are the networks', and a folder need not hold those in float any more.
+        manifest["figures"] = {
+            name: manifest["figures"][name]
+            for name in ("tokens_kept_by_float16", "float16_miou")
+            if name in manifest["figures"]
+        }
         write_manifest(draft, manifest)
         ModelBundle.load(draft)
     report(folder, val)
