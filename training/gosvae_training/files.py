@@ -7,23 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gosvae_codec.draft import draft
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield the path of a draft, which replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft(path, replace=True) as new:
+        yield new
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    with whole_file(path) as draft:
-        draft.write_text(text)
+    with whole_file(path) as new:
+        new.write_text(text)
 
 
 @contextmanager
@@ -33,23 +31,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     The draft is ``.<name>.new`` beside it. What `folder` held before is deleted.
     """
     folder = folder.resolve()
-    draft, before = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    new, before = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
     # An earlier run stopped between its two renames.
     if before.exists() and not folder.exists():
         before.rename(folder)
-    for each in (draft, before):
+    for each in (new, before):
         shutil.rmtree(each, ignore_errors=True)
-    draft.mkdir(parents=True)
+    new.mkdir(parents=True)
     try:
-        yield draft
+        yield new
         if folder.exists():
             folder.rename(before)
         try:
-            draft.rename(folder)
+            new.rename(folder)
         except OSError:
             if before.exists():
                 before.rename(folder)
             raise
         shutil.rmtree(before, ignore_errors=True)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle
+from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle, metrics
 from gosvae_codec.bundle import ENCODER
 from gosvae_codec.images import resize_frame
 from gosvae_codec.metrics import ConfusionMatrix
@@ -40,11 +40,10 @@ Counts = npt.NDArray[np.int64]
 """Confusion matrices of frames, (frames, classes, classes)."""
 
 
-def miou(counts: Counts) -> float:
-    """Return the mIoU of one confusion matrix (classes, classes), over classes that occur."""
-    matrix = ConfusionMatrix()
-    matrix.counts[: len(counts), : len(counts)] = counts
-    return matrix.miou()
+def miou(counts: Counts) -> npt.NDArray[np.float64]:
+    """Return the mIoU of confusion matrices (..., classes, classes), over classes that occur."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    return metrics.miou(hits, counts.sum(-1), counts.sum(-2))
 
 
 def blocks(frames: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -129,13 +128,13 @@ def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
             for sample in tqdm(iterate(samples), desc="expert", total=len(samples), unit="frame")
         ]
     )
-    best = miou(alone.sum(0))
+    best = float(miou(alone.sum(0)))
     rows, values = [], {}
     for bundle in bundles:
         for levels in range(1, bundle.levels + 1):
             row, counts = measure(bundle, samples, levels)
             values[bundle.name, levels] = resampled(counts)
-            reached = miou(counts.sum(0))
+            reached = float(miou(counts.sum(0)))
             row["miou"] = round(reached, 4)
             row["interval"] = interval(values[bundle.name, levels])
             row["share_of_expert"] = round(reached / best, 4)
