@@ -360,6 +360,12 @@ def test_damaged_sqlite_gives_the_rest(
     shutil.rmtree(folder)
 
 
+def test_sqlite_text_that_is_no_text(tmp_path: Path) -> None:
+    path = storage(write_bag(tmp_path / "bag", StoragePlugin.SQLITE3))
+    path.write_bytes(path.read_bytes().replace(b"uint32 height", b"uint32\xff\xfeheight"))
+    assert indices(path) == ALL
+
+
 def test_sqlite_without_its_last_third(tmp_path: Path) -> None:
     path = storage(write_bag(tmp_path / "bag", StoragePlugin.SQLITE3, frames=100))
     data = path.read_bytes()

@@ -52,7 +52,8 @@ class SqliteFile:
                 # Damaged rows may hold anything.
                 self._rows = sorted(row for row in rows if all(isinstance(x, int) for x in row))
         except (sqlite3.Error, LookupError) as error:
-            raise SourceError(f"{path} is no readable sqlite3 bag: {error}") from error
+            line = str(error).partition("\n")[0]
+            raise SourceError(f"{path} is no readable sqlite3 bag: {line}") from error
         self.times: dict[int, list[int]] = defaultdict(list)
         for time, _, topic in self._rows:
             self.times[topic].append(time)
@@ -75,6 +76,7 @@ class SqliteFile:
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._uri, uri=True)
+        database.text_factory = lambda text: text.decode("utf-8", "replace")
         # Else SQLite reads nothing of a file that lacks its end.
         database.execute("PRAGMA writable_schema=ON")
         return database
