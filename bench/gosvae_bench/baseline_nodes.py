@@ -1,7 +1,8 @@
-"""Other processes of :mod:`gosvae_bench.system`: a camera, and stand-ins for our two nodes.
+"""Processes that :mod:`gosvae_bench.system` starts: a camera, and the nodes of JPEG and raw images.
 
-Each says a line when it is ready, and ends when its standard input does. They work as our nodes do:
-one thread takes messages into queues of the same depth, another works them off with the same QoS.
+Each prints a line when it is ready, and ends when its standard input is closed. The nodes work like
+ours: one thread puts messages into queues of the same depth, another processes them, with the same
+QoS.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from gosvae_tools.drives import open_source
 from .stages import encode_jpeg, to_compressed
 
 FRAMES = 10
-"""Frames of the drive that the cameras repeat."""
+"""Number of frames of the drive that the cameras repeat."""
 QUEUE = 4
-"""Frames that may wait, the default of our nodes."""
+"""Frames that may wait; the default of our nodes."""
 
 
 def _say(value: Any) -> None:
@@ -46,10 +47,10 @@ def _say(value: Any) -> None:
 
 
 def play_cameras(cameras: list[str], drive: Path) -> None:
-    """Publish frames as told: ``[height, width, rate]`` begins, any other line stops.
+    """Publish frames on command: a line ``[height, width, rate]`` starts, any other line stops.
 
-    All cameras have their frames at once, as triggered ones do. Stopped, it says the stamps in ns,
-    which are taken as the frames of one instant begin to be published.
+    All cameras publish at the same time, as triggered cameras do. When stopped, the process prints
+    the stamps in ns; each is taken when the cameras start to publish.
     """
     node = rclpy.create_node("camera")
     publishers = [
@@ -112,7 +113,7 @@ def _work(
     given: tuple[type, str],
     handle: Callable[[Any, Any], None],
 ) -> None:
-    """Handle each message of the topic `taken` until the end; results go to the topic `given`."""
+    """Handle messages of the topic `taken`, and publish on `given`, until standard input closes."""
 
     def publisher(name: str) -> Any:
         return node.create_publisher(given[0], f"{name}/{given[1]}", qos_profile("sensor_data"))
@@ -137,14 +138,14 @@ def _work(
 
 
 def main() -> None:
-    """Be one of them until the end of standard input."""
+    """Run one of the processes until standard input is closed."""
     parser = argparse.ArgumentParser(
         prog="gosvae_bench.baseline_nodes", description=__doc__.splitlines()[0]
     )
     parser.add_argument("role", choices=("camera", "jpeg-vehicle", "jpeg-edge", "raw-edge"))
     parser.add_argument("cameras", nargs="+")
-    parser.add_argument("--drive", type=Path, help="what cameras see")
-    parser.add_argument("--bundle", type=Path, help="whose expert the edge runs")
+    parser.add_argument("--drive", type=Path, help="drive that the cameras publish")
+    parser.add_argument("--bundle", type=Path, help="bundle whose expert the edge runs")
     options = parser.parse_args()
     # Ctrl-C is for the process that started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

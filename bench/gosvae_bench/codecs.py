@@ -1,7 +1,7 @@
-"""What a vehicle could send instead: pictures, video, labels, tokens, all behind one interface.
+"""All codecs of the benchmark behind one interface: pictures, video, labels and tokens.
 
 A codec is the vehicle's encoder and the receiver's decoder of one stream of frames. Encoders and
-decoders are made at first use, so that a process that only encodes holds no decoder.
+decoders are created at first use, so that a process that only encodes has no decoder in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .link_streams import DATAGRAM_BYTES, IMAGE_HEADER_BYTES, Image, video_encod
 GOP = 10
 """Frames from one key frame of a video to the next."""
 INTRA_FRAMES = 15
-"""Frames from one intra frame of predicted tokens to the next: a second."""
+"""Frames from one intra frame of predicted tokens to the next: one second."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -38,29 +38,28 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, frame: Image) -> Any:
-        """Return what the vehicle sends of the next frame, uint8 (H, W, 3) RGB."""
+        """Return the data that the vehicle sends for the next frame, uint8 (H, W, 3) RGB."""
 
     @abstractmethod
     def decode(self, sent: Any) -> Image | Mask:
-        """Return what the receiver makes of it.
+        """Return the receiver's picture or mask of a frame.
 
-        Either a picture, uint8 (H, W, 3) RGB, for the expert to segment, or a mask, uint8 (H, W)
-        label ids.
+        A picture, uint8 (H, W, 3) RGB, is for the expert; a mask is uint8 (H, W) label ids.
         """
 
     def messages(self, sent: Any) -> list[int]:
-        """Return the bytes of the ROS messages that carry it, as CDR."""
+        """Return the bytes of each ROS message of a frame, as CDR."""
         return [IMAGE_HEADER_BYTES + len(sent)]
 
 
 def wire_bytes(messages: Sequence[int]) -> int:
-    """Return what messages take on Ethernet, cut into datagrams of at most 1,400 bytes."""
+    """Return the bytes of messages on Ethernet, in datagrams of at most 1,400 bytes and headers."""
     datagrams = sum(-(-size // DATAGRAM_BYTES) for size in messages)
     return sum(messages) + datagrams * DATAGRAM_OVERHEAD_BYTES
 
 
 class Still(Codec):
-    """Each frame a picture of its own, scaled to `size` first, and back to `shown` after."""
+    """Pictures: each frame by itself, scaled to `size` before encoding and to `shown` after."""
 
     def __init__(
         self,
@@ -80,7 +79,7 @@ class Still(Codec):
 
 
 class Video(Codec):
-    """Video without latency: each frame one packet, which the receiver decodes at once."""
+    """Video without added latency: one packet per frame, which the receiver decodes at once."""
 
     def __init__(
         self, size: Size, shown: Size, encoder: str, decoder: str, gop: int, options: dict[str, str]
@@ -93,7 +92,7 @@ class Video(Codec):
 
     @cached_property
     def _encoder(self) -> Any:
-        # SVT-AV1 tells its settings on stderr otherwise, past FFmpeg's logging.
+        # SVT-AV1 would print its settings to stderr, past FFmpeg's logging.
         os.environ.setdefault("SVT_LOG", "0")
         return video_encoder(self._names[0], self._size, self._gop, self._options)
 
@@ -125,10 +124,9 @@ class Video(Codec):
 
 
 class Labels(Codec):
-    """A vehicle that segments by itself and sends the labels, shrunk by majority, as JPEG XL.
+    """Labels: the vehicle runs the expert and sends its mask, shrunk by majority, as JPEG XL.
 
     Lossless JPEG XL was the smallest of LZMA2, PNG, WebP and JPEG XL for label maps of any size.
-    The receiver enlarges them smoothly, class by class: the best that it can do with them.
     """
 
     def __init__(self, bundle: ModelBundle, scale: int) -> None:
@@ -149,10 +147,10 @@ class Labels(Codec):
 
 
 class Tokens(Codec):
-    """This project's codec, its residual levels as many as given.
+    """Tokens: this project's codec, with a given number of residual levels.
 
-    Predicted, each frame refers to the one before, as over a link that acknowledges at once, but
-    for one in INTRA_FRAMES.
+    If `predicted`, each frame refers to the previous one, as over a link that acknowledges at once,
+    except one intra frame in INTRA_FRAMES.
     """
 
     def __init__(self, bundle: ModelBundle, levels: int, predicted: bool) -> None:

@@ -1,4 +1,4 @@
-"""What is compared: codecs with a setting each, and the experts behind those of pictures."""
+"""The contenders: codecs with their settings, and the experts that segment pictures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from .codecs import GOP, Codec, Labels, Size, Still, Tokens, Video
 from .link_streams import Image
 
 EXPERT = "expert.onnx"
-"""Network of an expert without tokens, with ``expert.yaml`` beside it."""
+"""File name of an expert without tokens; ``expert.yaml`` beside it describes it."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A codec with a setting, and what its networks cost.
+    """A codec with a setting, and the operations of its networks.
 
     Attributes:
         sends: ``pixels``, ``labels`` or ``tokens``.
-        model: fingerprint of what is learned in it, or of `expert` where that is not the bundle's;
-            else empty.
+        model: fingerprint of its networks, or of `expert` if that is not the bundle's; else empty.
         expert: network that segments its pictures at the receiver, if any.
-        vehicle_macs, receiver_macs: of the networks, a frame; None where nobody counted.
-        quick: whether it is among the few that tell most.
+        vehicle_macs, receiver_macs: of the networks per frame; None if unknown.
+        quick: whether it is measured with ``--quick``.
     """
 
     codec: str
@@ -46,24 +45,24 @@ class Contender:
 
     @property
     def expert_name(self) -> str | None:
-        """Return what the expert is called: its folder, or its file where that says more."""
+        """Return the name of the expert: of its folder, or of its file if the folder has others."""
         if self.expert is None:
             return None
         return self.expert.parent.name if self.expert.name == EXPERT else self.expert.stem
 
     @property
     def key(self) -> str:
-        """Return what no two contenders share."""
+        """Return the unique key of the contender."""
         return "; ".join((self.codec, self.setting, self.model, self.expert_name or ""))
 
     @property
     def stream(self) -> str:
-        """Return what contenders share that send the same, whatever the receiver does with it."""
+        """Return a key of what is sent; contenders that differ only at the receiver share it."""
         return "; ".join((self.codec, self.setting, "" if self.expert else self.model))
 
 
 _Ladder = tuple[tuple[int, ...], tuple[int, ...]]
-"""Qualities at the size that the expert takes, and at half of its sides."""
+"""Quality settings at the input size of the expert, and at half of its sides."""
 
 STILLS: dict[str, tuple[str, _Ladder, Callable[..., bytes], Callable[..., Image]]] = {
     "JPEG": (
@@ -99,7 +98,7 @@ STILLS: dict[str, tuple[str, _Ladder, Callable[..., bytes], Callable[..., Image]
         partial(imagecodecs.jpegxl_decode, numthreads=1),
     ),
 }
-"""What their setting is called, its values, encoder and decoder; all within 15 Hz on one core."""
+"""Name of the setting, its values, encoder and decoder; all reach 15 Hz on one core."""
 
 VIDEOS: dict[str, tuple[_Ladder, str, str, Callable[[int, int], dict[str, str]]]] = {
     "H.264": (
@@ -137,10 +136,10 @@ VIDEOS: dict[str, tuple[_Ladder, str, str, Callable[[int, int], dict[str, str]]]
         },
     ),
 }
-"""Constant rate factors, encoder, decoder and the encoder's options, presets of real time."""
+"""Constant rate factors, encoder, decoder, and the encoder's options with real-time presets."""
 
 CAMERA = {"JPEG": (30, 80), "H.264": (26, 38)}
-"""Settings at which a camera larger than what the expert takes is also sent as it is."""
+"""Settings that are also measured at the camera's size, if that is larger than the expert's."""
 
 LABEL_SCALES = (1, 2, 4, 8)
 
@@ -149,7 +148,7 @@ def find_bundles(folder: Path) -> list[ModelBundle]:
     """Return all model bundles in a folder, by name.
 
     Raises:
-        GosvaeError: there is none, or one is not whole.
+        GosvaeError: there is none, or one is damaged.
     """
     bundles = [ModelBundle.load(path.parent) for path in sorted(folder.glob("*/manifest.yaml"))]
     if not bundles:
@@ -158,12 +157,12 @@ def find_bundles(folder: Path) -> list[ModelBundle]:
 
 
 def find_experts(folder: Path, reference: ModelBundle) -> list[Path]:
-    """Return the experts without tokens in a folder that do what the expert of `reference` does.
+    """Return the experts without tokens in a folder with the task of the expert of `reference`.
 
-    That is, label the same classes on frames of the same size.
+    The same task means the same label space and the same input size.
 
     Raises:
-        GosvaeError: one is not what its description says.
+        GosvaeError: a description cannot be read, or does not match its network.
     """
     found = []
     for path in sorted(folder.glob("*/expert.yaml")):
@@ -186,7 +185,7 @@ def _digest(path: Path) -> str:
 
 
 def open_expert(bundle: ModelBundle, path: Path | None) -> Expert:
-    """Return the expert of a bundle, or the network of that interface in another file.
+    """Return the expert of a bundle, or one with the same interface from another file.
 
     Raises:
         BundleError: ONNX Runtime cannot load it.
@@ -203,11 +202,11 @@ def contenders(
     camera: Size,
     experts: Sequence[Path] = (),
 ) -> list[Contender]:
-    """Return all that is compared.
+    """Return all contenders.
 
     Args:
         reference: the bundle whose expert segments pictures at the receiver.
-        bundles: whose tokens are sent, which may be labels.
+        bundles: bundles whose tokens or labels are sent.
         camera: size of the frames.
         experts: more networks for the receiver, as ONNX with the expert's interface.
     """
@@ -259,7 +258,7 @@ def _pictures(pixels: Callable[..., Contender], size: Size, camera: Size) -> lis
     larger = camera[0] * camera[1] > size[0] * size[1]
 
     def ladder(codec: str, steps: _Ladder) -> Iterator[tuple[int, Size, bool]]:
-        """Yield quality, size, and whether it is among the few; every other is, at full size."""
+        """Yield quality, size, and whether it is measured with ``--quick``."""
         if larger:
             yield from ((value, camera, False) for value in CAMERA.get(codec, ()))
         yield from ((value, size, place % 2 == 0) for place, value in enumerate(steps[0]))

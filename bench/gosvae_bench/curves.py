@@ -1,4 +1,4 @@
-"""The benchmark's results as curves of quality over bytes, and what is read off them."""
+"""Rate-quality curves of the benchmark's results, and the figures derived from them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ RESULTS = ROOT / "docs" / "benchmark.json"
 STUDIES = ROOT / "docs" / "studies"
 IMAGES = ROOT / "docs" / "images"
 BUNDLE = "camvid-base"
-"""Whose masks others are asked to match."""
+"""The bundle whose mIoU is the target of the summary."""
 ANCHOR = "JPEG"
-"""Against which rate differences are."""
+"""The codec that rate differences refer to."""
 Row = Mapping[str, Any]
 
 
 def load_results(path: Path = RESULTS, studies: Path = STUDIES) -> dict[str, Any]:
-    """Return the benchmark's results, and by name under ``studies`` those of training's studies."""
+    """Return the benchmark's results, with those of the studies by name under ``studies``."""
     found = {each.stem: json.loads(each.read_text()) for each in sorted(studies.glob("*.json"))}
     return {**json.loads(path.read_text()), "studies": found}
 
 
 def tuned_experts(results: Row) -> list[str]:
-    """Return the receiver's experts besides the bundle's own."""
+    """Return the names of the receiver's experts other than the bundle's."""
     experts = (row["expert"] for row in results["rows"])
     return [each for each in dict.fromkeys(experts) if each not in (None, results["expert"])]
 
 
 def by_codec(rows: Sequence[Row], expert: str) -> dict[str, list[Row]]:
-    """Return the rows of each codec in order; of those with an expert only where it is `expert`."""
+    """Return the rows by codec, in order, without rows of an expert other than `expert`."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row["expert"] in (None, expert):
@@ -43,14 +43,14 @@ def by_codec(rows: Sequence[Row], expert: str) -> dict[str, list[Row]]:
 
 
 def name_of(row: Row) -> str:
-    """Return the name of a row's curve: of tokens, predicted and intra are two."""
+    """Return the name of a row's curve; predicted and intra tokens have one each."""
     if row["sends"] != "tokens":
         return str(row["codec"])
     return f"tokens of {row['codec']}, {row['setting'].rpartition(', ')[2]}"
 
 
 def front(rows: Sequence[Row], figure: str = "miou") -> list[Row]:
-    """Return the rows that no cheaper row equals or beats in `figure`, by bytes."""
+    """Return the rows, by bytes, for which no cheaper row is at least as good in `figure`."""
     best: list[Row] = []
     for row in sorted(rows, key=lambda each: (each["bytes_per_frame"], -each[figure])):
         if not best or row[figure] > best[-1][figure]:
@@ -59,10 +59,10 @@ def front(rows: Sequence[Row], figure: str = "miou") -> list[Row]:
 
 
 def bytes_for(rows: Sequence[Row], miou: float) -> float | None:
-    """Return the bytes a frame at which a codec reaches an mIoU, its settings interpolated.
+    """Return the bytes per frame at which a codec reaches an mIoU, interpolated.
 
-    Logarithms of bytes are interpolated linearly over mIoU between neighbours on the front. None
-    where no setting is as good; the cheapest setting's bytes where it is better already.
+    The logarithm of the bytes is interpolated linearly over mIoU between neighbours on the front.
+    None if no setting is as good; the bytes of the cheapest setting if that is better already.
     """
     curve = front(rows)
     quality = [row["miou"] for row in curve]
@@ -76,8 +76,8 @@ def bytes_for(rows: Sequence[Row], miou: float) -> float | None:
 def rate_difference(anchor: Sequence[Row], other: Sequence[Row]) -> float | None:
     """Return the Bjøntegaard rate difference in percent at equal mIoU, over the common range.
 
-    Piecewise cubic (PCHIP) over the fronts, from bjontegaard (Herglotz et al. 2022). None where
-    the ranges do not meet.
+    Piecewise cubic (PCHIP) over the fronts, from bjontegaard (Herglotz et al. 2022). None if the
+    ranges do not overlap.
     """
     curves = [front(anchor), front(other)]
     low = max(curve[0]["miou"] for curve in curves)
@@ -96,7 +96,7 @@ def rate_difference(anchor: Sequence[Row], other: Sequence[Row]) -> float | None
 
 
 def dominated(row: Row, others: Sequence[Row]) -> list[Row]:
-    """Return those of `others` that take no more bytes for masks that are no worse."""
+    """Return those of `others` with at most the bytes and at least the mIoU of `row`."""
     return [
         each
         for each in others

@@ -1,7 +1,7 @@
 """Time entropy coding and decoding by number of tokens: ``python -m gosvae_bench.entropy``.
 
-Random tokens, the costliest there are, under a shipped bundle's prior, stretched to larger grids;
-all residual levels, one thread. Times are of the CPU, so that a busy machine does not count.
+Random tokens, which cost the most, with the prior of a bundle that ships, stretched to larger
+grids; all residual levels, one thread. Times are CPU times, so that other load does not count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labelled frames of a drive, in files that all processes share."""
+"""Labelled frames of a drive, in files that all processes map into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .link_streams import Image
 
 
 class Drive:
-    """Frames, true masks and the expert's masks in files that all processes share as memory."""
+    """Frames, true masks and the expert's masks, in files that all processes map into memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,11 +39,11 @@ class Drive:
         return np.asarray(self._load("expert", index))
 
     def has(self, kind: str, index: int) -> bool:
-        """Return whether one of them is kept."""
+        """Return whether there is an array of that kind: ``frame``, ``label`` or ``expert``."""
         return (self._folder / f"{kind}{index:06}.npy").exists()
 
     def save(self, kind: str, index: int, array: npt.NDArray[np.uint8]) -> None:
-        """Keep one of them."""
+        """Save an array of that kind: ``frame``, ``label`` or ``expert``."""
         np.save(self._folder / f"{kind}{index:06}.npy", array)
 
     def _load(self, kind: str, index: int) -> npt.NDArray[np.uint8]:
@@ -51,7 +51,7 @@ class Drive:
 
 
 def find_split(data: Path) -> Path:
-    """Return the folder of frames that a dataset's root holds, its `val` split if it has one."""
+    """Return the folder of frames in a dataset's root: its `val` split if it has one."""
     for inside in (data / "leftImg8bit" / "val", data / "val"):
         if inside.is_dir():
             return inside
@@ -59,7 +59,7 @@ def find_split(data: Path) -> Path:
 
 
 def unpack(data: Path, most: int | None, bundle: ModelBundle, drive: Drive) -> dict[str, Any]:
-    """Copy labelled frames into `drive`, and return what they are.
+    """Copy labelled frames into `drive`, and return their number, size, classes and SHA-256.
 
     Raises:
         GosvaeError: the folder cannot be read, or has no labelled frames, or none of a class that

@@ -1,4 +1,4 @@
-"""Ways to bring a camera's masks to the far end of a link: tokens, JPEG images, H.264 video.
+"""Streams that are sent over a simulated link: tokens, JPEG images, H.264 video.
 
 Each is a sender and a receiver in one object, run on simulated time by :mod:`sweep`. What crosses
 is datagrams of at most 1,400 bytes of ROS message; a JPEG image or H.264 frame takes several, and
@@ -47,20 +47,20 @@ FEEDBACK_RATE = 5.0
 FEEDBACK_BYTES = 88
 """Of a Feedback message about frames of "camera", as CDR."""
 REMEMBERED = 2000
-"""Outputs of each network that are kept."""
+"""Number of outputs that are kept of each network."""
 SHARE = 0.9
-"""How much of a link's rate is used by a sender that knows it."""
+"""Share of a link's rate that a sender uses which knows it."""
 
 
 class Datagram(NamedTuple):
-    """Bytes on the wire, overhead included, and what the receiver makes its mask of."""
+    """Bytes on the wire, headers included, and the content that the receiver decodes."""
 
     size: int
     content: Any
 
 
 class Shown(NamedTuple):
-    """A mask that the receiver publishes: index of its frame, and the share that arrived."""
+    """A mask that the receiver publishes, with the index of its frame and its coverage."""
 
     index: int
     mask: Mask
@@ -68,7 +68,7 @@ class Shown(NamedTuple):
 
 
 class Networks:
-    """A bundle's networks, which compute nothing twice: a drive is sent over many links."""
+    """A bundle's networks with a cache of outputs, as one drive is sent over many links."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         self.bundle = bundle
@@ -79,7 +79,7 @@ class Networks:
 
 
 class _Remembering:
-    """A session that remembers its outputs."""
+    """A session with a cache of its outputs."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -93,7 +93,7 @@ class _Remembering:
         if key not in self._outputs:
             output = self._session.run(*arrays)
             self._outputs[key] = output.astype(np.float16) if output.dtype.kind == "f" else output
-            # All of a whole sweep would fill the memory.
+            # The outputs of a whole sweep would fill the memory.
             if len(self._outputs) > REMEMBERED:
                 del self._outputs[next(iter(self._outputs))]
         output = self._outputs[key]
@@ -104,11 +104,11 @@ class Stream:
     """One sender and its receiver; times are in seconds."""
 
     def send(self, index: int, time: float) -> list[Datagram]:
-        """Return what the sender makes of a frame; nothing where it skips it."""
+        """Return the datagrams of a frame; none if the sender skips it."""
         raise NotImplementedError
 
     def receive(self, datagram: Datagram, time: float) -> list[Shown]:
-        """Return the masks that the receiver publishes on this."""
+        """Return the masks that the receiver publishes when a datagram arrives."""
         raise NotImplementedError
 
     def tick(self, time: float) -> list[Shown]:
@@ -116,18 +116,18 @@ class Stream:
         return []
 
     def feedback(self, time: float) -> Datagram | None:
-        """Return what the receiver has to say now, if anything; it takes the way back.
+        """Return the feedback that the receiver sends now, if any.
 
-        Asked after every arrival and every tick.
+        Called after every arrival and every tick.
         """
         return None
 
     def on_feedback(self, feedback: Datagram, time: float) -> None:
-        """Take in at the sender what the receiver said."""
+        """Handle feedback at the sender."""
 
 
 class _Pacer:
-    """Lets a frame go unless those before it still take a link of known rate a frame's time."""
+    """Admits a frame unless earlier ones still occupy a link of known rate for a frame's time."""
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
@@ -146,7 +146,7 @@ class _Pacer:
 
 
 class Tokens(Stream):
-    """This project's codec as the two nodes run it, with their defaults but for `settings`."""
+    """This project's codec as the two nodes run it, with their defaults except `settings`."""
 
     def __init__(
         self, networks: Networks, frames: Sequence[Image], rate: float | None, settings: Settings
@@ -215,7 +215,7 @@ class Tokens(Stream):
 
 
 class _Whole(Stream):
-    """Frames that are of use only whole, and only if no later one has come before them."""
+    """Frames that need all of their datagrams, and are dropped if a later one was shown before."""
 
     def __init__(self, networks: Networks) -> None:
         self._expert = networks.expert
@@ -231,7 +231,7 @@ class _Whole(Stream):
         return [Shown(i, self._expert.segment(image), 1.0) for i, image in self.decode(index, data)]
 
     def decode(self, index: int, data: Any) -> list[tuple[int, Image]]:
-        """Return what images a whole frame yields, with their indices."""
+        """Return the images decoded from a complete frame, with their indices."""
         raise NotImplementedError
 
 
@@ -242,7 +242,7 @@ def _datagrams(index: int, data: Any, size: int) -> list[Datagram]:
 
 
 class Jpeg(_Whole):
-    """image_transport's way: each frame a JPEG image; skips frames to stay within a rate."""
+    """JPEG as image_transport sends it: one image per frame; skips frames to stay within a rate."""
 
     def __init__(
         self, networks: Networks, frames: Sequence[Image], rate: float | None, quality: int
@@ -264,10 +264,10 @@ class Jpeg(_Whole):
 
 
 class H264(_Whole):
-    """ffmpeg_image_transport's way: x264 without latency, a key frame every 10 frames.
+    """H.264 as ffmpeg_image_transport sends it: x264 without latency, a key frame every 10 frames.
 
-    The encoder is told `bit_rate`, or what a link of a known rate leaves it. What comes after a
-    lost frame, until the next key frame, is FFmpeg's choice: traces of the loss, or no picture.
+    The encoder has the target `bit_rate`, or that of a link of known rate. After a lost frame and
+    until the next key frame FFmpeg decides: pictures with artefacts of the loss, or none.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class H264(_Whole):
         packet.pts = packet.dts = index
         try:
             decoded = self._decoder.decode(packet)
-        except FFmpegError:  # nothing can be made of it
+        except FFmpegError:  # not decodable after a loss
             return []
         return [(int(each.pts or 0), each.to_ndarray(format="rgb24")) for each in decoded]
 
@@ -336,4 +336,4 @@ STREAMS: dict[str, Maker] = {
     "JPEG, quality 10": lambda *given: Jpeg(*given, quality=10),
     "H.264, 256 kbit/s": lambda *given: H264(*given, bit_rate=256_000),
 }
-"""What is compared. 80 is image_transport's default; on a link of a limited rate H.264 has that."""
+"""All streams. 80 is image_transport's default; on a link of limited rate H.264 has that rate."""

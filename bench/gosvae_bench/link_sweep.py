@@ -1,10 +1,10 @@
-"""What a bad link leaves of the masks, for this codec and for what else one could send.
+"""Masks over bad links: tokens beside JPEG and H.264, over loss, delay and rate.
 
     python -m gosvae_bench.link_sweep --data path/to/camvid
 
 plays the val split of CamVid at 15 Hz through :mod:`gosvae_tools.link.channel` on simulated time,
-once for every stream, link and seed, and writes figures as JSON and plots. It goes on where
-an earlier run stopped. Networks and codecs take no time here: ages are those that the link makes.
+once for every stream, link and seed, and writes figures as JSON and plots. A run that was
+interrupted continues. Networks and codecs take no simulated time: ages are of the link alone.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from .tables import markdown_table, number
 AXES = {
     "loss": ("delay=50ms", ("0%", "1%", "2%", "5%", "10%", "20%", "30%")),
     "delay": ("loss=10%", ("20ms", "50ms", "150ms")),
-    # Room for a JPEG image: a burst that no queue holds would never arrive.
+    # The queue holds a JPEG image; a burst larger than the queue would never arrive.
     "rate": ("delay=50ms queue=64kB", ("16kbit", "32kbit", "64kbit", "128kbit", "256kbit")),
 }
-"""What is varied, over which values, and what the rest of the link is like."""
+"""What is varied: the other properties of the link, and the values."""
 SEEDS = (1, 2, 3)
 TICK = 0.05
 DRAIN = 3.0
-"""Seconds for which what is under way may still arrive."""
+"""Seconds after the last frame in which datagrams may still arrive."""
 
 
 class Drive(NamedTuple):
@@ -67,7 +67,7 @@ class Cell(NamedTuple):
 
 @dataclass
 class Run:
-    """What came of a drive: times and bytes of datagrams, what was lost, masks with their times."""
+    """Times and bytes of a drive's datagrams, the link's counters, and masks with their times."""
 
     sent: list[tuple[float, int]]
     counters: Counters
@@ -86,7 +86,7 @@ def cells() -> Iterator[Cell]:
 
 
 def simulate(stream: Stream, spec: LinkSpec, count: int) -> Run:
-    """Send `count` frames of a stream at 15 Hz, and return what the receiver showed."""
+    """Send `count` frames of a stream at 15 Hz, and return the datagrams and masks."""
     there, back = Channel(spec, "vehicle"), Channel(spec, "edge")
     order = itertools.count()
     events: list[tuple[float, int, str, Any]] = []
@@ -126,10 +126,10 @@ def judge(run: Run, drive: Drive) -> dict[str, float]:
     """Return the figures of a run.
 
     Returns:
-        ``miou``: of the mask of each frame or, where none came, the one of a frame before it;
-        ``live_miou``: of the newest mask that has come by the time of each frame, which is what a
-        planner has; ``coverage``: mean over the masks that came; ``masks``: share of the frames
-        whose mask came; ``mask_age_ms``: p50 and p95 of the time from a frame to its mask;
+        ``miou``: of the mask of each frame or, where none arrived, of an earlier frame;
+        ``live_miou``: of the newest mask that has arrived when each frame is taken, which is what a
+        planner has; ``coverage``: mean over the masks that arrived; ``masks``: share of the frames
+        whose mask arrived; ``mask_age_ms``: p50 and p95 of the time from a frame to its mask;
         ``live_age_ms``: p50 and p95 of the age of the newest mask at the times of frames, from the
         first mask on; ``longest_gap_ms`` without a new mask; ``kbit_per_s`` sent, headers down to
         Ethernet's included, and ``peak_kbit_per_s`` of any second; ``lost`` and ``dropped``: share
@@ -179,7 +179,7 @@ def judge(run: Run, drive: Drive) -> dict[str, float]:
 
 
 def _peak(sent: Sequence[tuple[float, int]]) -> int:
-    """Return the most bytes that were sent within any second."""
+    """Return the highest number of bytes sent within any second."""
     most = size = first = 0
     for time, each in sent:
         size += each
@@ -204,7 +204,7 @@ def load(root: Path) -> Drive:
 
 
 def sweep(bundle: ModelBundle, drive: Drive, path: Path) -> dict[str, Any]:
-    """Fill in what is missing in the JSON file `path`, and return its content."""
+    """Simulate the cells that the JSON file `path` lacks, and return its content."""
     about = {
         "bundle": f"{bundle.name} {bundle.fingerprint:016x}",
         "data": f"{len(drive.frames)} frames of CamVid val at {RATE} Hz",
@@ -294,7 +294,7 @@ FIGURES = {
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the main figures in Markdown: means over the seeds, of gaps and peaks the worst."""
+    """Return the main figures in Markdown: means over the seeds; of gaps and peaks the worst."""
     parts = []
     for axis, (rest, values) in AXES.items():
         rows = [
@@ -317,7 +317,7 @@ def _figure(results: dict[str, Any], stream: str, axis: str, name: str, place: i
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Simulate what is missing, then print the table and draw the plots."""
+    """Simulate the missing cells, then print the table and draw the plots."""
     parser = argparse.ArgumentParser(prog="gosvae_bench.link_sweep", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
     parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base"))

@@ -1,4 +1,4 @@
-"""Plots of the benchmark's results, and what each codec's receiver sees."""
+"""Plots of the benchmark's results, and pictures of what each receiver decodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .curves import (
 )
 
 STRIP_FRAME = 20
-"""Frame that the strip of pictures shows, and how many come before it."""
+"""Index of the frame that the strip of pictures shows."""
 
 
 def load_pyplot() -> Any:
@@ -33,9 +33,9 @@ def load_pyplot() -> Any:
 
 
 def plot_quality(results: Row, path: Path) -> None:
-    """Draw mIoU and agreement over bytes, a line for each codec, dashed by tuned experts.
+    """Draw mIoU and agreement over bytes: a line for each codec, dashed with a tuned expert.
 
-    The paper's ways are marks: short trainings for a study, their bytes without packet headers.
+    Marks are the methods of the paper: short trainings, their bytes without packet headers.
     """
     pyplot = load_pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(14, 8), layout="constrained")
@@ -94,9 +94,9 @@ def plot_quality(results: Row, path: Path) -> None:
 
 
 def plot_frontier(results: Row, path: Path) -> None:
-    """Draw vehicle time over bytes, coloured by mIoU; ringed is what nothing beats in all three.
+    """Draw vehicle time over bytes, coloured by mIoU, with rings around the Pareto front.
 
-    Of pictures, the mIoU by the expert that sees them best.
+    Pictures have the mIoU of the expert that is best on them.
     """
     pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(10, 6.5))
@@ -161,7 +161,7 @@ def plot_frontier(results: Row, path: Path) -> None:
 
 
 def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
-    """Draw what receivers have of one frame at about the bytes of all levels of our tokens."""
+    """Draw the receivers' pictures and masks of one frame at about the bytes of our tokens."""
     from gosvae_codec import ModelBundle
     from gosvae_codec.masks import colorize, resize_mask
 

@@ -1,11 +1,11 @@
-"""What to send over this link, from this vehicle, for this task: all contenders on one drive.
+"""Measure rate, quality and cost of all contenders on one labelled drive.
 
     python -m gosvae_bench.rate_quality --data path/to/frames --json FILE
 
-Takes a folder in CamVid or Cityscapes layout, never seen before, and writes a row for each codec
-and setting: bytes, what the receiver's masks are worth, what it costs on both sides. It goes on
-where an earlier run with the same FILE stopped. Two passes: *quality*, in as many processes as
-there are cores, and *timing*, in fresh processes of one thread, sender and receiver apart.
+Takes a folder in CamVid or Cityscapes layout and writes a row for each codec and setting: bytes,
+quality of the receiver's masks, and cost on both sides. A run that was interrupted continues with
+the same FILE. Two passes: *quality*, in as many processes as there are cores, and *timing*, in
+fresh processes of one thread, one for the sender and one for the receiver.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from .tables import markdown_table, number
 
 WARM_UP = 3
 TIMED = 20
-"""Frames at the beginning of the timing pass that do not count, and after them."""
+"""Frames of the timing pass: those at the beginning do not count."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every process has to know to make the same contenders."""
+    """The options from which every process makes the same contenders."""
 
     models: Path
     reference: Path
@@ -71,7 +71,7 @@ class Task:
 
 
 def quality(task: Task, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return bytes and quality over all frames of contenders that send the same, by key."""
+    """Return bytes and quality, by key, of contenders that send the same data."""
     drive = Drive(task.frames)
     some = [task.contenders()[key] for key in keys]
     codec = some[0].make()
@@ -107,7 +107,7 @@ def quality(task: Task, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def segment(task: Task, index: int) -> None:
-    """Keep the expert's mask of a frame as it was taken."""
+    """Save the expert's mask of an uncompressed frame."""
     drive = Drive(task.frames)
     expert = open_expert(task.bundle(), None)
     drive.save("expert", index, expert.segment(drive.frame(index)))
@@ -124,20 +124,20 @@ def _run(job: tuple[Callable[..., Any], Task, Any]) -> tuple[Any, Any]:
 
 
 class Timing(NamedTuple):
-    """Milliseconds of CPU of each frame by contender; peak of memory in MB above the imports."""
+    """CPU milliseconds of each frame by contender; peak memory in MB above that of the imports."""
 
     milliseconds: dict[str, list[float]]
     memory: float
 
 
 def _memory() -> float:
-    """Return the most memory in MB that this process had; getrusage would count its parent's."""
+    """Return the peak memory of this process in MB; getrusage would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def time_sender(task: Task, keys: Sequence[str]) -> tuple[Timing, dict[str, list[Any]]]:
-    """Time the vehicle's side of contenders, from camera frame to what is sent."""
+    """Time the senders of contenders, from the camera's frame to the data."""
     drive, all_contenders = Drive(task.frames), task.contenders()
     before = _memory()
     taken, sent = {}, {}
@@ -148,7 +148,7 @@ def time_sender(task: Task, keys: Sequence[str]) -> tuple[Timing, dict[str, list
 
 
 def time_receiver(task: Task, sent: dict[str, list[Any]]) -> Timing:
-    """Time the receiver's side, from what was sent to a mask of the frame's size."""
+    """Time the receivers, from the data to a mask of the frame's size."""
     all_contenders, bundle = task.contenders(), task.bundle()
     size = Drive(task.frames).label(0).shape
     before = _memory()
@@ -170,9 +170,9 @@ def _span(task: Task, drive: Drive) -> range:
 
 
 def _timed(call: Callable[[Any], Any], items: Any) -> tuple[list[float], list[Any]]:
-    """Return the milliseconds of CPU that calls take, the first left out, and what they return.
+    """Return the CPU milliseconds of calls, without the first ones, and the results of all.
 
-    Of the CPU, all threads of a codec included, so that a busy machine hardly counts.
+    CPU time includes all threads of a codec, and hardly depends on other load of the machine.
     """
     taken, made = [], []
     for item in items:
@@ -195,9 +195,9 @@ def _percentiles(name: str, taken: Sequence[float]) -> dict[str, float]:
 
 
 def run(task: Task, results: Results, passes: Sequence[str]) -> None:
-    """Measure what is missing, writing the results after each contender."""
+    """Measure the missing figures, and write the results after each contender."""
     everything = task.contenders()
-    # Those that tell most come first, in both passes, so that an early end leaves them whole.
+    # The quick ones come first, in both passes, so that an interrupted run has them complete.
     for quick in (True,) if task.quick else (True, False):
         some = {key: each for key, each in everything.items() if each.quick == quick}
         if "quality" in passes:
@@ -213,7 +213,7 @@ def run(task: Task, results: Results, passes: Sequence[str]) -> None:
 
 
 def _parallel(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the quality of contenders, as each is done."""
+    """Yield the quality of each contender when it is measured."""
     if not todo:
         return
     drive = Drive(task.frames)
@@ -233,7 +233,7 @@ def _parallel(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, 
 
 
 def _grouped(keys: Sequence[str], by: Callable[[str], Any]) -> dict[Any, list[str]]:
-    """Return keys that share what `by` gives of them together, all in order."""
+    """Return the keys grouped by the value that `by` gives, in order."""
     groups: dict[Any, list[str]] = {}
     for key in keys:
         groups.setdefault(by(key), []).append(key)
@@ -243,8 +243,8 @@ def _grouped(keys: Sequence[str], by: Callable[[str], Any]) -> dict[Any, list[st
 def _in_turn(task: Task, todo: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the timing of contenders.
 
-    Settings of a codec share a process that sends, and one that receives for each expert; what is
-    sent the same is sent once.
+    All settings of a codec share a sender process, and a receiver process for each expert; equal
+    data is encoded once.
     """
     everything = task.contenders()
     with Progress(disable=not todo) as progress:
@@ -286,7 +286,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what is missing, and print the table."""
+    """Measure the missing figures, and print the table."""
     parser = argparse.ArgumentParser(
         prog="gosvae_bench.rate_quality", description=__doc__.splitlines()[0]
     )

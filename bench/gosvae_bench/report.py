@@ -38,7 +38,7 @@ PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def setup(results: Row) -> str:
-    """Say what was measured where."""
+    """Return the data, machine and versions of the measurement."""
     data, machine, versions = results["data"], results["machine"], results["versions"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
@@ -49,7 +49,7 @@ def setup(results: Row) -> str:
 
 
 def coverage(results: Row) -> str:
-    """Say how many settings of each codec of pictures each expert has seen so far."""
+    """Return the number of settings of each picture codec, for each expert."""
     lines = []
     for expert in (results["expert"], *tuned_experts(results)):
         codecs = by_codec([row for row in results["rows"] if row["sends"] == "pixels"], expert)
@@ -59,9 +59,9 @@ def coverage(results: Row) -> str:
 
 
 def summary(results: Row) -> str:
-    """Return what each codec needs for the masks that our tokens bring.
+    """Return the bytes of each codec for the mIoU of our tokens, as a table.
 
-    After slashes as tuned experts see it, "?" where they have not seen the settings that tell.
+    Values after a slash are with tuned experts, "?" if too few settings were measured with them.
     """
     ours = tokens_of(results)
     targets = [row["miou"] for row in ours]
@@ -103,13 +103,13 @@ def _best(rows: Sequence[Row]) -> float:
 
 
 def _called(row: Row, results: Row) -> str:
-    """Return codec, setting and, where it is not the bundle's, the receiver's expert."""
+    """Return codec, setting and, if it is not the bundle's, the receiver's expert."""
     by = f", seen by {row['expert']}" if row["expert"] not in (None, results["expert"]) else ""
     return f"{row['codec']}, {row['setting']}{by}"
 
 
 def losses(results: Row) -> str:
-    """Say where something else is the better choice than the bundle that ships as the default."""
+    """Return the contenders that are better than the default bundle."""
     rows, ours = results["rows"], tokens_of(results)
     lines = _defeats(results, ours)
     best = _best(ours)
@@ -132,7 +132,7 @@ def losses(results: Row) -> str:
 
 
 def others(results: Row) -> str:
-    """Say the same for each of the other bundles that send tokens."""
+    """Return the same as :func:`losses` for each other bundle that sends tokens."""
     tokens = [row for row in results["rows"] if row["sends"] == "tokens"]
     names = [name for name in dict.fromkeys(row["codec"] for row in tokens) if name != BUNDLE]
     lines = [line for name in names for line in _defeats(results, tokens_of(results, name))]
@@ -146,7 +146,7 @@ def _defeats(results: Row, ours: Sequence[Row]) -> list[str]:
             rivals.setdefault(row["codec"], []).append(row)
     lines = []
     for some in rivals.values():
-        # Of a codec, the setting with the best masks for each number of levels tells enough.
+        # Of each codec, one setting for each number of levels: that with the best masks.
         chosen: dict[str, tuple[Row, list[Row]]] = {}
         for each in ours:
             better = dominated(each, some)
@@ -171,7 +171,7 @@ def _loss(rival: Row, beaten: Sequence[Row], results: Row) -> str:
 
 
 def _any_expert(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return rows by the names of their curves, whatever expert looks at them."""
+    """Return the rows by the names of their curves, of all experts."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(name_of(row), []).append(row)
@@ -179,7 +179,7 @@ def _any_expert(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def everything(results: Row) -> str:
-    """Return all rows."""
+    """Return all rows as a table."""
     heads = [
         "codec",
         "setting",
@@ -227,9 +227,9 @@ def _size(row: Row) -> str:
 
 
 def differences(results: Row) -> str:
-    """Return the rate differences of all codecs against ANCHOR as the bundle's expert sees it.
+    """Return the rate differences of all codecs against ANCHOR with the bundle's expert.
 
-    ANCHOR at those sizes at which the codec was measured, too.
+    ANCHOR at the frame sizes that the codec was measured at.
     """
     codecs = by_codec(results["rows"], results["expert"])
     tuned = tuned_experts(results)
@@ -261,7 +261,7 @@ def differences(results: Row) -> str:
 
 
 def studies(results: Row) -> str:
-    """Return the paper's ways as the studies of training have measured them."""
+    """Return the results of the studies, the methods of the paper among them."""
     heads = ["row", "payload bytes", "mIoU", "agreement", "GMACs vehicle", "receiver"]
     heads += ["training", "CPU minutes"]
     found = []

@@ -26,16 +26,16 @@ from .tables import markdown_table, number
 RESULTS = ROOT / "docs" / "pipeline.json"
 PAGE = ROOT / "docs" / "pipeline.md"
 PICTURES = ("colour", "publish colour")
-"""Stages that come after the mask, while someone listens to coloured masks."""
+"""Stages after the mask, run only while someone subscribes to coloured masks."""
 RATE = 15.0
-"""Hz of the rows that picture and summary are of."""
+"""Rate in Hz of the rows in the plot and the summary."""
 SUMMARY_SIZE = "480x360"
 
 Row = Mapping[str, Any]
 
 
 def setup(results: Row) -> str:
-    """Say what was measured where."""
+    """Return the data, machine and versions of the measurement."""
     machine, data = results["machine"], results["data"]
     named = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return (
@@ -55,7 +55,7 @@ def _cpu(row: Row, who: str) -> str:
 
 
 def rows(results: Row) -> str:
-    """Return all rows."""
+    """Return all rows as a table."""
     heads = ["what crosses", "frames", "cameras", "Hz each", "frames sent", "lost"]
     heads += ["latency p50, ms", "p95", "p99", "of which to what is sent", "from there to the mask"]
     heads += ["CPU vehicle", "edge", "camera", "RSS vehicle, MB", "edge", "CPU of others"]
@@ -79,7 +79,7 @@ def rows(results: Row) -> str:
 
 
 def sustained(results: Row) -> str:
-    """Return the highest rates."""
+    """Return the highest sustained rates as a table."""
     heads = ["what crosses", "frames", "highest rate, Hz", "lost", "latency p50, ms", "p95", "p99"]
     heads += ["CPU vehicle", "edge"]
     lines = [
@@ -99,7 +99,7 @@ def sustained(results: Row) -> str:
 
 
 def soak(results: Row) -> str:
-    """Say whether memory stays flat."""
+    """Return the memory over the soak test as a table."""
     found = results["soak"]
     if found is None:
         return "Not measured."
@@ -140,7 +140,7 @@ def _find(results: Row, transport: str, size: str, rate: float = RATE) -> Row | 
 
 
 def summary(results: Row) -> str:
-    """Return what tells the transports apart, at one size."""
+    """Return a table of the transports at one size."""
     heads = ["what crosses", f"lost at {RATE:g} Hz", "latency p50, ms", "p95", "p99"]
     heads += ["CPU vehicle", "edge"]
     heads += [f"highest rate with under {DROPS:.0%} lost, Hz"]
@@ -172,10 +172,10 @@ def render(text: str, results: Row) -> str:
 
 
 def breakdown(results: Row, transport: str, size: str) -> dict[str, float] | None:
-    """Return the milliseconds of each stage of the median latency, what is left over last.
+    """Return the milliseconds of each stage of the median latency, the unexplained rest last.
 
-    None where there is no such row. What is left over is DDS between the processes, waiting for a
-    thread or the core, and Python between the stages.
+    None if there is no such row. The rest is DDS between the processes, waiting for a thread or the
+    core, and Python between the stages.
     """
     row = _find(results, transport, size)
     if row is None or row["latency_ms"]["p50"] is None:

@@ -38,10 +38,10 @@ TIMING = (
 
 
 class Results:
-    """The JSON file: what was measured on what, and a row for each contender."""
+    """The JSON file: conditions of the measurement, and a row for each contender."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        """Open the file, or begin it.
+        """Open the file, or start an empty one.
 
         Raises:
             GosvaeError: it holds results of something else, or no results.
@@ -104,7 +104,7 @@ class Results:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what codes and computes."""
+    """Return the versions of Python and of the libraries that encode and compute."""
     libraries = dict(each.split("-", 1) for each in imagecodecs.version().split(", "))
     wanted = ("libjpeg_turbo", "libwebp", "libavif", "libjxl")
     return {

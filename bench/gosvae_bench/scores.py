@@ -12,11 +12,11 @@ from gosvae_codec.masks import Mask
 from gosvae_codec.metrics import ConfusionMatrix, miou
 
 RESAMPLES = 1000
-"""Of the frames, for confidence intervals."""
+"""Number of bootstrap resamples of the frames."""
 
 
 class Counts(NamedTuple):
-    """Of each frame and class, int64 (frames, 256): pixels rightly of it, truly of it, said to."""
+    """Pixels by frame and label, int64 (frames, 256): right, in the truth, in the prediction."""
 
     hits: npt.NDArray[np.int64]
     truths: npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, matrices: Sequence[npt.NDArray[np.int64]]) -> Counts:
-        """Return the counts of confusion matrices, one a frame."""
+        """Return the counts of confusion matrices, one per frame."""
         stack = np.stack(matrices)
         return cls(stack.diagonal(axis1=1, axis2=2), stack.sum(2), stack.sum(1))
 
@@ -36,7 +36,7 @@ class Counts(NamedTuple):
         """Return mIoU over all frames, and its 95% confidence interval.
 
         The interval is the percentile bootstrap over frames (Efron 1979), always with the same
-        resamples, so that contenders are compared on equal ones.
+        resamples, so that all contenders are compared on the same ones.
         """
         frames = len(self.hits)
         rng = np.random.default_rng(0)

@@ -1,8 +1,8 @@
-"""Where a frame's time goes in the two nodes, stage by stage: ``python -m gosvae_bench.stages``.
+"""Time each stage of a frame in the two nodes: ``python -m gosvae_bench.stages``.
 
-Calls, in the nodes' order, what the nodes call, with all publishing over DDS to nobody, and beside
-it what vehicle and edge do instead where JPEG crosses. Times are of the CPU, so that a busy machine
-hardly counts; they are medians over frames.
+Calls the functions of the nodes in their order, and publishes over DDS without subscribers; then
+the same for a vehicle and an edge that use JPEG. Times are medians of CPU times over frames, so
+that other load of the machine hardly counts.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what is done inside as one run of a stage."""
+        """Time the block as one run of a stage."""
         begin = time.thread_time()
         yield
         self.taken[name].append((time.thread_time() - begin) * 1e3)
 
     def medians(self) -> dict[str, float]:
-        """Return the median of each stage in ms, the first runs left out."""
+        """Return the median of each stage in ms, without the first WARM_UP runs."""
         return {k: round(float(np.median(v[WARM_UP:])), 3) for k, v in self.taken.items()}
 
 
@@ -144,14 +144,14 @@ def encode_jpeg(frame: np.ndarray) -> np.ndarray:
 
 
 def to_compressed(data: np.ndarray, header: HeaderMessage) -> CompressedImage:
-    """Return the message that image_transport would send a JPEG file in."""
+    """Return a JPEG file as the message that image_transport would send."""
     message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
     message.data.frombytes(data.tobytes())
     return message
 
 
 def measure_references(bundle: ModelBundle, frames: list[np.ndarray]) -> dict[str, float]:
-    """Return the milliseconds of what vehicle and edge do instead where JPEG crosses."""
+    """Return the milliseconds of the stages of vehicle and edge with JPEG."""
     clock = Clock()
     expert = Expert(bundle)
     for index in range(FRAMES + WARM_UP):

@@ -1,12 +1,12 @@
-"""The pipeline as a system: latency, rate, CPU and memory over DDS, beside JPEG and raw images.
+"""Measure latency, rate, CPU and memory of the pipeline over DDS, beside JPEG and raw images.
 
     make bench-pipeline JSON=docs/pipeline.json
 
-Three ways from a camera's frame to a mask at the edge: *tokens* are the project's two nodes as they
-are by default; *jpeg* is a vehicle that publishes ``sensor_msgs/CompressedImage`` and an edge that
-runs the expert on it; *raw* is that edge on the camera's own images. Cameras and vehicle have one
-core, the edge and what takes the masks the other; networks run in one thread. It goes on where an
-earlier run with the same file stopped.
+Three transports from a camera's frame to a mask at the edge: *tokens* are the project's two nodes
+with their defaults; *jpeg* is a vehicle that publishes ``sensor_msgs/CompressedImage`` and an edge
+that runs the expert on it; *raw* is that edge on the camera's own images. Cameras and vehicle share
+one core, the edge and the listener the other; networks run in one thread. A run that was
+interrupted continues with the same file.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from .system_nodes import System, environment, pinned, private_network, python_o
 from .system_results import SIZES, TRANSPORTS, Results, about, runs
 
 DROPS = 0.01
-"""Share of the frames that a sustained rate may lose."""
+"""Largest share of the frames that a sustained rate loses."""
 CLOSE = 0.1
-"""Share lost that calls for a second trial."""
+"""Share lost below which a failed trial is repeated once."""
 PACE = 0.98
-"""Share of the rate asked for that cameras must reach, or they are what limits it."""
+"""Share of the requested rate that cameras must reach; below, they are the limit."""
 LADDER = (2.0, 128.0)
-"""Rates in Hz between which the highest sustained one is looked for, and how closely."""
+"""Lowest and highest rate in Hz of the search, and its precision as a ratio."""
 PRECISION = 1.05
 
 
 def highest(sustains: Callable[[float], bool]) -> float:
-    """Return the highest rate in Hz on LADDER that `sustains`, by bisection; 0 if none does."""
+    """Return the highest rate in Hz within LADDER that `sustains`, by bisection; 0 if none."""
     low, high = LADDER
     if not sustains(low):
         return 0.0
@@ -55,10 +55,9 @@ def highest(sustains: Callable[[float], bool]) -> float:
 
 
 def sustained(system: System, transport: str, size: str, seconds: float) -> dict[str, Any]:
-    """Return the figures at the highest rate at which hardly anything is lost, all trials beside.
+    """Return the figures at the highest rate that loses at most DROPS, with all trials.
 
-    A trial that loses a little too much is made a second time, as whatever else the machine does
-    may be the cause.
+    A trial that loses a little more is repeated once, as other load may be the cause.
     """
     good: dict[float, dict[str, Any]] = {}
     trials: list[dict[str, Any]] = []
@@ -66,7 +65,7 @@ def sustained(system: System, transport: str, size: str, seconds: float) -> dict
     def holds(rate: float, again: bool = True) -> bool:
         try:
             result = system.measure(size, rate, seconds)
-        except GosvaeError:  # not even a first mask in time
+        except GosvaeError:  # no mask before the deadline
             return False
         trials.append({key: result[key] for key in ("rate", "camera_rate", "drops")})
         drops = result["drops"]
@@ -84,7 +83,7 @@ def sustained(system: System, transport: str, size: str, seconds: float) -> dict
 
 
 def measure_all(options: argparse.Namespace, results: Results) -> None:
-    """Measure what is missing, writing the file after each."""
+    """Measure the missing rows, and write the file after each."""
     found = results.found
     todo = results.todo(runs(options.quick))
     sizes = ["480x360", "1024x512"] if options.quick else list(SIZES)
@@ -127,7 +126,7 @@ def measure_all(options: argparse.Namespace, results: Results) -> None:
 
 
 def stages(bundle: Path, drive: Path) -> dict[str, Any]:
-    """Return the milliseconds of stages by size, ours and the references', of an own process."""
+    """Return the milliseconds of stages by size, measured in a separate process."""
     with tempfile.TemporaryDirectory(prefix="gosvae-stages-") as folder:
         path = Path(folder) / "stages.json"
         command = [*python_of("stages"), str(bundle), "--data", str(drive), "--json", str(path)]
@@ -138,7 +137,7 @@ def stages(bundle: Path, drive: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing."""
+    """Measure the missing rows."""
     parser = argparse.ArgumentParser(
         prog="gosvae_bench.system", description=__doc__.splitlines()[0]
     )

@@ -1,4 +1,4 @@
-"""The nodes of one transport, what they are fed, and what becomes of the frames."""
+"""Start the nodes of one transport, publish frames, and measure what arrives."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from gosvae_common.topics import IMAGE, MASK
 from .system_results import SIZES, TRANSPORTS, Run
 
 DEADLINE = 180.0
-"""Seconds after which a process or a first mask counts as never coming."""
+"""Seconds to wait for a process or a first mask."""
 SETTLE = 1.5
-"""Seconds from the first masks to the begin of a measurement, in which queues fill."""
+"""Seconds from the first masks to the start of a measurement, in which queues fill."""
 DRAIN = 10.0
-"""Most seconds to wait at the end for the first mask of a later frame, behind which none comes."""
+"""Seconds to wait at the end for a mask of a later frame, after which no earlier one comes."""
 SOAK_STEP = 10.0
 
 _BENCH = str(Path(__file__).resolve().parents[1])
-"""Where other processes find this package."""
+"""The folder where other processes find this package."""
 
 
 def python_of(module: str) -> list[str]:
@@ -51,7 +51,7 @@ def python_of(module: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment, with this package to be found."""
+    """Return this process's environment, extended so that Python finds this package."""
     paths = [_BENCH, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -62,13 +62,13 @@ def figures(
     crossed: Mapping[tuple[str, int], int],
     cameras: int,
 ) -> dict[str, Any]:
-    """Return what became of the frames of some stamps, all in ns.
+    """Return the figures of the frames with some stamps, all in ns.
 
     Args:
         stamps: of the frames, the same for each camera.
-        masks: when the mask of a camera's frame of that stamp came.
-        crossed: when what the vehicle sends for it had come; empty where it sends nothing itself.
-        cameras: how many.
+        masks: arrival of the mask of a frame, by camera and stamp.
+        crossed: arrival of the vehicle's last message of a frame; empty if it sends none.
+        cameras: number of cameras.
 
     Returns:
         ``frames`` and ``masks``; ``drops``, the share lost; ``latency_ms``, stamp to mask; and the
@@ -96,7 +96,7 @@ def _percentile(values: Sequence[float], share: float) -> float | None:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Have what is started inside run on one core."""
+    """Run the processes that the block starts on one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -106,16 +106,16 @@ def pinned(core: int) -> Iterator[None]:
 
 
 class Listener:
-    """A node that notes when masks come, and what the vehicle sends for them.
+    """A node that records the arrival of masks and of the vehicle's messages.
 
-    Messages stay serialised: of all, only the stamp is looked at.
+    Messages stay serialised; only the stamp is read.
     """
 
     def __init__(self, cameras: Sequence[str], transport: str) -> None:
         self.masks: dict[tuple[str, int], int] = {}
         """Time of arrival by camera and stamp, in ns."""
         self.crossed: dict[tuple[str, int], int] = {}
-        """The same of what the vehicle sends, of a frame's last message."""
+        """The same for the last message that the vehicle sends of a frame."""
         self._cameras = cameras
         self.node = rclpy.create_node("listener")
         topics = [(MASK, Image, self.masks)]
@@ -130,12 +130,12 @@ class Listener:
 
     @staticmethod
     def _note(arrivals: dict[tuple[str, int], int], name: str, message: bytes) -> None:
-        # CDR: four bytes that tell of the encoding, then the header's stamp first of all.
+        # CDR: four bytes of encapsulation, then the header's stamp.
         seconds, nanoseconds = struct.unpack_from("<iI", message, 4)
         arrivals[name, seconds * 10**9 + nanoseconds] = time.time_ns()
 
     def missing(self) -> str:
-        """Return which topic lacks a publisher, or camera a listener; empty when none does."""
+        """Return a topic that lacks a publisher or a subscriber; empty if none does."""
         for name in self._cameras:
             for topic in self._topics:
                 if not self.node.count_publishers(f"{name}/{topic}"):
@@ -145,13 +145,13 @@ class Listener:
         return ""
 
     def masks_of(self, since: int) -> set[str]:
-        """Return the cameras of which masks of frames since that stamp came."""
+        """Return the cameras with a mask of a frame at or after that stamp."""
         return {name for name, stamp in list(self.masks) if stamp >= since}
 
 
 @contextmanager
 def private_network() -> Iterator[None]:
-    """Keep what is started inside to this machine, and away from whatever else runs on it."""
+    """Give the processes that the block starts a DDS network of their own on this machine."""
     with tempfile.TemporaryDirectory(prefix="gosvae-network-") as folder:
         before = dict(os.environ)
         os.environ.update(network(describe({}).environment, Path(folder))[0])
@@ -163,9 +163,9 @@ def private_network() -> Iterator[None]:
 
 
 class System:
-    """Cameras, vehicle and edge, each a process, and a listener; to be used as a context.
+    """Context of cameras, vehicle and edge, each a process, and a listener.
 
-    Inside of :func:`private_network`.
+    To be used inside :func:`private_network`.
     """
 
     def __init__(self, transport: str, cameras: int, bundle: Path, drive: Path) -> None:
@@ -187,7 +187,7 @@ class System:
         self._stack.close()
 
     def _start(self) -> None:
-        """Start the processes, and wait until all have found each other."""
+        """Start the processes, and wait until all are connected."""
         temporary = tempfile.TemporaryDirectory(prefix="gosvae-pipeline-")
         self._folder = Path(self._stack.enter_context(temporary))
         cores = sorted(os.sched_getaffinity(0))
@@ -213,7 +213,7 @@ class System:
         self._await(lambda: not self.listener.missing(), self.listener.missing)
 
     def _reference(self, who: str, core: int, role: str, *options: str) -> subprocess.Popen[str]:
-        """Start one of our stand-ins and wait until it is ready."""
+        """Start a process of :mod:`gosvae_bench.baseline_nodes`, and wait until it is ready."""
         command = [*python_of("baseline_nodes"), role, *self._names, *options]
         with pinned(core), (self._folder / f"{who}.log").open("w") as log:
             pipe = subprocess.PIPE
@@ -243,7 +243,7 @@ class System:
 
     @contextmanager
     def playing(self, size: str, rate: float, stamps: list[int]) -> Iterator[None]:
-        """Have frames come, from the first mask of every camera on; then fill in their stamps."""
+        """Publish frames during the block, which starts after first masks; fill in `stamps`."""
         assert self._camera.stdin is not None and self._camera.stdout is not None
         self.listener.masks.clear()
         self.listener.crossed.clear()
@@ -263,7 +263,7 @@ class System:
         """Return the figures of some seconds at a rate.
 
         Raises:
-            GosvaeError: no mask comes; the message holds the processes' last words.
+            GosvaeError: no mask arrives; the message has the end of each process's log.
         """
         stamps: list[int] = []
         with self.playing(size, rate, stamps):
@@ -299,7 +299,7 @@ class System:
             while time.monotonic() < end:
                 memory.append(self.memory())
                 time.sleep(min(SOAK_STEP, seconds))
-                # Else it is the listener that grows.
+                # Or the listener would grow.
                 count += len(self.listener.masks)
                 self.listener.masks.clear()
                 self.listener.crossed.clear()
@@ -327,7 +327,7 @@ class System:
 
 
 def _busy() -> float:
-    """Return for how many seconds cores have worked since the machine started."""
+    """Return the CPU seconds that all cores were busy since the machine started."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 

@@ -1,4 +1,4 @@
-"""What is measured of the system, and the file of results."""
+"""The runs that are measured of the system, and the file of results."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ TRANSPORTS: Mapping[str, tuple[str, type] | None] = {
     "jpeg": (COMPRESSED_IMAGE, CompressedImage),
     "raw": None,
 }
-"""Topic and message between vehicle and edge; None: the camera's own."""
+"""Topic and message type between vehicle and edge; None: the camera's own topic."""
 RATES = (10, 15, 30)
 CAMERAS = (1, 2, 4)
 DISTURBED = 0.15
-"""Cores that other processes may take; a row measured beside more is measured again."""
+"""Cores that other processes may use; a row with more is measured again."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement: how frames cross, their size, how many cameras, the rate of each in Hz."""
+    """One measurement: transport, frame size, number of cameras, rate of each in Hz."""
 
     transport: str
     size: str
@@ -49,7 +49,7 @@ class Run:
 
 
 def runs(quick: bool) -> list[Run]:
-    """Return what is measured, the `quick` ones first; each process start serves neighbours."""
+    """Return the runs, the `quick` ones first; runs in sequence share processes."""
     some = [Run("tokens", size, 1, rate) for size in SIZES for rate in RATES]
     some += [Run(*each) for each in product(("jpeg", "raw"), SIZES, (1,), RATES[:2])]
     some += [Run("tokens", "480x360", cameras, 10) for cameras in CAMERAS[1:]]
@@ -62,10 +62,10 @@ def _run_of(row: Mapping[str, Any]) -> Run:
 
 
 class Results:
-    """The JSON file: where and with what it was measured, and what has been measured so far."""
+    """The JSON file: conditions of the measurement, and the rows measured so far."""
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Open the file, or begin it.
+        """Open the file, or start an empty one.
 
         Raises:
             GosvaeError: it holds results of something else, or no results.
@@ -97,12 +97,12 @@ class Results:
         write_whole(self._path, json.dumps(self.found, indent=1) + "\n")
 
     def todo(self, planned: Sequence[Run]) -> list[Run]:
-        """Return the runs that are missing, or were disturbed."""
+        """Return the runs that are missing or were disturbed."""
         done = {_run_of(row) for row in self.found["runs"] if row["cpu_of_others"] <= DISTURBED}
         return [run for run in planned if run not in done]
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take in a run's figures, in place of disturbed ones, if they are less disturbed."""
+        """Add a run's figures; of two rows of one run, the less disturbed is kept."""
         before = [each for each in self.found["runs"] if _run_of(each) == _run_of(row)]
         best = min([*before, row], key=lambda each: float(each["cpu_of_others"]))
         rest = [each for each in self.found["runs"] if _run_of(each) != _run_of(row)]
@@ -116,7 +116,7 @@ class Results:
 
 
 def about(bundle: ModelBundle, drive: Path) -> dict[str, Any]:
-    """Return what results are of."""
+    """Return the conditions of a measurement: bundle, expert, data, machine, versions, date."""
     return {
         "bundle": bundle.name,
         "fingerprint": f"{bundle.fingerprint:016x}",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def number(value: float | None, form: str = ".0f", scale: float = 1) -> str:
-    """Return a number for a table, "-" where there is none."""
+    """Return a number for a table, "-" if there is none."""
     return "-" if value is None else f"{value / scale:{form}}"
 
 
