@@ -202,3 +202,9 @@ def test_a_sweep_goes_on_where_it_stopped(
     other = Drive(drive.frames[:5], drive.labels[:5])
     with pytest.raises(GosvaeError, match="of another bundle or drive"):
         sweep(networks.bundle, other, path)
+
+
+def test_the_page_says_what_the_committed_results_say() -> None:
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    results = json.loads((docs / "bad-link.json").read_text())
+    assert table(results).strip() in (docs / "bad-link.md").read_text()

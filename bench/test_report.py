@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from gosvae_bench.contenders import find_bundles
 from gosvae_bench.curves import (
     BUNDLE,
     RESULTS,
+    ROOT,
     bytes_for,
     dominated,
     front,
@@ -212,3 +214,20 @@ def test_committed_results_are_whole() -> None:
         assert each["encode_ms"] <= each["encode_ms_p95"]
         # What is sent the same has one encoder; decoding may still wait for its pass.
         assert (each["decode_ms"] is None) == (each["decode_ms_p95"] is None)
+
+
+def test_bundles_have_the_bytes_of_the_benchmark() -> None:
+    """Of one stream there is one figure, whichever tool measured it."""
+    rows = {
+        each["key"]: each["bytes_per_frame"] for each in json.loads(RESULTS.read_text())["rows"]
+    }
+    compared = 0
+    for bundle in find_bundles(ROOT / "models"):
+        for figures in bundle.manifest["figures"]["levels"]:
+            levels = f"{figures['levels']} level{'s' if figures['levels'] > 1 else ''}"
+            for kind, name in (("intra", "intra_bytes"), ("predicted", "bytes_per_frame")):
+                key = f"{bundle.name}; {levels}, {kind}; {bundle.fingerprint:016x}; "
+                if key in rows:
+                    assert figures[name] == rows[key], key
+                    compared += 1
+    assert compared

@@ -17,6 +17,12 @@ def write_whole(path: Path, text: str) -> None:
         new.write_text(text)
 
 
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure of Matplotlib, whole or not at all."""
+    with draft(path, replace=True) as new:
+        figure.savefig(new, dpi=dpi)
+
+
 def machine() -> dict[str, Any]:
     """Return what timings depend on: the model of the CPU and the number of its cores."""
     model = platform.machine()

@@ -29,7 +29,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_tools.drives import open_source
 from gosvae_tools.link.channel import Channel, Counters, LinkSpec
 
-from .files import write_whole
+from .files import save_figure, write_whole
 from .link_streams import RATE, STREAMS, Image, Networks, Shown, Stream
 from .tables import markdown_table, number
 
@@ -278,7 +278,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     grid[0][0].legend(fontsize=8)
     figure.suptitle(f"{results['data']}, {results['bundle'].split()[0]}; mean and range over seeds")
     figure.tight_layout(rect=(0, 0, 1, 0.985))
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, 90)
 
 
 FIGURES = {

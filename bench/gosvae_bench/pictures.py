@@ -17,6 +17,7 @@ from .curves import (
     tokens_of,
     tuned_experts,
 )
+from .files import save_figure
 
 STRIP_FRAME = 20
 """Index of the frame that the strip of pictures shows."""
@@ -90,7 +91,7 @@ def plot_quality(results: Row, path: Path) -> None:
     panels[1].set_ylabel("agreement with the expert")
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, 90)
 
 
 def plot_frontier(results: Row, path: Path) -> None:
@@ -157,7 +158,7 @@ def plot_frontier(results: Row, path: Path) -> None:
     axes.legend()
     figure.colorbar(points, label="mIoU")
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, 90)
 
 
 def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
@@ -207,4 +208,4 @@ def strip(results: Row, data: Path, reference: Path, path: Path) -> None:
             small = resize_mask(np.ascontiguousarray(mask), (360, 480))
             grid[top + 1, column].imshow(colorize(small, bundle.labels))
         figure.tight_layout()
-        figure.savefig(path, dpi=70)
+        save_figure(figure, path, 70)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .curves import IMAGES, ROOT
-from .files import write_whole
+from .files import save_figure, write_whole
 from .pictures import load_pyplot
 from .report import fill_in
 from .stages import NETWORKS
@@ -216,7 +216,7 @@ def plot(results: Row, path: Path) -> None:
     axes.grid(alpha=0.3, axis="x")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, 90)
 
 
 def main() -> int:
