@@ -614,7 +614,7 @@ def test_equal_times_keep_the_order_of_recording(tmp_path: Path) -> None:
 def test_inspect_tells_what_is_odd(tmp_path: Path) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     path.write_bytes(path.read_bytes()[:4000])
-    assert "was cut off" in inspect(path).notes[0]
+    assert "was cut off" in inspect(path).values["notes"][0]
 
 
 def test_what_is_no_bag_says_so(tmp_path: Path) -> None:
