@@ -180,6 +180,32 @@ def test_frames_in_folders_in_folders(tmp_path: Path) -> None:
     assert values == [1, 0] and "2 folders" in source.notes[0]
 
 
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("shape", [(H, W), (H, W, 3), (H, W, 4)])
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_pictures_of_more_than_8_bits_are_not_black(
+    tmp_path: Path, bits: int, shape: tuple[int, ...], suffix: str
+) -> None:
+    values = np.broadcast_to(np.linspace(0, 255, W)[None, :].astype(np.uint16), (H, W))
+    for index in range(2):
+        deep = values << (bits - 8)
+        deep = deep if len(shape) == 2 else np.repeat(deep[..., None], shape[2], axis=2)
+        assert cv2.imwrite(str(tmp_path / f"{index}.{suffix}"), deep)
+    source = open_source(tmp_path)
+    frames = list(source.frames())
+    assert len(frames) == 2 and not source.losses
+    for frame in frames:
+        assert np.array_equal(frame.image, np.repeat(values[..., None], 3, axis=2))
+
+
+def test_pictures_of_other_depths_are_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert cv2.imwrite(str(tmp_path / "b.tiff"), np.ones((H, W), np.float32))
+    source = open_source(tmp_path)
+    assert len(list(source.frames())) == 1 and source.lost == 1
+    assert "b.tiff: it has pixels of float32" in source.losses[0].reason
+
+
 def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         picture(tmp_path / "val" / f"{name}.png")
@@ -225,5 +251,5 @@ def test_files_that_go_away_are_an_error_of_one_line(tmp_path: Path) -> None:
     picture(tmp_path / "val" / "0.png")
     source = open_source(tmp_path / "val")
     (tmp_path / "val" / "0.png").unlink()
-    with pytest.raises(SourceError, match=r"0\.png does not decode"):
+    with pytest.raises(SourceError, match=r"0\.png: it does not decode"):
         list(source.frames())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from gosvae_codec.errors import ImageError
+from gosvae_codec.images import ImageConverter
 
 from .label_files import read_label
 from .layouts import find_layout
@@ -41,18 +45,41 @@ class Folder(Pictures):
         return len(self._files)
 
     def _read(self, offset: int, labels: bool, losses: list[Loss]) -> Iterator[Frame]:
+        converter = ImageConverter()
         for index, file in enumerate(self._files):
             stamp = self._stamp(index)
             if stamp < EPOCH + offset:
                 continue
-            bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if bgr is None:
-                losses.append(Loss("frame", 1, f"{file} does not decode as an image"))
+            try:
+                image = converter.to_rgb(_read_image(file))
+            except ImageError as error:
+                losses.append(Loss("frame", 1, f"{file}: {error}"))
                 continue
-            image = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
             label_file = self._label_of(file) if labels else None
             ids = None if label_file is None else _label(label_file, image, losses)
             yield Frame(stamp, self.cameras[0], image, ids, time=stamp, index=index)
+
+
+def _read_image(file: Path) -> Any:
+    """Return a picture file as what a camera's driver would publish, grey or BGR of 8 or 16 bits.
+
+    Raises:
+        ImageError: it does not decode, or has another depth.
+    """
+    values = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    if values is None:
+        raise ImageError("it does not decode as an image")
+    if values.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"it has pixels of {values.dtype}; pictures have 8 or 16 bits a channel")
+    height, width = values.shape[:2]
+    return SimpleNamespace(
+        height=height,
+        width=width,
+        encoding=f"{'mono' if values.ndim == 2 else 'bgr'}{8 * values.itemsize}",
+        is_bigendian=sys.byteorder == "big",
+        step=values.nbytes // height,
+        data=np.ascontiguousarray(values).reshape(-1).view(np.uint8),
+    )
 
 
 def _label(file: Path, image: Pixels, losses: list[Loss]) -> Pixels | None:
