@@ -134,6 +134,25 @@ def test_damage_is_left_out_and_counted(tmp_path: Path, suffix: str, damage: str
     assert all(str(path) in loss.reason for loss in source.losses)
 
 
+@pytest.mark.parametrize("suffix", ["avi", "mov"])
+def test_a_damaged_motion_jpeg_is_left_out(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"v.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (12, H, W, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuvj420p"
+        for each in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(each, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(list(open_source(path).frames())) == len(noise)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    path.write_bytes(data)
+    source = open_source(path)
+    frames = list(source.frames())
+    assert source.lost in (1, 2) and len(frames) + source.lost == len(noise)
+
+
 def test_a_video_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     path = write(tmp_path / "v.mp4")
     path.write_bytes(path.read_bytes()[:-900])

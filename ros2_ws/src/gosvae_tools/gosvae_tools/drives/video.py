@@ -25,6 +25,8 @@ _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _TIMELESS = "avi"
 """Container without times of presentation: FFmpeg's fall where there are B-frames. Its packets are
 evenly spaced, empty ones included, and its pictures take their places in turn."""
+_CONCEALED = "mjpeg"
+"""Codec whose decoder by default conceals damage without marking the picture as corrupt."""
 _MAX_RATE = 1000
 """Frames per second above which a container's rate is a default, not a rate."""
 
@@ -125,6 +127,8 @@ class Video(Pictures):
             with self._open(part) as container:
                 stream = container.streams[self._stream]
                 stream.thread_type = "AUTO"
+                if stream.codec_context.name == _CONCEALED:
+                    stream.codec_context.options = {"err_detect": "explode"}
                 if offset:
                     start = self._first + int(offset / _SECOND / stream.time_base)
                     container.seek(start, stream=stream)
