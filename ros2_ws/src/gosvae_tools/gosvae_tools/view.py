@@ -80,6 +80,7 @@ _LEVELS = {
     DiagnosticStatus.OK: rr.TextLogLevel.INFO,
     DiagnosticStatus.WARN: rr.TextLogLevel.WARN,
     DiagnosticStatus.ERROR: rr.TextLogLevel.ERROR,
+    DiagnosticStatus.STALE: rr.TextLogLevel.WARN,
 }
 
 

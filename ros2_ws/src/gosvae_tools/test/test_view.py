@@ -27,7 +27,7 @@ from gosvae_codec.labels import CAMVID
 from gosvae_common.messages import to_image
 from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import Feedback, LabelInfo
-from gosvae_tools.view import LOSS_SECONDS, View, ViewError, _Loss
+from gosvae_tools.view import _LEVELS, LOSS_SECONDS, View, ViewError, _Loss
 from gosvae_tools.view_layout import FIGURES, blueprint
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -211,6 +211,11 @@ def test_frames_of_a_remapped_camera_are_found(make: Make) -> None:
     while not publisher.get_subscription_count():
         view._find_frames()
     sender.destroy_node()
+
+
+def test_every_level_has_its_colour() -> None:
+    status = DiagnosticStatus
+    assert set(_LEVELS) == {status.OK, status.WARN, status.ERROR, status.STALE}
 
 
 @pytest.mark.parametrize("frames", [True, False])
