@@ -77,9 +77,10 @@ def decode(
         connections = [each for each in reader.connections if each.msgtype == PACKET_TYPE]
         if not connections:
             topics = ", ".join(sorted({each.topic for each in reader.connections})) or "none"
+            notes = "".join(f"; {note}" for note in reader.notes)
             raise SourceError(
                 f"bag {source} has no packets, its topics are: {topics}; "
-                "make some with `gosvae encode`, or record with record:="
+                f"make some with `gosvae encode`, or record with record:={notes}"
             )
         total = sum(each.msgcount + reader.missing.get(each.id, 0) for each in connections)
         several = len({each.topic for each in connections}) > 1

@@ -212,6 +212,23 @@ def test_mistakes_take_one_line_and_leave_nothing(
     assert len(read(encoded)) == FRAMES
 
 
+def test_a_damaged_bag_without_packets_says_both(
+    drive: Path,
+    bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GOSVAE_BUNDLE", str(bundle.path))
+    cut = tmp_path / "cut.mcap"
+    file = drive if drive.is_file() else next(drive.glob("*.mcap"))
+    cut.write_bytes(file.read_bytes()[: -(file.stat().st_size // 2)])
+    assert gosvae("decode", str(cut), "-o", str(tmp_path / "masks")) == 1
+    err = capsys.readouterr().err
+    assert "has no packets" in err and err.count("\n") == 1
+    assert f"record:=; {cut} was cut off" in err
+
+
 def test_a_bag_that_lacks_messages_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
