@@ -168,6 +168,8 @@ def meaningless(chosen: Mapping[str, str], side: Side) -> Iterator[str]:
             yield f"{said}, but that use_sim_time is true"
         else:
             yield f"{said} and is ignored"
+    if side == "rx" and chosen["bag"] and chosen["topics"]:
+        yield f"topics:={chosen['topics']} names topics of the bag on side rx and is ignored"
 
 
 def split_names(names: str) -> list[str]:

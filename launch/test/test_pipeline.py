@@ -136,6 +136,7 @@ def test_what_a_common_parent_passes_is_accepted_on_both_sides(drive: Path) -> N
         "bag:=/not/here.mcap has no meaning on side rx, but that use_sim_time is true",
         "rate:=2 has no meaning on side rx and is ignored",
         "loop:=true has no meaning on side rx and is ignored",
+        "topics:=/a/image names topics of the bag on side rx and is ignored",
     )
     (receiver,) = rx.nodes
     assert receiver.parameters["use_sim_time"] is True
