@@ -25,7 +25,7 @@ from rich.progress import Progress
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from gosvae_bringup.demo.delivery import Delivery, Masks, ReportError, Usage
+from gosvae_bringup.demo.delivery import Delivery, Masks, Usage
 from gosvae_bringup.demo.judge import Counts, Quality
 from gosvae_bringup.demo.pictures import Video, contact_sheet, legend, panels
 from gosvae_bringup.demo.report import figures, problems
@@ -34,7 +34,7 @@ from gosvae_bringup.processes import Ended
 from gosvae_codec.labels import CAMVID, CITYSCAPES
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE
-from gosvae_tools.drives import EPOCH, Frame
+from gosvae_tools.drives import EPOCH, Frame, SourceError
 from gosvae_tools.link.emulator import unavailable
 
 SECOND = 1_000_000_000
@@ -208,11 +208,6 @@ def test_masks_are_found_after_stamps_went_back(tmp_path: Path) -> None:
     assert [None if each is None else int(each[0, 0]) for each in taken] == [
         *(0, 1, None, 3, 4, 5, 6, None, 8, 9)
     ]
-
-
-def test_frames_that_share_a_stamp_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="9 of 10 frames repeat a header stamp"):
-        delivery(tmp_path, [0, 1], lambda i: 0)
 
 
 def test_quality_counts_labels_and_expert() -> None:
@@ -472,6 +467,28 @@ def test_several_image_topics_are_named_with_the_remedy(tmp_path: Path, bundle: 
     options = module.Options(input=str(tmp_path / "bag"), bundle=str(bundle))
     with pytest.raises(UsageError, match=r"/left/image, /right/image.*make demo TOPIC=NAME"):
         module.prepare(options)
+
+
+def test_frames_that_share_a_stamp_are_refused_before_anything_plays(
+    tmp_path: Path, bundle: Path
+) -> None:
+    from gosvae_bringup.demo import prepare as module
+
+    types = get_typestore(Stores.ROS2_JAZZY)
+    names = types.types
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        kind = "sensor_msgs/msg/CompressedImage"
+        connection = writer.add_connection("/camera/image/compressed", kind, typestore=types)
+        for index in range(10):
+            time = names["builtin_interfaces/msg/Time"](7, index // 2)
+            header = names["std_msgs/msg/Header"](time, "")
+            message = names[kind](header, "jpeg", np.zeros(9, np.uint8))
+            writer.write(connection, START + index, types.serialize_cdr(message, kind))
+    folder = tmp_path / "out"
+    options = module.Options(input=str(tmp_path / "bag"), bundle=str(bundle), output=str(folder))
+    with pytest.raises(SourceError, match=r"5 of 10 frames repeat a header stamp.*gosvae restamp"):
+        module.prepare(options)
+    assert not folder.exists()
 
 
 def test_without_an_input_the_shipped_drive_plays() -> None:

@@ -13,15 +13,10 @@ import numpy.typing as npt
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from gosvae_codec.errors import GosvaeError
 from gosvae_common.topics import FEEDBACK, MASK, PACKETS
 from gosvae_tools.drives.stamps import read_stamp
 
 Mask = npt.NDArray[np.uint8]
-
-
-class ReportError(GosvaeError):
-    """What was played or recorded cannot be judged."""
 
 
 class FrameReport(NamedTuple):
@@ -75,19 +70,10 @@ class Delivery:
 
     @classmethod
     def read(cls, replay_report: Path, bags: Sequence[Path], camera: str) -> Delivery:
-        """Read the packets and masks of one camera.
-
-        Raises:
-            ReportError: frames share a stamp.
-        """
+        """Read the packets and masks of one camera, whose frames all have different stamps."""
         frames = json.loads(replay_report.read_text())["cameras"][camera]["frames"]
         stamps = {int(frame["stamp"]): int(frame["recorded"]) for frame in frames}
         sent = {int(frame["recorded"]): int(frame["wall"]) for frame in frames}
-        if repeats := len(frames) - len(sent):
-            raise ReportError(
-                f"{repeats} of {len(frames)} frames repeat a header stamp: masks cannot be told "
-                "apart; give the frames stamps of their own with `gosvae restamp`"
-            )
         packet_sizes: dict[int, list[int]] = {}
         arrived: dict[int, int] = {}
         feedback: list[Feedback] = []

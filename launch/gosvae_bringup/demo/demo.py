@@ -28,7 +28,6 @@ def demo(options: Options) -> int:
     Raises:
         UsageError, LinkError, SourceError, BundleError: an argument is wrong.
         DemoError: a node failed, the nodes did not find each other, or no mask came.
-        ReportError: frames share a stamp.
         OSError: something cannot be written.
     """
     try:

@@ -59,7 +59,6 @@ def play(run: Run, progress: Progress, stop: Event) -> tuple[Delivery, Mapping[s
     Raises:
         DemoError: a node failed, the nodes did not find each other, or no mask came.
         Interrupted: `stop` was set.
-        ReportError: frames share a stamp.
     """
     replay_report, logs = run.folder / "replay.json", run.folder / "logs"
     logs.mkdir()

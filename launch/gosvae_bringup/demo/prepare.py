@@ -13,7 +13,7 @@ from gosvae_codec.expert import Expert
 from gosvae_common.errors import UsageError
 from gosvae_common.shipped import find_bundle, find_drive
 from gosvae_common.topics import DIAGNOSTICS, Side
-from gosvae_tools.drives import AmbiguousTopicsError, Source, open_source
+from gosvae_tools.drives import AmbiguousTopicsError, Source, SourceError, open_source
 from gosvae_tools.link.channel import LinkError, LinkSpec
 from gosvae_tools.link.emulator import EmulatedLink, unavailable
 from gosvae_tools.outcome import MAX_DAMAGED
@@ -101,13 +101,19 @@ def open_drive(options: Options) -> Source:
 
     Raises:
         UsageError: the bag has several image topics.
-        SourceError: it cannot be read.
+        SourceError: it cannot be read, or its frames share stamps.
     """
     path = options.input or find_drive()
     try:
-        return open_source(path, (CAMERA,), (options.topic,) if options.topic else ())
+        source = open_source(path, (CAMERA,), (options.topic,) if options.topic else ())
     except AmbiguousTopicsError as error:
         raise UsageError(f"{error}: --topic NAME, or make demo TOPIC=NAME") from error
+    if repeated := source.count_repeated_stamps():
+        raise SourceError(
+            f"{path}: {repeated} of {len(source)} frames repeat a header stamp: masks cannot be "
+            "told apart; give the frames stamps of their own with `gosvae restamp`"
+        )
+    return source
 
 
 def _make_folder(output: str) -> Path:

@@ -94,6 +94,13 @@ class Bag(Source):
     def __len__(self) -> int:
         return self._count
 
+    def count_repeated_stamps(self) -> int:
+        """Count frames whose stamp an earlier frame of their camera has."""
+        images: tuple[Role, ...] = ("image",)
+        read = (message for _, message in self._read(images, 0, []))
+        stamps = Counter((message.channel.camera, message.stamp) for message in read)
+        return stamps.total() - len(stamps)
+
     def _messages(self, offset: int, losses: list[Loss]) -> Iterator[Message]:
         roles = {channel.role for channel in self.channels}
         return (message for _, message in self._read(roles, offset, losses))

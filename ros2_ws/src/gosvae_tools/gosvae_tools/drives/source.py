@@ -131,6 +131,10 @@ class Source(ABC):
         """Frames that the reading that began last could not give."""
         return sum(loss.count for loss in self.losses if loss.kind == "frame")
 
+    def count_repeated_stamps(self) -> int:
+        """Count frames whose stamp an earlier frame of their camera has; a bag is read once."""
+        return 0
+
     @abstractmethod
     def __len__(self) -> int:
         """Count frames of all cameras that the input has, or says to have.
