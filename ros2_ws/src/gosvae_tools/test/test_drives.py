@@ -279,7 +279,7 @@ def test_messages_that_are_cut_off_are_left_out(tmp_path: Path) -> None:
 def test_nothing_that_decodes_is_an_error_with_the_reason(tmp_path: Path) -> None:
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(bytes(index))
-    with pytest.raises(SourceError, match=r"no frame could be read: .*0\.png does not decode"):
+    with pytest.raises(SourceError, match=r"no frame could be read: .*0\.png: it does not decode"):
         list(open_source(tmp_path).frames())
     save(tmp_path / "1.png", picture(1))
     source = open_source(tmp_path)
