@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from .models.settings import Fpn, Labels, LabelSender, Network, Pixels, Tokens
+from .models.settings import Fpn, Labels, LabelSender, Network, Pixels, Tokens, Upper
 from .strict import Size, Strict, kind_or, override, parse, read_yaml
 
 
@@ -89,7 +89,9 @@ class Losses(Strict):
     perceptual_network: Literal["efficientnet", "lpips"] = "efficientnet"
     adversarial: float = Field(default=0.0, ge=0)
     features: float = Field(default=0.0, ge=0)
-    """Mean absolute difference of the first guide's features; it has to be a FPN."""
+    """Of pictures, the mean absolute difference of the first guide's features; it has to be a FPN.
+    With a decoder of kind upper, the share of the variance of the expert's features that the
+    decoder's leave unexplained."""
     policy: float = Field(default=0.0, ge=0)
     """Policy gradient on sampled tokens, rewarded by each frame's mIoU against the labels."""
     rate: tuple[NonNegativeFloat, ...] = ()
@@ -141,9 +143,17 @@ class Config(Strict):
             isinstance(self.tokens, Tokens) and isinstance(self.tokens.decoder, Pixels)
         )
         if not draws:
-            for name in ("pixels", "perceptual", "adversarial", "features", "policy"):
+            for name in ("pixels", "perceptual", "adversarial", "policy"):
                 if getattr(self.losses, name):
                     raise ValueError(f"losses.{name} needs tokens.decoder.kind: pixels")
+            upper = isinstance(self.tokens, Tokens) and isinstance(self.tokens.decoder, Upper)
+            if self.losses.features and not upper:
+                raise ValueError("losses.features needs tokens.decoder.kind: pixels or upper")
+            if self.losses.features and (self.codec.teacher == "frame" or self.guides):
+                raise ValueError(
+                    "losses.features with a decoder of kind upper needs codec.teacher: crop and no "
+                    "guide but the expert"
+                )
             if isinstance(self.tokens, Tokens) and not self.tokens.codes:
                 raise ValueError("tokens.codes: 0 needs tokens.decoder.kind: pixels")
         if self.losses.rate and (

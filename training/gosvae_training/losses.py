@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,26 @@ def imitation_loss(logits: Tensor, expert_logits: Tensor) -> dict[str, Tensor]:
     )
     distill = F.kl_div(ours, expert, log_target=True, reduction="none").sum(1).mean()
     return {"imitation": divergence.mean(), "distillation": distill}
+
+
+def unexplained_variance(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Return the mean share of the variance of features that an imitation leaves unexplained.
+
+    The squared error of each channel is divided by the channel's variance in the batch, so that
+    channels and layers count alike, whatever their scale. The mean of every channel scores 1.
+
+    Args:
+        made: (N, channels, h, w), layer by layer.
+        wanted: the same.
+    """
+    shares = []
+    for ours, theirs in zip(made, wanted, strict=True):
+        theirs = theirs.float()
+        variance = theirs.var((0, 2, 3))
+        # Channels that hardly ever respond would outweigh all others.
+        variance = variance + 0.1 * variance.mean()
+        shares.append(((ours.float() - theirs).square().mean((0, 2, 3)) / variance).mean())
+    return torch.stack(shares).mean()
 
 
 def frame_miou(logits: Tensor, target: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gosvae_codec.labels import LabelSpace
 
 from .config import Config, Losses
-from .losses import frame_miou, imitation_loss, segmentation_loss
+from .losses import frame_miou, imitation_loss, segmentation_loss, unexplained_variance
 from .models.decoders import UpperDecoder
 from .models.efficientnet import EfficientNetLite
 from .models.encoders import TrunkEncoder
@@ -122,8 +122,33 @@ class TokenObjective(Objective):
     def forward(
         self, frames: Tensor, target: Tensor, warming_up: bool, taught: Tensor | None = None
     ) -> dict[str, Tensor]:
+        weights = self.losses
+        if weights.features and not self.reconstructs:
+            received, commitment, indices, vectors = self.network.transmit(frames, not warming_up)
+            terms = self._feature_terms(frames, target, received)
+        else:
+            made, commitment, indices, vectors = self.network(frames, quantize=not warming_up)
+            terms = self._output_terms(frames, target, made, taught)
+        if self.reconstructs:
+            terms |= self._picture_terms(frames, target, made)
+        loss = sum(getattr(weights, name) * value for name, value in terms.items()) + commitment
+        terms["commitment"] = commitment
+        if self.critic is not None and not warming_up:
+            real = frames.permute(0, 3, 1, 2).float()
+            terms["adversarial"], terms["critic"] = self.critic.losses(real, made.float())
+            loss = loss + weights.adversarial * terms["adversarial"] + terms["critic"]
+        if self.prior is not None and not warming_up:
+            bits = self.prior(vectors, self.network.codebooks(), indices, self._before(frames))
+            for level, (each, weight) in enumerate(zip(bits, weights.rate, strict=False), 1):
+                terms[f"bits_{level}"] = each
+                loss = loss + weight * each
+        return {"loss": loss, **terms, **usage(indices, self.network)}
+
+    def _output_terms(
+        self, frames: Tensor, target: Tensor, made: Tensor, taught: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return how logits, or guides' logits of pictures, differ from the guides' and labels."""
         weights, size = self.losses, target.shape[1:]
-        made, commitment, indices, vectors = self.network(frames, quantize=not warming_up)
         terms: dict[str, Tensor] = {}
         if taught is not None:
             terms = imitation_loss(resize(made, taught.shape[2:]), taught.float())
@@ -142,20 +167,24 @@ class TokenObjective(Objective):
                     each["supervised"] = supervised * len(self.guides)
                 for name, value in each.items():
                     terms[name] = terms.get(name, 0) + value / len(self.guides)
-        if self.reconstructs:
-            terms |= self._picture_terms(frames, target, made)
-        loss = sum(getattr(weights, name) * value for name, value in terms.items()) + commitment
-        terms["commitment"] = commitment
-        if self.critic is not None and not warming_up:
-            real = frames.permute(0, 3, 1, 2).float()
-            terms["adversarial"], terms["critic"] = self.critic.losses(real, made.float())
-            loss = loss + weights.adversarial * terms["adversarial"] + terms["critic"]
-        if self.prior is not None and not warming_up:
-            bits = self.prior(vectors, self.network.codebooks(), indices, self._before(frames))
-            for level, (each, weight) in enumerate(zip(bits, weights.rate, strict=False), 1):
-                terms[f"bits_{level}"] = each
-                loss = loss + weight * each
-        return {"loss": loss, **terms, **usage(indices, self.network)}
+        return terms
+
+    def _feature_terms(self, frames: Tensor, target: Tensor, received: Tensor) -> dict[str, Tensor]:
+        """Return how the receiver's features and logits differ from the expert's own.
+
+        Sides of the frames divide by 32, as those of crops do, so that both lie alike.
+        """
+        decoder, expert = self.network.decoder, self.guides[0]
+        with torch.no_grad():
+            wanted = expert.backbone(frames)
+            logits = expert.decode(wanted).float()
+        made = decoder.features(received)
+        ours = decoder.expert.decode(made)
+        terms = {"features": unexplained_variance(made, wanted), **imitation_loss(ours, logits)}
+        if self.losses.supervised:
+            ours = resize(ours, target.shape[1:])
+            terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]
+        return terms
 
     @torch.no_grad()
     def _before(self, frames: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} {sends}, {wa
 
 ## Data and terms
 
-Trained on {provenance["data"]}; no frame of `val` or `test` was trained on.
+Trained on {provenance["data"]}. Figures are of frames that were not trained on.
 {provenance["license"]}. Initial weights: {provenance["initial_weights"]}.
 
 ## Made by
@@ -138,7 +138,7 @@ A segmentation network without tokens, for receivers of pictures: {about["expert
 
 ## Data and terms
 
-Trained on {provenance["data"]}{compressed}; no frame of `val` or `test` was trained on.
+Trained on {provenance["data"]}{compressed}. Figures are of frames that were not trained on.
 {provenance["license"]}. Initial weights: EfficientNet-Lite, ImageNet (Apache-2.0).
 
 ## Made by

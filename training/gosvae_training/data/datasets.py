@@ -13,6 +13,7 @@ unlabelled  images in any folders, or one video file; split ``all``
 ==========  ====================================================================================
 
 The splits are ``train`` and ``val`` everywhere, and ``test`` and ``extra`` where they exist.
+CamVid can be split by drive as well, see :mod:`gosvae_training.data.splits`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from gosvae_codec.labels import (
 )
 
 from ..config import Config, Source
+from . import splits
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm"})
@@ -210,8 +212,18 @@ def _pairs(
 
 
 def _camvid(root: Path, split: str, labels: LabelSpace) -> Dataset:
-    frames = _listed(root / split, "*.png", "the root of CamVid, 480x360 PNG")
-    masks = [root / f"{split}annot" / path.name for path in frames]
+    folders = splits.FOLDERS if splits.is_by_drive(split) else (split,)
+    frames = [
+        path
+        for folder in folders
+        for path in _listed(root / folder, "*.png", "the root of CamVid, 480x360 PNG")
+    ]
+    if splits.is_by_drive(split):
+        try:
+            frames = splits.select(frames, split)
+        except ValueError as error:
+            raise DataError(f"{root}: {error}") from error
+    masks = [root / f"{path.parent.name}annot" / path.name for path in frames]
     title, table = f"CamVid {split}", camvid_to_train_ids()
     return _pairs(title, _CAMVID_TERMS, frames, masks, table, CITYSCAPES, labels)
 
@@ -288,7 +300,7 @@ def load_dataset(root: Path, split: str, labels: LabelSpace = CAMVID) -> Dataset
     Args:
         root: folder, or video file, in a layout of this module's table.
         split: ``train``, ``val``, ``test`` or ``extra``, as far as the dataset has it; ``all`` of
-            frames without labels.
+            frames without labels; of CamVid also ``only-DRIVE`` and ``without-DRIVE``.
         labels: label space wanted; others are mapped into it by name (:func:`translate`).
 
     Raises:

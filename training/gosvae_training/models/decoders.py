@@ -71,7 +71,15 @@ class UpperDecoder(nn.Module):
 
     stride = 4
 
-    def __init__(self, dim: int, expert: Expert, token_stride: int, width: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        expert: Expert,
+        token_stride: int,
+        width: int,
+        blocks: int = 0,
+        frozen: bool = False,
+    ) -> None:
         """Make it.
 
         Args:
@@ -79,11 +87,17 @@ class UpperDecoder(nn.Module):
             expert: whose upper part is copied.
             token_stride: pixels from one vector to the next, 8, 16 or 32.
             width: channels before the expert's features.
+            blocks: context blocks before them.
+            frozen: whether the expert's part keeps its weights and statistics.
         """
         super().__init__()
         self._multiple = 32 // token_stride
+        self._frozen = frozen
         self.enter = nn.Sequential(
-            nn.Conv2d(dim, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            nn.Conv2d(dim, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            *(ContextBlock(width) for _ in range(blocks)),
         )
         self.widen = nn.ModuleList()
         for channels, stride in zip(expert.backbone.channels, (4, 8), strict=False):
@@ -91,9 +105,15 @@ class UpperDecoder(nn.Module):
             self.widen.append(
                 nn.Sequential(nn.Conv2d(width, channels * up * up, 1), nn.PixelShuffle(up))
             )
-        self.expert = copy.deepcopy(expert).requires_grad_(True)
+        self.expert = copy.deepcopy(expert).requires_grad_(not frozen)
         self.expert.backbone.forget(8)
         freeze_depthwise(self.expert)
+
+    def train(self, mode: bool = True) -> UpperDecoder:
+        super().train(mode)
+        if self._frozen:
+            self.expert.eval()
+        return self
 
     @property
     def classifier(self) -> nn.Conv2d:
@@ -101,10 +121,13 @@ class UpperDecoder(nn.Module):
         return self.expert.classifier
 
     def forward(self, vectors: Tensor) -> Tensor:
+        return self.expert.decode(self.features(vectors))
+
+    def features(self, vectors: Tensor) -> list[Tensor]:
+        """Return what stands for the expert's features of strides 4, 8, 16 and 32."""
         rows, columns = (-side % self._multiple for side in vectors.shape[2:])
         # Features of even and odd sides lie differently; see efficientnet.pad_to_stride.
         vectors = F.pad(vectors, (0, columns, 0, rows), mode="replicate")
         x = self.enter(vectors)
         stride4, stride8 = (widen(x) for widen in self.widen)
-        coarser = self.expert.backbone.resume(stride8, 8)
-        return self.expert.decode([stride4, stride8, *coarser])
+        return [stride4, stride8, *self.expert.backbone.resume(stride8, 8)]

@@ -148,6 +148,10 @@ class Upper(Strict):
 
     kind: Literal["upper"]
     width: PositiveInt = 96
+    blocks: NonNegativeInt = 0
+    """Context blocks at the stride of the tokens, before the features."""
+    frozen: bool = False
+    """Whether the expert's layers keep their weights, so that only what leads to them learns."""
 
 
 class Tokens(Strict):

@@ -22,6 +22,17 @@ from .quantizers import RARE, Argmax, Rounding, residual_codes
 from .settings import Convolutional, LabelSender, Light, Pixels, Tokens, Trunk, Upper
 
 
+class Sent(NamedTuple):
+    """What reaches the receiver of N frames."""
+
+    received: Tensor
+    """What the decoder takes, float (N, dim, h, w)."""
+    commitment: Tensor
+    indices: Tensor
+    vectors: Tensor
+    """These three as in :class:`Coded`."""
+
+
 class Coded(NamedTuple):
     """What becomes of N frames."""
 
@@ -64,8 +75,8 @@ class TokenNetwork(nn.Module):
         """Return the codebooks, float (levels, codes, dim)."""
         return self.quantizer.codebooks
 
-    def forward(self, frames: Tensor, quantize: bool = True) -> Coded:
-        """Encode, quantise and decode; without `quantize` vectors reach the decoder unchanged."""
+    def transmit(self, frames: Tensor, quantize: bool = True) -> Sent:
+        """Encode and quantise; without `quantize` vectors reach the decoder unchanged."""
         encoded = vectors = self.encoder(frames)
         commitment, indices = vectors.new_zeros(()), torch.empty(0, dtype=torch.long)
         if quantize:
@@ -75,9 +86,14 @@ class TokenNetwork(nn.Module):
             commitment = losses.sum()
             indices = indices.unflatten(1, vectors.shape[2:])
             vectors = flat.mT.unflatten(2, vectors.shape[2:])
+        return Sent(vectors, commitment, indices, encoded)
+
+    def forward(self, frames: Tensor, quantize: bool = True) -> Coded:
+        """Encode, quantise and decode; see :meth:`transmit`."""
+        received, *others = self.transmit(frames, quantize)
         height, width = (-(-size // self.decoder.stride) for size in frames.shape[1:3])
-        made = self.decoder(vectors)[:, :, :height, :width]
-        return Coded(made, commitment, indices, encoded)
+        made = self.decoder(received)[:, :, :height, :width]
+        return Coded(made, *others)
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -115,7 +131,9 @@ def build_tokens(
         if not isinstance(expert, Expert):
             raise ConfigError("tokens.decoder.kind: upper needs an expert of kind fpn")
         part = tokens.decoder
-        decoder = UpperDecoder(tokens.dim, expert, encoder.stride, part.width)
+        decoder = UpperDecoder(
+            tokens.dim, expert, encoder.stride, part.width, part.blocks, part.frozen
+        )
     else:
         decoder = MaskDecoder(
             tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
