@@ -19,6 +19,7 @@ VISION_LABEL_INFO = "semantic/label_info_vision"
 LEGEND = "semantic/legend"
 CAMERA_INFO = "camera_info"
 LABEL = "label"
+COMPRESSED_LABEL = "label/compressed"
 
 DIAGNOSTICS = "/diagnostics"
 

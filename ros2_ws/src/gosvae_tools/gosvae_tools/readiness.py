@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray
 
-from gosvae_common.topics import LABEL, MASK, PACKETS
+from gosvae_common.topics import MASK, PACKETS
 
 TRANSMITTER, RECEIVER, RECORDER = "gosvae_tx", "gosvae_rx", "gosvae_record"
 
@@ -31,15 +31,15 @@ class Readiness:
     Args:
         nodes: names of the nodes to wait for: ``gosvae_tx``, ``gosvae_rx``, and recordings, which
             are called ``gosvae_record``, of one side ``gosvae_record_tx`` or ``gosvae_record_rx``.
-        cameras: base names of the cameras, each with whether it has labels.
+        cameras: base names of the cameras, each with its topic of labels, empty for none.
     """
 
-    def __init__(self, nodes: Sequence[str], cameras: Mapping[str, bool]) -> None:
+    def __init__(self, nodes: Sequence[str], cameras: Mapping[str, str]) -> None:
         self._needs = [
             need
-            for camera, labelled in cameras.items()
+            for camera, label in cameras.items()
             for node in nodes
-            for need in _needs(node, camera, labelled, nodes)
+            for need in _needs(node, camera, label, nodes)
         ]
         self._reported: dict[tuple[str, str], Mapping[str, str]] = {}
 
@@ -67,7 +67,7 @@ class Readiness:
         return lines
 
 
-def _needs(node: str, camera: str, labelled: bool, nodes: Sequence[str]) -> Iterator[Need]:
+def _needs(node: str, camera: str, label: str, nodes: Sequence[str]) -> Iterator[Need]:
     recorders = {
         side: any(each in (RECORDER, f"{RECORDER}_{side}") for each in nodes)
         for side in ("tx", "rx")
@@ -83,8 +83,8 @@ def _needs(node: str, camera: str, labelled: bool, nodes: Sequence[str]) -> Iter
     elif node.startswith(RECORDER):
         if TRANSMITTER in nodes and node != f"{RECORDER}_rx":
             yield Need(node, camera, f"publishers of {PACKETS}", 1)
-            if labelled:
-                yield Need(node, camera, f"publishers of {LABEL}", 1)
+            if label:
+                yield Need(node, camera, f"publishers of {label}", 1)
         if RECEIVER in nodes and node != f"{RECORDER}_tx":
             yield Need(node, camera, f"publishers of {MASK}", 1)
 

@@ -38,7 +38,7 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec.errors import GosvaeError
 from gosvae_common import topics
@@ -91,6 +91,7 @@ TOPICS = (
     Topic(topics.MASK, "rx", Image, 50),
     Topic(topics.LABEL_INFO, "rx", LabelInfo, 10, reliable=True, latched=True),
     Topic(topics.LABEL, "tx", Image, 50, reliable=True),
+    Topic(topics.COMPRESSED_LABEL, "tx", CompressedImage, 50, reliable=True),
 )
 """What is recorded of each camera, and on which side it is made."""
 

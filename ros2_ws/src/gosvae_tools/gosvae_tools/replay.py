@@ -263,8 +263,13 @@ class Replay(ParameterNode):
         nodes = [name for name in self.value("wait_for") if name]
         if not nodes:
             return None
-        labelled = {channel.camera for channel in self._outputs if channel.role == "label"}
-        readiness = Readiness(nodes, {each: each in labelled for each in self.source.cameras})
+        labels = {
+            channel.camera: channel.topic.removeprefix(f"{channel.camera}/")
+            for channel in self._outputs
+            if channel.role == "label"
+        }
+        cameras = {camera: labels.get(camera, "") for camera in self.source.cameras}
+        readiness = Readiness(nodes, cameras)
         self.create_subscription(DiagnosticArray, DIAGNOSTICS, readiness.take, 10)
         return readiness
 

@@ -28,9 +28,11 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
+from gosvae_common.messages import type_name  # noqa: E402
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket  # noqa: E402
 from gosvae_tools.bag_writer import message_types  # noqa: E402
 from gosvae_tools.bags import packets, reading  # noqa: E402
+from gosvae_tools.drives.bag import _BESIDE_IMAGES  # noqa: E402
 from gosvae_tools.inspect import inspect  # noqa: E402
 from gosvae_tools.record import DIAGNOSTICS, TOPICS  # noqa: E402
 
@@ -164,6 +166,11 @@ def test_bag_holds_all_that_arrived(node: Node, tmp_path: Path, number: int) -> 
     }
     assert qos["/front/semantic/label_info"]["durability"] == "transient_local"
     assert qos["/front/image_raw/gosvae"]["reliability"] == "best_effort"
+
+
+def test_labels_are_recorded_in_each_form_that_is_played() -> None:
+    played = {(name, kind) for name, kind, role in _BESIDE_IMAGES if role == "label"}
+    assert played <= {(topic.name, type_name(topic.msgtype)) for topic in TOPICS}
 
 
 @pytest.mark.parametrize("side", ["tx", "rx"])

@@ -161,14 +161,22 @@ READY = {
 }
 
 
-def missing(nodes: Any, told: Any, labelled: bool = True, namespace: str = "") -> list[str]:
-    readiness = Readiness(nodes, {"front": labelled})
+def missing(nodes: Any, told: Any, label: str = "label", namespace: str = "") -> list[str]:
+    readiness = Readiness(nodes, {"front": label})
     message = DiagnosticArray()
     for node, values in told.items():
         pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
         message.status.append(DiagnosticStatus(name=f"{namespace}{node}: front", values=pairs))
     readiness.take(message)
     return readiness.missing()
+
+
+def test_a_recording_waits_for_the_labels_that_are_played() -> None:
+    (line,) = missing(ALL, READY, "label/compressed")
+    assert line == "gosvae_record has no of 1 publishers of label/compressed of front"
+    values = {**READY["gosvae_record"], "publishers of label/compressed": "1"}
+    del values["publishers of label"]
+    assert missing(ALL, {**READY, "gosvae_record": values}, "label/compressed") == []
 
 
 def test_all_nodes_have_to_hear_each_other() -> None:
@@ -183,7 +191,7 @@ def test_all_nodes_have_to_hear_each_other() -> None:
             left = {**READY, node: {each: values[each] for each in values if each != key}}
             assert len(missing(ALL, left)) == 1
     unlabelled = {**READY, "gosvae_record": {**READY["gosvae_record"], "publishers of label": "0"}}
-    assert missing(ALL, unlabelled, labelled=False) == []
+    assert missing(ALL, unlabelled, label="") == []
     assert (
         "has 1 of 2 listeners"
         in missing(ALL, {**READY, "gosvae_tx": {"camera publishers": "1", "listeners": "1"}}).pop()

@@ -42,7 +42,7 @@ _TYPES = get_typestore(Stores.ROS2_JAZZY)
 
 _BESIDE_IMAGES: tuple[tuple[str, str, Role], ...] = (
     (names.LABEL, IMAGE, "label"),
-    (f"{names.LABEL}/compressed", COMPRESSED_IMAGE, "label"),
+    (names.COMPRESSED_LABEL, COMPRESSED_IMAGE, "label"),
     (names.CAMERA_INFO, CAMERA_INFO, "camera_info"),
 )
 _TRANSFORMS: tuple[tuple[str, Role], ...] = (("/tf", "tf"), ("/tf_static", "tf_static"))
