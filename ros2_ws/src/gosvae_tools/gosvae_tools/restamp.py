@@ -130,7 +130,18 @@ def restamp(
     problems: tuple[str, ...] = ()
     if not total == len(entries) == written:
         problems = (f"{total} messages counted, {len(entries)} read, {written} written",)
-    return Outcome(figures, tuple(reader.notes), problems)
+    images = Counter(
+        (connections[entry.connection].topic, stamp)
+        for entry, stamp in zip(entries, stamps, strict=True)
+        if _is_frame(connections[entry.connection])
+    )
+    notes = list(reader.notes)
+    if repeated := images.total() - len(images):
+        notes.append(
+            f"{repeated} of {images.total()} images still repeat a stamp, as their times of "
+            "recording do; space them with --rate HZ"
+        )
+    return Outcome(figures, tuple(notes), problems)
 
 
 def _has_stamp(connection: Connection) -> bool:

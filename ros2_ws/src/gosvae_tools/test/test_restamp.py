@@ -210,6 +210,14 @@ def test_an_absurd_time_of_recording_asks_for_a_rate(run: Any, tmp_path: Path) -
     assert stamps == [START, START + 100_000_000]
 
 
+def test_equal_times_of_recording_are_told(run: Any, tmp_path: Path) -> None:
+    items = [frame(0, START + i // 2, i) for i in range(6)]
+    source = write(tmp_path / "bag", items)
+    status, _, err = run(source, "-o", tmp_path / "new")
+    assert status == 0 and "3 of 6 images still repeat a stamp" in err and "--rate HZ" in err
+    assert run(source, "-o", tmp_path / "spaced", "--rate", "15")[::2] == (0, "")
+
+
 def test_a_bag_without_images_has_no_rate(run: Any, tmp_path: Path) -> None:
     write(tmp_path / "bag", [transforms([0], START)])
     assert run(tmp_path / "bag", "-o", tmp_path / "a.mcap", "--rate", 5)[0] == 2
