@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gosvae_codec import Encoder, Header, ImageError, ModelBundle, Packet, PacketError
+from gosvae_codec import Encoder, Exposure, Header, ImageError, ModelBundle, Packet, PacketError
 from gosvae_codec.draft import draft
 from gosvae_codec.sender import Sender, Settings
 from gosvae_common.errors import UsageError
@@ -83,6 +83,8 @@ class _Run:
     intra: int = 0
     packets: int = 0
     size: int = 0
+    unusable: int = 0
+    """Frames that are nearly black or nearly constant."""
     first: int | None = None
     time: int = 0
     """When the newest frame was recorded in ns."""
@@ -108,6 +110,7 @@ class _Run:
         # MCAP has no times before 1970, and the senders' clock must not turn back.
         self.time = max(self.time, frame.time)
         self.first = self.time if self.first is None else self.first
+        self.unusable += bool(Exposure.of(frame.image).problem)
         sender = self.senders[frame.camera]
         header = Header(*divmod(frame.stamp, 1_000_000_000), frame.frame_id)
         try:
@@ -139,6 +142,11 @@ class _Run:
         notes = [f"left out: {reason}" for reason in reasons[:SHOWN_REASONS]]
         if len(reasons) > SHOWN_REASONS:
             notes.append(f"left out for like reasons: {len(reasons) - SHOWN_REASONS} more")
+        if self.unusable:
+            notes.append(
+                f"{self.unusable} of {self.frames} frames are nearly black or nearly constant: "
+                "their masks mean nothing"
+            )
         problems = [damage_problem("frames", damaged, total, max_damaged)]
         if total != len(drive):
             problems.append(f"{total} frames were read, but the input counts {len(drive)}")

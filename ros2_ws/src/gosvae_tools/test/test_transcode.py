@@ -212,6 +212,19 @@ def test_mistakes_take_one_line_and_leave_nothing(
     assert len(read(encoded)) == FRAMES
 
 
+def test_frames_that_show_nothing_are_told(
+    bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    for index, values in enumerate((noise, noise // 40, np.full_like(noise, 90), noise)):
+        assert cv2.imwrite(str(folder / f"{index}.png"), values)
+    output = tmp_path / "packets.mcap"
+    assert gosvae("encode", folder, "-o", output, "--bundle", bundle.path) == 0
+    assert "2 of 4 frames are nearly black or nearly constant" in capsys.readouterr().err
+
+
 def test_a_damaged_bag_without_packets_says_both(
     drive: Path,
     bundle: ModelBundle,
