@@ -222,7 +222,7 @@ class Stream:
             findings.add(WARN, f"packets rejected: {self._rejections.last}")
         silence = min(self._bytes.silence(), self._rejections.meter.silence())
         silent = findings.silence("packets", silence, explain)
-        if not silent and masks == 0 and not rejected:
+        if not silent and masks == 0 and not rejected and self._reassembler.stale:
             findings.add(WARN, "packets arrive, but are older than what was decoded")
 
     def _judge_masks(

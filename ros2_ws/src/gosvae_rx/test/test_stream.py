@@ -127,6 +127,18 @@ def test_packets_that_cannot_be_used(link: Link, tmp_path: Path) -> None:
     assert link.report().values["masks"] == 1
 
 
+def test_packets_are_old_only_where_some_were_found_so(link: Link) -> None:
+    messages = link.packets()
+    for message in messages:
+        link.stream.on_packet(message)
+    # The first frame is being decoded.
+    assert "older" not in link.report().text
+    for message in messages:
+        link.stream.on_packet(message)
+    level, text, _ = link.report()
+    assert level == WARN and "older than what was decoded" in text
+
+
 def test_feedback_is_repeated_while_packets_arrive(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
