@@ -12,7 +12,8 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "drives" / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("training/**/README.md")),
 ]
 
