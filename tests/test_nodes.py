@@ -802,6 +802,7 @@ def handles_sigterm(pid: int) -> bool:
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executable", ["transmitter", "receiver"])
 def test_a_signal_while_a_node_starts_ends_it(pipeline: Pipeline, executable: str) -> None:
     start = getattr(pipeline, executable)

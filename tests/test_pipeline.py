@@ -88,6 +88,7 @@ def test_the_recording_is_readable_with_its_own_definitions(
     assert (message.source_width, message.source_height) == (160, 120)
 
 
+@pytest.mark.slow
 def test_the_demo_reports_what_it_did(drive: Path, bundle: ModelBundle, tmp_path: Path) -> None:
     figures, output = tmp_path / "figures.json", tmp_path / "demo"
     done = gosvae(

@@ -351,6 +351,7 @@ def test_a_drive_crosses_whole(tmp_path: Path, bundle: Path, drive: Path) -> Non
 
 
 @pytest.mark.dds
+@pytest.mark.slow
 def test_a_damaged_frame_is_left_out_and_counted(tmp_path: Path, bundle: Path) -> None:
     types = get_typestore(Stores.ROS2_JAZZY)
     kind = "sensor_msgs/msg/CompressedImage"
@@ -550,6 +551,7 @@ def test_a_failing_node_fails_the_demo(tmp_path: Path, bundle: Path, drive: Path
 
 
 @pytest.mark.dds
+@pytest.mark.slow
 def test_a_signal_stops_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:
     process = demo(
         *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--rate", "0.02")
