@@ -152,6 +152,7 @@ def test_a_bundle_of_another_version(pipeline: Pipeline, tmp_path: Path) -> None
     assert "bundle format 1, this software reads 2: export the bundle again" in node.output()
 
 
+@pytest.mark.slow
 def test_no_free_shared_memory(bundle_path: Path, tmp_path: Path) -> None:
     small = (
         *("unshare", "--mount", "sh", "-c"),
@@ -185,6 +186,7 @@ def test_another_domain_id(pipeline: Pipeline) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_camera_that_stops(pipeline: Pipeline) -> None:
     masks = pipeline.masks()
     pipeline.transmitter(**EAGER)

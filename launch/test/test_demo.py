@@ -539,6 +539,7 @@ def test_a_drive_without_masks_is_given_up(
 
 
 @pytest.mark.dds
+@pytest.mark.slow
 def test_a_failing_node_fails_the_demo(tmp_path: Path, bundle: Path, drive: Path) -> None:
     process = demo(
         *("--input", drive, "--bundle", bundle, "--output", tmp_path / "o", "--providers", "abacus")

@@ -261,6 +261,7 @@ def test_start_offset_and_cameras_of_other_names(
     assert read_stamp(heard[0]) == EPOCH + 533_333_333
 
 
+@pytest.mark.slow
 def test_waits_for_subscribers_until_told_to_stop(drive: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     process = replay(input=str(drive), report=str(report))
@@ -390,6 +391,7 @@ def test_a_loop_logs_ever_more_rarely(
     context.try_shutdown()
 
 
+@pytest.mark.slow
 def test_nothing_is_played_before_all_hear_each_other(
     drive: Path, listen: Callable[..., Listener]
 ) -> None:
