@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from gosvae_codec import ModelBundle
+from gosvae_codec.draft import write_text
 from gosvae_codec.entropy import TokenCoder
 from gosvae_codec.prior import Prior
 
-from .files import write_whole
 from .tables import markdown_table
 
 SIZES = {"480x360": (23, 30), "960x540": (34, 60), "1280x720": (45, 80), "2048x1024": (64, 128)}
@@ -90,7 +90,7 @@ def main() -> None:
     print(markdown_table(heads, lines))
     if options.json:
         figures = {"bundle": bundle.name, "machine": platform.processor(), "rows": rows}
-        write_whole(options.json, json.dumps(figures, indent=2) + "\n")
+        write_text(options.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of results, written whole or not at all, and the machine they were measured on."""
+"""Figures of results, written whole or not at all, and the machine they were measured on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gosvae_codec.draft import draft
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; make its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path, replace=True) as new:
-        new.write_text(text)
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:

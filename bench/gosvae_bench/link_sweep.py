@@ -23,13 +23,14 @@ import numpy as np
 from rich.progress import track
 
 from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec.draft import write_text
 from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.masks import Mask
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_tools.drives import open_source
 from gosvae_tools.link.channel import Channel, Counters, LinkSpec
 
-from .files import save_figure, write_whole
+from .files import save_figure
 from .link_streams import RATE, STREAMS, Image, Networks, Shown, Stream
 from .tables import markdown_table, number
 
@@ -221,7 +222,7 @@ def sweep(bundle: ModelBundle, drive: Drive, path: Path) -> dict[str, Any]:
         stream = STREAMS[cell.stream](networks, drive.frames, spec.rate)
         run = simulate(stream, spec, len(drive.frames))
         results["cells"][cell.key] = judge(run, drive)
-        write_whole(path, json.dumps(results, indent=1) + "\n")
+        write_text(path, json.dumps(results, indent=1) + "\n")
     return results
 
 

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from gosvae_codec.draft import write_text
+
 from .curves import (
     ANCHOR,
     BUNDLE,
@@ -30,7 +32,6 @@ from .curves import (
     tokens_of,
     tuned_experts,
 )
-from .files import write_whole
 from .pictures import plot_frontier, plot_quality, strip
 from .tables import markdown_table, number
 
@@ -326,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=ROOT / "models" / BUNDLE)
     options = parser.parse_args(arguments)
     results = load_results()
-    write_whole(PAGE, render(PAGE.read_text(), results))
+    write_text(PAGE, render(PAGE.read_text(), results))
     plot_quality(results, IMAGES / "benchmark-quality.png")
     plot_frontier(results, IMAGES / "benchmark-frontier.png")
     if options.data is not None:

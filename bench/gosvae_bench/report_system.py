@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gosvae_codec.draft import write_text
+
 from .curves import IMAGES, ROOT
-from .files import save_figure, write_whole
+from .files import save_figure
 from .pictures import load_pyplot
 from .report import fill_in
 from .stages import NETWORKS
@@ -222,7 +224,7 @@ def plot(results: Row, path: Path) -> None:
 def main() -> int:
     """Draw the plot and fill in the page."""
     results = json.loads(RESULTS.read_text())
-    write_whole(PAGE, render(PAGE.read_text(), results))
+    write_text(PAGE, render(PAGE.read_text(), results))
     plot(results, IMAGES / "pipeline-latency.png")
     return 0
 

@@ -14,9 +14,9 @@ import imagecodecs
 import onnxruntime
 
 from gosvae_codec import GosvaeError
+from gosvae_codec.draft import write_text
 
 from .contenders import Contender
-from .files import write_whole
 
 QUALITY = (
     "bytes_per_frame",
@@ -100,7 +100,7 @@ class Results:
         ]
         kept.sort(key=lambda row: order.get(row["key"], last.get(row["sends"], len(order)) + 0.5))
         text = json.dumps({**self._about, "rows": kept}, indent=1) + "\n"
-        write_whole(self._path, text)
+        write_text(self._path, text)
 
 
 def versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header as HeaderMessage
 
 from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
+from gosvae_codec.draft import write_text
 from gosvae_codec.images import resize_frame, to_rgb
 from gosvae_codec.masks import colorize, resize_mask, upsampled_argmax
 from gosvae_codec.packets import Packet
@@ -40,7 +41,6 @@ from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import TokenPacket
 from gosvae_tools.drives import open_source
 
-from .files import write_whole
 from .tables import markdown_table
 
 SIZES = ((360, 480), (512, 1024), (1024, 2048))
@@ -201,7 +201,7 @@ def main() -> None:
         print(f"\n{markdown_table(['stage, ms', *columns], rows)}")
     if options.json:
         results = {"bundle": bundle.name, "stages": ours, "references": theirs}
-        write_whole(options.json, json.dumps(results, indent=1) + "\n")
+        write_text(options.json, json.dumps(results, indent=1) + "\n")
     node.destroy_node()
     rclpy.shutdown()
 

@@ -19,10 +19,11 @@ import rclpy
 from sensor_msgs.msg import CompressedImage
 
 from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec.draft import write_text
 from gosvae_common.topics import COMPRESSED_IMAGE, PACKETS
 from gosvae_msgs.msg import TokenPacket
 
-from .files import machine, write_whole
+from .files import machine
 
 SIZES = {"480x360": (360, 480), "1024x512": (512, 1024), "2048x1024": (1024, 2048)}
 """Height and width."""
@@ -94,7 +95,7 @@ class Results:
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        write_whole(self._path, json.dumps(self.found, indent=1) + "\n")
+        write_text(self._path, json.dumps(self.found, indent=1) + "\n")
 
     def todo(self, planned: Sequence[Run]) -> list[Run]:
         """Return the runs that are missing or were disturbed."""

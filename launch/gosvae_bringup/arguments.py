@@ -10,6 +10,7 @@ from gosvae_common.errors import UsageError
 from gosvae_common.shipped import BUNDLE, BUNDLE_VARIABLE
 from gosvae_common.topics import Side
 from gosvae_tools.limits import PORT_LIMITS, RATE_LIMITS
+from gosvae_tools.verbs import split_names
 
 SWITCH = ("true", "false")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -170,11 +171,6 @@ def meaningless(chosen: Mapping[str, str], side: Side) -> Iterator[str]:
             yield f"{said} and is ignored"
     if side == "rx" and chosen["bag"] and chosen["topics"]:
         yield f"topics:={chosen['topics']} names topics of the bag on side rx and is ignored"
-
-
-def split_names(names: str) -> list[str]:
-    """Return the names in a list separated by commas, without the empty ones."""
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def camera_names(names: str) -> list[str]:

@@ -24,9 +24,10 @@ from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
 from gosvae_common.shipped import absolute, existing, find_bundle, find_profile, share_folder
 from gosvae_common.topics import COMPRESSED_IMAGE, IMAGE, Side
+from gosvae_tools.verbs import split_names
 
 from . import arguments
-from .arguments import camera_names, complete, is_given, split_names
+from .arguments import camera_names, complete, is_given
 from .rviz import write_layout
 
 Value = bool | int | float | str | Sequence[str]
@@ -203,7 +204,7 @@ def _coding(chosen: Mapping[str, str]) -> dict[str, Value]:
     bundle = find_bundle(chosen["bundle"])
     parameters: dict[str, Value] = {"bundle": str(bundle)} if chosen["bundle"] else {}
     if chosen["providers"]:
-        parameters["providers"] = split_names(chosen["providers"])
+        parameters["providers"] = list(split_names(chosen["providers"]))
     if chosen["autostart"] == "false":
         parameters["autostart"] = False
     return parameters
@@ -220,7 +221,7 @@ def _replay(chosen: Mapping[str, str]) -> dict[str, Value]:
     if chosen["loop"] == "true":
         parameters["loop"] = True
     if chosen["topics"]:
-        parameters["topics"] = split_names(chosen["topics"])
+        parameters["topics"] = list(split_names(chosen["topics"]))
     return parameters
 
 

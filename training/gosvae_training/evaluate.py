@@ -26,12 +26,12 @@ from gosvae_codec import (
     ModelBundle,
     Packet,
 )
+from gosvae_codec.draft import write_text
 from gosvae_codec.masks import enlarge_labels, shrink_labels
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 
 from .data.datasets import DataError, Dataset, Sample, describe, iterate, load_dataset
-from .files import write_text
 from .tables import markdown_table
 
 HEADER = Header(0, 0, "camera")

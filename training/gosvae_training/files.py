@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,22 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from gosvae_codec.draft import draft
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a draft, which replaces `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path, replace=True) as new:
-        yield new
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with whole_file(path) as new:
-        new.write_text(text)
 
 
 @contextmanager

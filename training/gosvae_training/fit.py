@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from gosvae_codec.draft import whole_file
+
 from .config import Identity, Schedule
-from .files import whole_file
 from .objectives import Objective
 
 CHECKPOINT_SECONDS = 120

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gosvae_training.files import whole_file, whole_folder, write_text
+from gosvae_codec.draft import whole_file, write_text
+from gosvae_training.files import whole_folder
 from gosvae_training.tables import markdown_table
 
 

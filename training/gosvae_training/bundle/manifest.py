@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from gosvae_codec.bundle import FORMAT, MANIFEST
+from gosvae_codec.draft import write_text
 
 from ..config import Config
-from ..files import write_text
 from ..models.settings import Fpn
 from ..models.token_network import TokenNetwork
 from ..train import Material

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..files import whole_file
+from gosvae_codec.draft import whole_file
+
 from .augment import fit_rows
 from .datasets import Dataset, Sample, iterate
 

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from gosvae_codec.draft import whole_file
+
 from ..evaluate import gigamacs
-from ..files import whole_file
 from ..tables import markdown_table
 
 

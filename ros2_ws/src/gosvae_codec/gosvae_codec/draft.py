@@ -36,3 +36,20 @@ def draft(output: Path, replace: bool = False) -> Iterator[Path]:
         (folder / output.name).replace(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a draft, which replaces `path` when the block ends without an error.
+
+    The folder of `path` is made if there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with draft(path, replace=True) as new:
+        yield new
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; make its folder if there is none."""
+    with whole_file(path) as new:
+        new.write_text(text)

@@ -33,7 +33,7 @@ class Verb(NamedTuple):
     handle: Callable[[argparse.Namespace], int]
 
 
-def names(text: str) -> tuple[str, ...]:
+def split_names(text: str) -> tuple[str, ...]:
     """Return the names in a list separated by commas, without the empty ones."""
     return tuple(name for each in text.split(",") if (name := each.strip()))
 
@@ -51,7 +51,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", default="", metavar="DIR", help="model bundle, as for `run`")
     parser.add_argument(
         "--providers",
-        type=names,
+        type=split_names,
         default=("cpu",),
         metavar="NAMES",
         help="where networks run, most wanted first, separated by commas: tensorrt, cuda, cpu "
@@ -93,14 +93,14 @@ def _add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cameras",
-        type=names,
+        type=split_names,
         default=("camera",),
         metavar="NAMES",
         help="base names of the topics, separated by commas (default: camera)",
     )
     parser.add_argument(
         "--topics",
-        type=names,
+        type=split_names,
         default=(),
         metavar="NAMES",
         help="the bag's image topic of each camera, where that is not clear",

@@ -147,7 +147,7 @@ class Stream:
         rate = self._bytes.rate()
         drops = share(conditions.drop_rate, rate)
         self._judge_frames(findings, conditions, rate)
-        self._judge_input(findings, conditions, drops)
+        self._judge_input(findings, conditions, values["undelivered"], drops)
         if rate > 0:
             unanswered = time.monotonic() - max(self._heard, self._begun)
             findings.figure(
@@ -222,9 +222,10 @@ class Stream:
         elif self._frames:
             findings.rate("frames sent", rate)
 
-    def _judge_input(self, findings: Findings, conditions: Conditions, drops: float) -> None:
+    def _judge_input(
+        self, findings: Findings, conditions: Conditions, undelivered: float, drops: float
+    ) -> None:
         """Add what is wrong with the frames that arrive."""
-        undelivered = self._delivery.lost_share()
         if not drops > MAX_DROPS:
             findings.figure(
                 "undelivered",

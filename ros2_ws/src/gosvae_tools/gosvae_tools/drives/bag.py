@@ -34,6 +34,7 @@ from .source import (
     Role,
     Source,
     check_label_size,
+    first_line,
 )
 from .stamps import read_stamp
 from .times import span, typical_interval
@@ -165,7 +166,7 @@ class Bag(Source):
                 content = _content(image)
                 rgb = converters[camera].to_rgb(content)
             except _UNDECODABLE as error:
-                losses.append(Loss("frame", 1, f"{where}: {_line(error)}"))
+                losses.append(Loss("frame", 1, f"{where}: {first_line(error)}"))
                 continue
             ids = None if label is None else _label(label, rgb, where, losses)
             frame_id = content.header.frame_id
@@ -182,14 +183,10 @@ def _label(label: Message, image: Pixels, where: str, losses: list[Loss]) -> Pix
         ids = label_ids(_content(label))
         check_label_size(ids, image)
     except _UNDECODABLE as error:
-        losses.append(Loss("label", 1, f"{where}, its label: {_line(error)}"))
+        losses.append(Loss("label", 1, f"{where}, its label: {first_line(error)}"))
         return None
     return ids
 
 
 def _content(message: Message) -> Any:
     return _TYPES.deserialize_cdr(bytes(message.data), message.channel.msgtype)
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

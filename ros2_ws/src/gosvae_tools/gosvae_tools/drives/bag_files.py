@@ -15,7 +15,7 @@ import zstandard
 
 from .mcap_file import MAGIC as MCAP
 from .mcap_file import McapFile
-from .source import SourceError
+from .source import SourceError, first_line
 from .sqlite_file import MAGIC as SQLITE
 from .sqlite_file import SqliteFile
 from .storage import Storage
@@ -93,7 +93,7 @@ def bag_files(path: Path) -> BagFiles:
         try:
             listed, declared = _metadata(metadata)
         except Exception as error:  # anything may be in there
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
             notes.append(f"{metadata} cannot be read ({reason}): the files beside it are read")
         else:
             return _listed(path, there, listed, declared)

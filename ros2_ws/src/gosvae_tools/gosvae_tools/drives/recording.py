@@ -19,7 +19,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2.metadata import parse_qos
 
 from .bag_files import ZSTD, Declared, bag_files, open_storage
-from .source import SourceError
+from .source import SourceError, first_line
 from .storage import Run, Topic
 from .times import span
 
@@ -56,7 +56,7 @@ class Recording:
             except SourceError as error:
                 errors.append(error)
             except Exception as error:  # damaged files make the parsers raise nearly anything
-                line = str(error).partition("\n")[0] or type(error).__name__
+                line = first_line(error)
                 errors.append(SourceError(f"{each} cannot be read: {line}"))
         if not self._storages:
             raise errors[0]

@@ -228,3 +228,8 @@ def check_label_size(ids: Pixels, image: Pixels) -> None:
             f"it is {ids.shape[1]}x{ids.shape[0]} pixels, "
             f"its frame {image.shape[1]}x{image.shape[0]}: they must be equal"
         )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return str(error).partition("\n")[0] or type(error).__name__
