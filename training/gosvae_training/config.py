@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,8 +13,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     Tag,
+    field_validator,
     model_validator,
 )
+
+from gosvae_codec.errors import LabelError
+from gosvae_codec.labels import LABEL_SPACES, label_space
 
 from .models.settings import Fpn, Labels, LabelSender, Network, Pixels, Tokens, Upper
 from .strict import Size, Strict, kind_or, override, parse, read_yaml
@@ -56,7 +60,8 @@ class Schedule(Strict):
     frozen_blocks: NonNegativeInt
     """EfficientNet blocks, counted from the stem, that keep their ImageNet or expert weights."""
     teacher: Literal["crop", "frame"] = "crop"
-    """What the expert looks at: every crop anew, or each frame once. With ``frame`` everything is
+    """What the expert looks at: every crop anew, or each frame once, which is the default of codecs
+    that imitate somebody's own expert: it need not know crops. With ``frame`` everything is
     kept in memory (2.6 bytes a pixel and class beside the frame, a sixteenth of it logits), steps
     take less time, and losses are computed at half and a quarter of the crop's sides."""
     validate_every: PositiveInt = 500
@@ -114,8 +119,9 @@ class Config(Strict):
     seed: NonNegativeInt
     input_size: Size
     """Of the frames that the encoder takes."""
-    labels: Literal["camvid", "cityscapes", "ade20k"] = "camvid"
-    """Label space; masks of datasets with another one are mapped into it by name."""
+    labels: str = "camvid"
+    """Label space: camvid, cityscapes, ade20k, or a YAML file of labels; masks of datasets with
+    another one are mapped into it by name."""
     data: Data = Data()
     expert: Expert
     guides: Mapping[str, Network] = {}
@@ -136,6 +142,15 @@ class Config(Strict):
     prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_a_space(cls, name: str) -> str:
+        try:
+            label_space(name)
+        except LabelError as error:
+            raise ValueError(str(error)) from error
+        return name
 
     @model_validator(mode="after")
     def _losses_fit_the_decoder(self) -> Config:
@@ -186,7 +201,7 @@ class Identity(NamedTuple):
     """Those that a checkpoint older than the choice does not have."""
 
 
-def identify(config: Config, fields: Iterable[str], **more: str) -> Identity:
+def identify(config: Config, fields: Collection[str], **more: str) -> Identity:
     """Return what of `config` decides a stage's weights.
 
     Args:
@@ -211,6 +226,9 @@ def identify(config: Config, fields: Iterable[str], **more: str) -> Identity:
     for name in fields:
         value, field = getattr(config, name), Config.model_fields[name]
         flat += walk(name, value, not field.is_required() and value == field.get_default())
+    if "labels" in fields and config.labels not in LABEL_SPACES:
+        # Of a file what stands in it counts.
+        more["labels.content"] = str(label_space(config.labels).labels)
     lines = [line for line, _ in flat] + [f"{name}: {value}" for name, value in more.items()]
     return Identity(lines, frozenset(line for line, default in flat if default))
 
@@ -224,4 +242,21 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     values = read_yaml(path)
     for text in overrides:
         override(values, text)
-    return parse(Config, values, path)
+    return parse(Config, _taught_by_frame(values), path)
+
+
+def _taught_by_frame(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration in which somebody's own expert, unless told otherwise, sees frames."""
+
+    def part(*names: str) -> Any:
+        found: Any = values
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    foreign = part("expert", "network", "kind") in ("onnx", "torch", "espnet")
+    tokens, decoder = part("tokens", "kind"), part("tokens", "decoder", "kind")
+    masks = tokens in (None, "tokens", "label_sender") and decoder in (None, "masks")
+    if not foreign or not masks or part("guides") or not isinstance(values.get("codec"), dict):
+        return values
+    return {**values, "codec": {"teacher": "frame", **values["codec"]}}

@@ -7,6 +7,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gosvae_codec.images import resize_frame
-from gosvae_codec.labels import LABEL_SPACES, LabelSpace
+from gosvae_codec.labels import LabelSpace, label_space
 from gosvae_codec.metrics import ConfusionMatrix
 
 from .config import Config, Schedule, identify, load_config
-from .data.augment import RandomCrops
+from .data.augment import RandomCrops, fit_rows
 from .data.cached_logits import CachedLogits
-from .data.datasets import DataError, Dataset, describe, iterate, load_sources, parse_folders
+from .data.datasets import (
+    DataError,
+    Dataset,
+    Sample,
+    describe,
+    iterate,
+    load_sources,
+    parse_folders,
+)
 from .data.mixture import Concatenation, Mixture
 from .fit import Run, TrainingError, fit, make_fabric
 from .losses import class_weights
@@ -47,7 +56,7 @@ class Material:
     @classmethod
     def load(cls, config: Config, folders: Mapping[str, Path]) -> Material:
         """Open the datasets of a configuration; raise DataError where that fails."""
-        labels = LABEL_SPACES[config.labels]
+        labels = label_space(config.labels)
         train = load_sources(config.data.train, folders, labels)
         return cls(
             config,
@@ -55,10 +64,10 @@ class Material:
             Concatenation(list(load_sources(config.data.val, folders, labels).values())),
         )
 
-    @property
+    @cached_property
     def labels(self) -> LabelSpace:
         """The label space of masks and logits."""
-        return LABEL_SPACES[self.config.labels]
+        return label_space(self.config.labels)
 
     def describe(self) -> str:
         """Return what is trained on."""
@@ -224,15 +233,24 @@ def with_logits(
 ) -> dict[str, Dataset]:
     """Return the datasets trained on with the logits of `expert`, which are kept in `folder`."""
     rows = material.config.input_size[0]
+    own_size: tuple[int, int] | None = getattr(expert, "size", None)
 
     @torch.inference_mode()
-    def teach(frame: np.ndarray) -> np.ndarray:
+    def teach(frame: np.ndarray) -> Tensor:
+        # An expert with a size of its own is shown all that the camera saw.
+        if own_size is None:
+            frame = fit_rows(Sample(frame, frame[..., 0]), rows).frame
+        else:
+            frame = resize_frame(frame, own_size)
         with fabric.autocast():
             logits = expert(torch.from_numpy(frame)[None].to(fabric.device))
-        return logits[0].float().permute(1, 2, 0).cpu().numpy()
+        return logits[0].float().cpu()
 
     def name(dataset: Dataset) -> str:
-        text = f"{fingerprint(expert)} {describe(dataset)} {rows}"
+        network = material.config.expert.network.model_dump_json()
+        first = hashlib.sha256(dataset[0].frame.tobytes()).hexdigest()
+        named = f"{fingerprint(expert)} {network} {material.labels}"
+        text = f"{named} {describe(dataset)} {first} {rows}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     return {

@@ -14,6 +14,7 @@ from trees import write_ade20k, write_camvid, write_cityscapes
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
 from gosvae_codec.labels import ADE20K, CITYSCAPES_IDS
 from gosvae_training.data.augment import RandomCrops, augment, fit_rows, recompress
+from gosvae_training.data.cached_logits import CachedLogits, at_stride
 from gosvae_training.data.datasets import (
     DataError,
     Sample,
@@ -206,3 +207,46 @@ def test_frames_of_other_sizes_are_brought_to_the_networks_height() -> None:
     assert fit_rows(sample, 128) is sample
     both = Concatenation([Listed([sample] * 2), Listed([fit_rows(sample, 64)] * 3)])
     assert [each.mask.shape[0] for each in iterate(both)] == [128, 128, 64, 64, 64]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 93)])
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_logits_of_any_stride_stay_where_they_were(stride: int, size: tuple[int, int]) -> None:
+    """A field that is linear in the pixels is known exactly at the centre of every cell."""
+    rng = np.random.default_rng(stride)
+    for _ in range(5):
+        slope, offset = rng.normal(size=(2, 3)), rng.normal(size=3)
+
+        def field(step: int, slope: np.ndarray = slope, offset: np.ndarray = offset) -> np.ndarray:
+            y, x = ((np.arange(-(-side // step)) + 0.5) * step for side in size)
+            return np.stack(
+                [a * y[:, None] + b * x + c for a, b, c in zip(*slope, offset, strict=True)]
+            )
+
+        covered = tuple(-(-side // stride) * stride for side in size)
+        wanted = field(4)
+        made = at_stride(torch.from_numpy(field(stride)), covered).numpy()
+        rows, columns = wanted.shape[1:]
+        made = made[:, :rows, :columns]
+        # Beyond the outermost centres, coarse logits are repeated.
+        edge = 1 if stride > 4 or size != (64, 96) else 0
+        inner = np.s_[:, edge : rows - edge, edge : columns - edge]
+        np.testing.assert_allclose(made[inner], wanted[inner], atol=1e-4)
+
+
+def test_an_expert_asked_once_says_the_same_as_when_asked_anew(tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (128, 192, 3), np.uint8)
+    sample = Sample(frame, np.zeros((128, 192), np.uint8))
+    asked = []
+
+    def teach(frame: np.ndarray) -> torch.Tensor:
+        asked.append(frame.shape)
+        return torch.from_numpy(frame).permute(2, 0, 1).float()
+
+    for _ in range(2):
+        cached = CachedLogits(Listed([sample] * 2), 64, teach, tmp_path / "logits" / "a.npz")
+        assert cached[1].frame.shape == (64, 96, 3) and cached[1].logits.shape == (16, 24, 3)
+        blocks = frame.reshape(16, 8, 24, 8, 3).astype(float).mean((1, 3))
+        np.testing.assert_allclose(cached[1].logits, blocks, atol=0.1)
+    # Of whole frames, once each.
+    assert asked == [(128, 192, 3)] * 2

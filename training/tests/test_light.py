@@ -174,11 +174,11 @@ def test_what_the_expert_said_of_a_frame_is_asked_for_once_and_moves_with_it(
     samples = load_dataset(write_camvid(tmp_path / "camvid"), "train")
     asked = []
 
-    def teach(frame: np.ndarray) -> np.ndarray:
+    def teach(frame: np.ndarray) -> torch.Tensor:
         asked.append(frame)
         # As sure of a class as its colour says; void is none.
         label = frame[2::4, 2::4, 2] // 20
-        return (np.arange(11) == label[..., None]) * 9.0
+        return torch.from_numpy((np.arange(11)[:, None, None] == label) * 9.0).float()
 
     file = tmp_path / "logits" / "some.npz"
     first, second = (CachedLogits(samples, SIZE[0], teach, file) for _ in range(2))

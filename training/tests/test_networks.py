@@ -447,7 +447,7 @@ def test_the_papers_size_is_the_papers_10_kilobytes() -> None:
 
 
 def test_channels_that_become_one_class_add_their_probabilities() -> None:
-    names = ["road", "car", "bus", "", "kennel"]
+    names = ["road", "car", "bus", "", ""]
     logits = torch.randn(1, 5, 2, 2, generator=torch.Generator().manual_seed(0))
     given = Translate(names, CAMVID)(logits)
     car, road = (CAMVID.labels.index(CAMVID.by_name(name)) for name in ("car", "road"))
@@ -457,7 +457,7 @@ def test_channels_that_become_one_class_add_their_probabilities() -> None:
     assert (
         given.argmax(1) == torch.where(share[:, 0] > share[:, 1] + share[:, 2], road, car)
     ).all()
-    with pytest.raises(ConfigError, match="none is a label of camvid"):
+    with pytest.raises(ConfigError, match="no labels of camvid"):
         Translate(["kennel"], CAMVID)
 
 

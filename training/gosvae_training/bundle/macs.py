@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.experts import OnnxExpert
+from ..models.onnx_expert import OnnxExpert
 
 Shape = tuple[int, ...]
 _COUNTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})

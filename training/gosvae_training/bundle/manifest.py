@@ -30,7 +30,7 @@ def describe_codec(material: Material, codec: TokenNetwork) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": config.name,
-        "label_space": config.labels,
+        "label_space": material.labels.name,
         "input_size": list(config.input_size),
         "grid": [-(-side // codec.encoder.stride) for side in config.input_size],
         "inertia": list(EncoderGraph(codec, config.inertia).inertia),

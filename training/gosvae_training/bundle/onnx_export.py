@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ..models.experts import OnnxExpert
+from ..models.onnx_expert import OnnxExpert
 
 OPSET = 18
 LEAST_KEPT = 0.95
@@ -27,8 +27,17 @@ Inputs = tuple[Tensor, ...]
 """What a graph takes."""
 
 
-def to_onnx(graph: nn.Module, example: Inputs, names: tuple[Sequence[str], str]) -> onnx.ModelProto:
-    """Export with a free batch size; `names` are those of its inputs and of its output."""
+def to_onnx(
+    graph: nn.Module,
+    example: Inputs,
+    names: tuple[Sequence[str], str],
+    free_batch: bool = True,
+) -> onnx.ModelProto:
+    """Export, with a free batch size unless told otherwise.
+
+    `names` are those of its inputs and of its output.
+    """
+    batch = [{0: torch.export.Dim("batch")}] * len(example) if free_batch else None
     program = torch.onnx.export(
         graph.eval(),
         example,
@@ -36,7 +45,7 @@ def to_onnx(graph: nn.Module, example: Inputs, names: tuple[Sequence[str], str])
         opset_version=OPSET,
         input_names=list(names[0]),
         output_names=[names[1]],
-        dynamic_shapes=[{0: torch.export.Dim("batch")}] * len(example),
+        dynamic_shapes=batch,
         verbose=False,
     )
     assert program is not None
@@ -59,18 +68,32 @@ def foreign_to_onnx(expert: OnnxExpert, frame: Tensor) -> onnx.ModelProto:
     Raises:
         ExportError: it cannot be brought to this project's operator set.
     """
+    free = not expert.form.single
+    frames = torch.cat([frame, frame]) if free else frame
     with torch.inference_mode():
-        pixels = expert.before(torch.cat([frame, frame]))
-        logits = expert.network(pixels)
+        pixels = expert.before(frames)
+        made = expert.network(pixels)
     middle = onnx.load(expert.path)
+    # Merged graphs have one operator set; newer ones than ours cannot be brought back.
+    opset = max([OPSET, *(each.version for each in middle.opset_import if not each.domain)])
+    before, after = (
+        to_onnx(part, (example,), ([taken], given), free)
+        for part, example, taken, given in (
+            (expert.before, frames, "frames", "pixels"),
+            (expert.after, made, "taken", "made"),
+        )
+    )
     try:
-        middle = onnx.version_converter.convert_version(middle, OPSET)
+        before, middle, after = (
+            onnx.version_converter.convert_version(each, opset) for each in (before, middle, after)
+        )
     except RuntimeError as error:
-        raise ExportError(f"{expert.path}: cannot convert it to opset {OPSET}: {error}") from error
+        raise ExportError(f"{expert.path}: cannot convert it to opset {opset}: {error}") from error
+    middle = onnx.utils.Extractor(middle).extract_model([expert.form.taken], [expert.form.made])
     parts = [
-        to_onnx(expert.before, (torch.cat([frame, frame]),), (["frames"], "pixels")),
+        before,
         onnx.compose.add_prefix(middle, "foreign/"),
-        onnx.compose.add_prefix(to_onnx(expert.after, (logits,), (["taken"], "made")), "after/"),
+        onnx.compose.add_prefix(after, "after/"),
     ]
     joined = parts[0]
     for part in parts[1:]:

@@ -107,7 +107,7 @@ def export_expert(material: Material, runs: Path, models: Path) -> Path:
         write_onnx(expert, frames, (["frames"], "logits"), draft / EXPERT)
         about: dict[str, Any] = {
             "name": config.name,
-            "label_space": config.labels,
+            "label_space": material.labels.name,
             "input_size": list(config.input_size),
             "expert": {"name": expert_name(config), **record(draft / EXPERT)},
             "expert_macs": expert_macs(expert, *frames[0]),

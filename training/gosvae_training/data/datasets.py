@@ -101,13 +101,15 @@ class Dataset(Protocol):
 def translate(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
     """Return the table from ids of `source` to ids of `target`, uint8 (256,).
 
-    A class keeps its name, else takes the first of its FALLBACKS that `target` has, else is
-    unlabelled.
+    A class keeps its name, else takes its group's, else the first of its FALLBACKS that `target`
+    has, else is unlabelled.
     """
     table = np.full(256, UNLABELLED, np.uint8)
     ids = {label.name: label.id for label in target.labels}
     for label in source.labels:
         name: str | None = label.name
+        if name not in ids and label.group in ids:
+            name = label.group
         while name is not None and name not in ids:
             name = FALLBACKS.get(name)
         if name is not None:

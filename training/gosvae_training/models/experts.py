@@ -7,40 +7,26 @@ Every expert takes frames, uint8 or float (N, H, W, 3) RGB from 0 to 255, and gi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import onnxruntime as ort
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace
+from gosvae_codec.errors import LabelError
+from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace, label_space
 
 from ..data.datasets import translate
 from ..strict import ConfigError
 from . import settings
 from .espnet import EspNet
 from .expert import Expert
+from .onnx_expert import Feed, OnnxExpert
 
 _ABSENT = -30.0
 """Logit of a class that a foreign network does not know."""
-
-
-class Normalize(nn.Module):
-    """Frames to what a foreign network takes, float (N, 3, H, W)."""
-
-    def __init__(self, picture: settings.Picture) -> None:
-        super().__init__()
-        self.flip = picture.order == "bgr"
-        self.register_buffer("mean", torch.tensor(picture.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(picture.std)[:, None, None])
-
-    def forward(self, frames: Tensor) -> Tensor:
-        pixels = frames.permute(0, 3, 1, 2).float()
-        return ((pixels.flip(1) if self.flip else pixels) - self.mean) / self.std
 
 
 class Translate(nn.Module):
@@ -49,29 +35,54 @@ class Translate(nn.Module):
     A class that several channels fall into gets the sum of their probabilities.
     """
 
-    def __init__(self, channels: list[str], labels: LabelSpace) -> None:
+    def __init__(
+        self, channels: Sequence[str], labels: LabelSpace, source: LabelSpace | None = None
+    ) -> None:
         """Make the table.
 
         Args:
-            channels: label name of each channel; empty for none.
+            channels: label name of each channel, empty for none.
             labels: label space wanted.
+            source: where given, the label space of the names, some of which `labels` may lack.
 
         Raises:
-            ConfigError: no channel means any of the labels.
+            ConfigError: no channel means one of the labels or, without `source`, one does not.
         """
         super().__init__()
-        named = [(index, name) for index, name in enumerate(channels) if name]
-        unique = list(dict.fromkeys(name for _, name in named))
-        source = LabelSpace("foreign", tuple(Label(i, n, (0, 0, 0)) for i, n in enumerate(unique)))
-        table = translate(source, labels)
+        partial = source is not None
+        if source is None:
+            named = [name for name in dict.fromkeys(channels) if name]
+            entries = tuple(Label(place, name, (0, 0, 0)) for place, name in enumerate(named))
+            source = LabelSpace("channels", entries) if named else labels
+        names, table = {each.id: each.name for each in labels.labels}, translate(source, labels)
+        meant = {each.name: names.get(int(table[each.id]), "") for each in source.labels}
+        self.table = [(name, meant[name] if name else "") for name in channels]
         self.groups = [
-            [index for index, name in named if table[unique.index(name)] == label.id]
-            for label in labels.labels
+            [place for place, (_, label) in enumerate(self.table) if label == each.name]
+            for each in labels.labels
         ]
-        if not any(self.groups):
-            raise ConfigError(f"channels {channels}: none is a label of {labels.name}")
+        strange = [name for name, label in self.table if name and not label]
+        if not any(self.groups) or (strange and not partial):
+            raise ConfigError(
+                f"channels {strange or list(channels)}: no labels of {labels.name}, which has "
+                f"{', '.join(names.values())}; leave a channel out with an empty name\n{self}"
+            )
+
+    def __str__(self) -> str:
+        rows = [("channel", "name", "label")]
+        rows += [(str(place), *pair) for place, pair in enumerate(self.table)]
+        return "\n".join(f"{a:>7}  {b or '-':20}  {c or '-'}" for a, b, c in rows)
+
+    def check(self, channels: int) -> None:
+        """Raise ConfigError unless a network with so many channels is meant."""
+        if channels != len(self.table):
+            raise ConfigError(
+                f"the expert has {channels} channels, but {len(self.table)} are named; give a name "
+                f"for each, empty for none\n{self}"
+            )
 
     def forward(self, logits: Tensor) -> Tensor:
+        self.check(logits.shape[1])
         absent = torch.full_like(logits[:, 0], _ABSENT)
         logits = logits.log_softmax(1)
         return torch.stack(
@@ -80,9 +91,9 @@ class Translate(nn.Module):
 
 
 class TorchExpert(nn.Module):
-    """A torch network between :class:`Normalize` and :class:`Translate`."""
+    """A torch network between :class:`Feed` and :class:`Translate`."""
 
-    def __init__(self, before: Normalize, network: nn.Module, after: Translate) -> None:
+    def __init__(self, before: Feed, network: nn.Module, after: Translate) -> None:
         super().__init__()
         self.before, self.network, self.after = before, network, after
 
@@ -92,36 +103,6 @@ class TorchExpert(nn.Module):
         if isinstance(logits, dict):
             logits = logits["out"]
         return self.after(getattr(logits, "logits", logits))
-
-
-class OnnxExpert(nn.Module):
-    """An ONNX network between :class:`Normalize` and :class:`Translate`; has no gradient."""
-
-    def __init__(self, before: Normalize, path: Path, after: Translate) -> None:
-        super().__init__()
-        self.before, self.path, self.after = before, path, after
-        try:
-            self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has no base class of its own
-            raise ConfigError(f"{path}: not an ONNX network that runs: {error}") from error
-        self._input = self._session.get_inputs()[0].name
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxExpert:
-        """Return itself: it has nothing that is trained."""
-        return self
-
-    def forward(self, frames: Tensor) -> Tensor:
-        if frames.requires_grad:
-            raise ConfigError(
-                f"{self.path}: an ONNX network has no gradient, which decoding to pixels needs; "
-                "bring the torch network instead (kind: torch)"
-            )
-        return self.after(self.network(self.before(frames)))
-
-    def network(self, pixels: Tensor) -> Tensor:
-        """Return the foreign network's own output."""
-        logits = self._session.run(None, {self._input: pixels.cpu().numpy()})[0]
-        return torch.from_numpy(logits).to(pixels.device)
 
 
 def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
@@ -145,7 +126,7 @@ def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
     if isinstance(network, settings.EspNet):
         inner = EspNet(20, network.p, network.q)
         load_weights(inner, load_file, network.weights, network.kind)
-        before = Normalize(
+        before = Feed(
             settings.Picture(
                 order="bgr",
                 mean=(72.3923111, 82.90893555, 73.15840149),
@@ -154,10 +135,15 @@ def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
             )
         )
         names = [label.name for label in CITYSCAPES.labels]
-        return TorchExpert(before, inner.eval(), Translate([*names, ""], labels))
-    before, after = Normalize(network.picture), Translate(network.channels, labels)
+        return TorchExpert(before, inner.eval(), Translate([*names, ""], labels, CITYSCAPES))
+    after = _translate(network.channels, labels)
     if isinstance(network, settings.Onnx):
-        return OnnxExpert(before, Path(network.path), after)
+        expert = OnnxExpert(network, len(after.table), after)
+        try:
+            after.check(expert.channels)
+        except ConfigError as error:
+            raise ConfigError(f"{network.path}: {error}") from error
+        return expert
     module, _, function = network.factory.partition(":")
     try:
         inner = getattr(importlib.import_module(module), function)()
@@ -165,7 +151,18 @@ def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
         raise ConfigError(
             f"factory {network.factory!r}: {error}; give module:function on PYTHONPATH"
         ) from error
-    return TorchExpert(before, inner.eval(), after)
+    return TorchExpert(Feed(network.picture), inner.eval(), after)
+
+
+def _translate(channels: settings.Channels, labels: LabelSpace) -> Translate:
+    """Return what turns the channels of a configuration into labels."""
+    if not isinstance(channels, str):
+        return Translate(channels, labels)
+    try:
+        source = label_space(channels)
+    except LabelError as error:
+        raise ConfigError(f"channels: {error}") from error
+    return Translate([each.name for each in source.labels], labels, source)
 
 
 def load_weights(

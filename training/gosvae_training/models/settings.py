@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, Tag, model_validator
 
-from ..strict import Strict, kind_or
+from ..strict import Size, Strict, kind_or
 
 # --- experts
 
@@ -31,11 +31,32 @@ class EspNet(Strict):
 
 
 class Picture(Strict):
-    """What a foreign network takes: ``(pixels - mean) / std``, pixels from 0 to 255."""
+    """What a foreign network takes: ``(pixels - mean) / std``, pixels from 0 to `scale`.
+
+    Networks that take uint8 get pixels as they are, in `order`.
+    """
 
     order: Literal["rgb", "bgr"] = "rgb"
+    scale: Literal[1, 255] = 255
+    """What white is before the mean is taken off."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    @model_validator(mode="after")
+    def _mean_and_std_fit_the_scale(self) -> Picture:
+        small = max(map(abs, self.mean)) <= 1 and max(self.std) < 1
+        given = f"mean {self.mean} and std {self.std}"
+        if small and self.scale == 255:
+            raise ValueError(f"{given} are of pixels from 0 to 1: add scale: 1")
+        if self.scale == 1 and max(*self.mean, *self.std) > 1:
+            raise ValueError(f"{given} are not of pixels from 0 to 1: leave scale out")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std}: each has to be above 0")
+        return self
+
+
+Channels = list[str] | str
+"""Label name of each channel, empty for none; or a label space, by its name or as a YAML file."""
 
 
 class Torch(Strict):
@@ -44,19 +65,26 @@ class Torch(Strict):
     kind: Literal["torch"]
     factory: str
     """``module:function`` that returns it, weights and all."""
-    channels: list[str]
-    """Label name of each channel; empty for none."""
+    channels: Channels
     picture: Picture = Picture()
 
 
 class Onnx(Strict):
-    """Any ONNX network from float (N, 3, H, W) to logits (N, channels, h, w)."""
+    """Any ONNX network from one picture to a map of classes.
+
+    It takes (N, 3, H, W) or (N, H, W, 3) of float, float16 or uint8, and makes logits or
+    probabilities, (N, channels, h, w) or (N, h, w, channels), or labels (N, h, w) or (N, 1, h, w).
+    N may be 1, H and W may be fixed.
+    """
 
     kind: Literal["onnx"]
     path: str
-    channels: list[str]
-    """Label name of each channel; empty for none."""
+    channels: Channels
     picture: Picture = Picture()
+    size: Size | None = None
+    """At which frames are shown to it; without one, its own or, if that is free, the encoder's."""
+    output: str = ""
+    """Name of the output to read where several could be meant."""
 
 
 Network = Annotated[

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import colorsys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from .errors import LabelError
 
@@ -22,6 +25,8 @@ class Label(NamedTuple):
     id: int
     name: str
     color: tuple[int, int, int]
+    group: str = ""
+    """Name of the class that it is part of, in label spaces that lack its own name."""
 
 
 @dataclass(frozen=True)
@@ -196,3 +201,74 @@ def _table(train_ids: Mapping[int, int]) -> npt.NDArray[np.uint8]:
     for key, train_id in train_ids.items():
         table[key] = train_id
     return table
+
+
+def label_space(name: str) -> LabelSpace:
+    """Return a label space by its name, or read it from a YAML file; see :func:`read_label_space`.
+
+    Raises:
+        LabelError: there is no such name, or the file cannot be read as a label space.
+    """
+    if name in LABEL_SPACES:
+        return LABEL_SPACES[name]
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        known = ", ".join(LABEL_SPACES)
+        raise LabelError(f"no label space {name!r}; give one of {known}, or a YAML file of labels")
+    return read_label_space(path)
+
+
+def read_label_space(path: Path) -> LabelSpace:
+    """Read a label space from a YAML file.
+
+    The file has a list of labels, or a mapping with such a list under ``labels``, as manifests of
+    bundles have. A label is a name, or a mapping of ``name`` and any of ``id`` (its place in the
+    list where absent), ``color`` (three numbers from 0 to 255; that of the same class of Cityscapes
+    or ADE20K where absent, else one of its own) and ``group``.
+
+    Raises:
+        LabelError: the file is missing or says something else; the message names the entry.
+    """
+    try:
+        read = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise LabelError(f"labels {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LabelError(f"labels {path}: not YAML: {error}") from error
+    name = path.stem
+    if isinstance(read, dict):
+        name, read = str(read.get("name", name)), read.get("labels")
+    if not isinstance(read, list):
+        raise LabelError(f"labels {path}: expected a list of labels, by itself or under `labels`")
+    try:
+        return LabelSpace(name, tuple(_entry(place, each) for place, each in enumerate(read)))
+    except LabelError as error:
+        raise LabelError(f"labels {path}: {error}") from error
+
+
+def _entry(place: int, entry: object) -> Label:
+    """Return one label of a YAML file; raise :class:`LabelError` where it is none."""
+    values = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+        raise LabelError(f"entry {place} is {entry!r}; give a name, or a mapping with a name")
+    if unknown := set(values) - {"id", "name", "color", "group"}:
+        raise LabelError(f"entry {place}, {values['name']!r}: unknown {sorted(map(str, unknown))}")
+    number, color = values.get("id", place), values.get("color") or _color(values["name"], place)
+    if type(number) is not int:
+        raise LabelError(f"entry {place}, {values['name']!r}: id {number!r} is not a whole number")
+    if not isinstance(color, Sequence) or [type(each) for each in color] != [int] * 3:
+        raise LabelError(f"entry {place}, {values['name']!r}: color {color!r}: give [r, g, b]")
+    red, green, blue = color
+    return Label(number, values["name"], (red, green, blue), str(values.get("group", "")))
+
+
+def _color(name: str, place: int) -> tuple[int, int, int]:
+    """Return the colour of a class that has none: a known one, else a hue far from the others."""
+    for space in (CITYSCAPES, ADE20K):
+        for label in space.labels:
+            if label.name == name:
+                return label.color
+    # Steps of the golden ratio never come close to an earlier hue soon.
+    channels = colorsys.hsv_to_rgb((0.1 + place * 0.618034) % 1, 0.75, 0.9 - 0.3 * (place % 2))
+    red, green, blue = (round(255 * each) for each in channels)
+    return red, green, blue

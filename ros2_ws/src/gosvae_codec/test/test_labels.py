@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelError, LabelSpace, metrics
-from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids
+from gosvae_codec.labels import camvid_to_train_ids, cityscapes_to_train_ids, label_space
 from gosvae_codec.masks import (
     colorize,
     enlarge_labels,
@@ -134,3 +137,68 @@ def test_large_areas_survive_smaller_labels(scale: int, seed: int) -> None:
     grown = enlarge_labels(small, mask.shape, CAMVID)
     assert (grown[8::16, 8::16] == coarse).all()
     assert scale > 1 or (grown == mask).all()
+
+
+def test_a_label_space_is_read_from_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "yard.yaml"
+    file.write_text(
+        """
+        - road
+        - {name: forklift, color: [1, 2, 3], group: car}
+        - {id: 9, name: pallet}
+        """
+    )
+    space = label_space(str(file))
+    assert space.name == "yard" and space.ids.tolist() == [0, 1, 9]
+    assert space.labels[0].color == CITYSCAPES.by_name("road").color
+    assert space.labels[1] == Label(1, "forklift", (1, 2, 3), "car")
+    assert len({label.color for label in space.labels}) == 3
+    # As manifests of bundles have it.
+    labels = [label._asdict() for label in space.labels]
+    file.write_text(
+        yaml.safe_dump(
+            {"name": "mine", "labels": [{**e, "color": list(e["color"])} for e in labels]}
+        )
+    )
+    again = label_space(str(file))
+    assert again.name == "mine" and again.labels == space.labels
+    assert label_space("camvid") is CAMVID
+
+
+def test_classes_without_colours_can_be_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "many.yaml"
+    file.write_text(yaml.safe_dump([f"class {index}" for index in range(30)]))
+    colors = np.array([label.color for label in label_space(str(file)).labels], int)
+    apart = np.abs(colors[:, None] - colors).sum(-1) + 999 * np.eye(30, dtype=int)
+    assert apart.min() > 15
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("road", "expected a list of labels"),
+        ("labels: {road: 0}", "expected a list of labels"),
+        ("[road, 5]", "entry 1 is 5; give a name, or a mapping with a name"),
+        ("[{id: 3}]", "give a name, or a mapping with a name"),
+        ("[{name: road, colour: red}]", r"entry 0, 'road': unknown \['colour'\]"),
+        ("[{name: road, id: one}]", "id 'one' is not a whole number"),
+        ("[{name: road, color: red}]", "color 'red': give"),
+        ("[{name: road, id: 255}]", "ids go from 0 to 254"),
+        ("[road, road]", r"has name \['road'\] twice"),
+        ("[{name: a, id: 1}, b]", r"has id \[1\] twice"),
+        ("[", "not YAML"),
+    ],
+)
+def test_mistakes_in_a_file_of_labels_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(LabelError, match=message) as caught:
+        label_space(str(file))
+    assert str(file) in str(caught.value)
+
+
+def test_a_label_space_that_is_not_there_is_named() -> None:
+    with pytest.raises(LabelError, match="no label space 'kitti'; give one of cityscapes, camvid"):
+        label_space("kitti")
+    with pytest.raises(LabelError, match=r"labels nowhere\.yaml: No such file"):
+        label_space("nowhere.yaml")
