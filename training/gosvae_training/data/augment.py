@@ -22,7 +22,8 @@ def _bytes(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def _jitter(frame: Frame, rng: np.random.Generator) -> Frame:
+def recolor(frame: Frame, rng: np.random.Generator) -> Frame:
+    """Return a frame with other brightness, contrast and colours, some blurred or noisy."""
     pixels: npt.NDArray[np.float32] = frame.astype(np.float32)
     gain = rng.uniform(0.6, 1.4) * rng.uniform(0.92, 1.08, 3)
     pixels *= gain.astype(np.float32)
@@ -65,7 +66,7 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
         mask = cv2.warpAffine(
             sample.mask, matrix, size[::-1], flags=cv2.INTER_NEAREST, borderValue=UNLABELLED
         )
-        return Sample(_jitter(_bytes(frame), rng), _bytes(mask))
+        return Sample(recolor(_bytes(frame), rng), _bytes(mask))
     half, quarter = ((size[1] // part, size[0] // part) for part in (2, 4))
     mask = cv2.warpAffine(
         sample.mask,
@@ -85,7 +86,7 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
         ).reshape(*quarter[::-1], -1)
         for first in range(0, sample.logits.shape[2], 4)
     ]
-    return Sample(_jitter(_bytes(frame), rng), _bytes(mask), np.concatenate(planes, 2))
+    return Sample(recolor(_bytes(frame), rng), _bytes(mask), np.concatenate(planes, 2))
 
 
 def _at_parts(matrix: npt.NDArray[np.float64], source: int, target: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""One stream for several tasks: tokens that imitate several experts at once."""

@@ -1,0 +1,195 @@
+"""Train the tokens of several tasks: ``python -m gosvae_training.tasks.train``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from gosvae_codec.metrics import ConfusionMatrix
+
+from ..config import Identity
+from ..data.datasets import DataError, load_dataset
+from ..fit import Run, TrainingError, fit, make_fabric
+from ..losses import class_weights
+from ..strict import ConfigError, override, parse, read_yaml
+from ..train import add_machine_options
+from .average_precision import AveragePrecision
+from .network import TOKEN_STRIDE, TaskNetwork
+from .objective import TaskObjective
+from .segmenter import LABELS, RoadSegmenter
+from .settings import Config, Source
+from .views import ViewItems, Views
+from .yolox import CONFIDENT, Boxes, Heads, decode_maps, select_boxes, trunk_of
+
+SEGMENTER, DETECTOR = "road_segmentation_adas_0001.onnx", "yolox_nano_coco_416.onnx"
+"""Files of the experts."""
+_LEAST_SCORE = 0.05
+"""Of a box found, when average precision is measured."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from and what it is judged by."""
+
+    config: Config
+    experts: Path
+    """Folder of the experts' files."""
+    train: list[Views]
+    val: list[Views]
+
+    @classmethod
+    def load(cls, config: Config, experts: Path, folders: dict[str, Path], kept: Path) -> Material:
+        """Open the datasets, and ask the segmenter about views of them, which go to `kept`.
+
+        Raises:
+            ConfigError, DataError: an expert or a dataset cannot be read.
+        """
+        path = experts / SEGMENTER
+        segmenter = RoadSegmenter(path)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+        def views(sources: dict[str, Source]) -> list[Views]:
+            missing = [name for name in sources if name not in folders]
+            if missing:
+                raise DataError(f"no folder for {missing}: add --data {missing[0]}=PATH")
+            made = []
+            for name, source in sources.items():
+                samples = load_dataset(folders[name], source.split)
+                size, seed = config.input_size, config.seed
+                made.append(
+                    Views(samples, source.views, size, segmenter.segment, sha256, kept, seed)
+                )
+            return made
+
+        return cls(config, experts, views(dict(config.train)), views(dict(config.val)))
+
+    def network(self) -> TaskNetwork:
+        """Return the network, untrained but for the experts' parts."""
+        tokens, codec = self.config.tokens, self.config.codec
+        height, width = self.config.input_size
+        vectors = codec.batch * height * width / TOKEN_STRIDE**2
+        path = self.experts / DETECTOR
+        rare = min(0.5, 0.1 * vectors / tokens.codes)
+        return TaskNetwork(tokens, len(LABELS), trunk_of(path), Heads(path), rare)
+
+    def frequencies(self) -> np.ndarray:
+        """Return the share of each class among the pixels of the training views, (classes,)."""
+        total = np.zeros(len(LABELS))
+        for views in self.train:
+            for target in views.targets[:: max(len(views) // 256, 1)]:
+                total += target.mean((1, 2))
+        return total / total.sum()
+
+
+@torch.inference_mode()
+def validate(network: TaskNetwork, parts: list[Views], device: torch.device) -> dict[str, float]:
+    """Return how much of the experts comes out, on views: ``agreement`` (mIoU) and ``ap50``."""
+    agreement, precision = ConfusionMatrix(), AveragePrecision()
+    for views in parts:
+        for frame, target in zip(views.frames, views.targets, strict=True):
+            frames = torch.from_numpy(np.array(frame))[None].to(device)
+            seen = network.encoder.see(frames)
+            wanted = network.detection.heads(*seen.pyramid)
+            made = network(frames, seen)
+            mask = made.logits[0].argmax(0).cpu().numpy().astype(np.uint8)
+            agreement.add(target.argmax(0).astype(np.uint8), mask)
+            precision.add(_boxes(wanted, CONFIDENT), _boxes(made.boxes, _LEAST_SCORE))
+    return {"agreement": agreement.miou(), "ap50": precision.mean()}
+
+
+def _boxes(maps: list[torch.Tensor], confident: float) -> Boxes:
+    corners, scores = decode_maps([each.float().cpu() for each in maps])
+    return select_boxes(corners[0].numpy(), scores[0].numpy(), confident)
+
+
+def train_tasks(fabric: Fabric, material: Material, folder: Path, workers: int = 0) -> nn.Module:
+    """Return the trained network, averaged; training continues where `folder` has a checkpoint."""
+    config = material.config
+    weights = class_weights(material.frequencies())
+    objective = TaskObjective(material.network(), config.losses, weights)
+    objective.network.to(memory_format=torch.channels_last)
+
+    def score(network: Any) -> float:
+        figures = validate(network, material.val, fabric.device)
+        print({name: round(value, 4) for name, value in figures.items()}, flush=True)
+        return float(np.mean(list(figures.values())))
+
+    schedule = config.codec
+    decisive = config.model_dump(
+        include={"seed", "input_size", "train", "tokens", "losses", "codec"}
+    )
+    run = Run(
+        objective=objective,
+        schedule=schedule,
+        crops=ViewItems(material.train, schedule.steps * schedule.batch, config.seed),
+        seed=config.seed,
+        identity=Identity([f"{name}: {value}" for name, value in decisive.items()], frozenset()),
+        data=", ".join(f"{len(views)} views of {views.title}" for views in material.train),
+        folder=folder,
+        score=score,
+        metric="mean of agreement and AP50",
+    )
+    return fit(fabric, run, workers)
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """Read a configuration; raise ConfigError where it has an unknown or impossible value."""
+    values = read_yaml(path)
+    for text in overrides:
+        override(values, text)
+    return parse(Config, values, path)
+
+
+def parse_folders(arguments: list[str]) -> dict[str, Path]:
+    """Return the folders of ``NAME=PATH``; raise DataError where one is written otherwise."""
+    folders = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not (equals and name and path):
+            raise DataError(f"--data {argument}: expected NAME=PATH")
+        folders[name] = Path(path)
+    return folders
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what training and export have in common."""
+    parser.add_argument("config", type=Path, help="YAML file, for one configs/road.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument(
+        "--experts", type=Path, required=True, help=f"folder of {SEGMENTER} and {DETECTOR}"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where checkpoints go")
+    add_machine_options(parser)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train the network of a configuration; weights land in the run folder."""
+    parser = argparse.ArgumentParser(prog="gosvae_training.tasks.train", description=__doc__)
+    add_options(parser)
+    options = parser.parse_intermixed_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        config = load_config(options.config, options.overrides)
+        folders = parse_folders(options.data)
+        material = Material.load(config, options.experts, folders, options.runs / "views")
+        fabric = make_fabric(options.accelerator, options.devices, options.nodes, options.precision)
+        torch.manual_seed(config.seed)
+        train_tasks(fabric, material, options.runs / config.name / "codec", options.workers)
+    except (ConfigError, DataError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Tokens of several tasks: experts, views, network, losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper
+from tiny_yolox import write_tiny_yolox
+
+from gosvae_training.models.onnx_network import OnnxNetwork
+from gosvae_training.strict import ConfigError
+from gosvae_training.tasks.average_precision import AveragePrecision
+from gosvae_training.tasks.network import TaskNetwork
+from gosvae_training.tasks.objective import TaskObjective, detection_loss
+from gosvae_training.tasks.settings import Config, Losses, Tokens
+from gosvae_training.tasks.views import ViewItems, Views, random_view
+from gosvae_training.tasks.yolox import (
+    CLASSES,
+    Boxes,
+    Heads,
+    Yolox,
+    decode_maps,
+    select_boxes,
+    trunk_of,
+)
+
+SHARED = Path(__file__).parents[3] / "shared/data/experts_apache"
+TINY = Tokens(levels=2, codes=16, dim=8, width=16, features=16, blocks=1)
+HEADS = ["1062", "1063", "1045", "1104", "1105", "1087", "1146", "1147", "1129"]
+
+
+@pytest.fixture(scope="module")
+def yolox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_yolox(tmp_path_factory.mktemp("yolox") / "tiny.onnx")
+
+
+def network_of(path: Path) -> TaskNetwork:
+    torch.manual_seed(0)
+    return TaskNetwork(TINY, 4, trunk_of(path), Heads(path), rare=0.1)
+
+
+def random_frames(count: int = 2, height: int = 64, width: int = 96) -> torch.Tensor:
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8)
+
+
+# --- ONNX networks as torch modules
+
+
+def test_an_onnx_network_computes_what_onnx_runtime_computes(yolox: Path) -> None:
+    pixels = torch.rand(1, 3, 64, 96) * 255
+    wanted = ort.InferenceSession(str(yolox)).run(HEADS, {"images": pixels.numpy()})
+    with torch.no_grad():
+        made = OnnxNetwork(yolox, ["images"], HEADS)(pixels)
+    for ours, theirs in zip(made, wanted, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-4)
+
+
+def test_the_parts_of_an_onnx_network_make_the_whole(yolox: Path) -> None:
+    pixels = torch.rand(2, 3, 64, 96) * 255
+    cut = ["956", "990", "1024"]
+    with torch.no_grad():
+        whole = OnnxNetwork(yolox, ["images"], HEADS)(pixels)
+        parts = OnnxNetwork(yolox, cut, HEADS)(*OnnxNetwork(yolox, ["images"], cut)(pixels))
+    for ours, theirs in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_an_unknown_tensor_is_named(yolox: Path) -> None:
+    with pytest.raises(ConfigError, match="no tensor 'nowhere'"):
+        OnnxNetwork(yolox, ["images"], ["nowhere"])
+
+
+def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"])], "erf", [value], [made])
+    onnx.save(helper.make_model(graph), tmp_path / "erf.onnx")
+    with pytest.raises(ConfigError, match="operator Erf of y is not known here; known: Conv, Add"):
+        OnnxNetwork(tmp_path / "erf.onnx", ["x"], ["y"])
+
+
+def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(ConfigError, match=r"text\.onnx: not an ONNX network"):
+        OnnxNetwork(tmp_path / "text.onnx", ["x"], ["y"])
+
+
+# --- boxes
+
+
+def test_a_cell_becomes_a_box() -> None:
+    maps = [torch.full((1, 5 + len(CLASSES), side, side), -20.0) for side in (8, 4, 2)]
+    # Cell in row 2, column 1 of the middle map, which has 16 pixels to a cell.
+    maps[1][0, :, 2, 1] = torch.tensor([0.5, 0.25, np.log(3.0), np.log(2.0), 20] + [-20] * 9)
+    maps[1][0, 5 + list(CLASSES).index("car"), 2, 1] = 20
+    corners, scores = decode_maps(maps)
+    boxes = select_boxes(corners[0].numpy(), scores[0].numpy(), 0.5)
+    np.testing.assert_allclose(boxes.corners, [[24 - 24, 36 - 16, 24 + 24, 36 + 16]], atol=1e-4)
+    assert boxes.scores == pytest.approx([1.0])
+    assert list(boxes.classes) == [list(CLASSES).index("car")]
+
+
+def test_overlapping_boxes_of_a_class_become_one_and_of_two_classes_stay() -> None:
+    corners = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10]], np.float32)
+    scores = np.zeros((2, 3), np.float32)
+    scores[0, :2], scores[1, 2] = (0.6, 0.9), 0.7
+    boxes = select_boxes(corners, scores, 0.3)
+    assert boxes.scores == pytest.approx([0.9, 0.7])
+    assert list(boxes.classes) == [0, 1]
+
+
+def test_no_box_is_no_error() -> None:
+    boxes = select_boxes(np.zeros((5, 4), np.float32), np.zeros((9, 5), np.float32), 0.3)
+    assert boxes.corners.shape == (0, 4)
+    assert boxes.scores.shape == boxes.classes.shape == (0,)
+
+
+def some_boxes(*rows: tuple[float, float, float, float, float, int]) -> Boxes:
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Boxes(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
+
+
+def test_average_precision_of_what_is_right_and_of_what_is_missed() -> None:
+    truth = some_boxes((0, 0, 20, 20, 0.9, 2), (40, 40, 60, 60, 0.8, 2), (0, 30, 9, 50, 0.7, 0))
+    counted = AveragePrecision()
+    counted.add(truth, truth)
+    assert counted.mean() == pytest.approx(1.0)
+    half = AveragePrecision()
+    half.add(truth, some_boxes((1, 0, 20, 20, 0.9, 2)))
+    found = half.per_class()
+    assert found["person"] == 0
+    assert found["car"] == pytest.approx(0.5, abs=0.01)
+    assert half.mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_average_precision_without_any_box_is_not_a_number() -> None:
+    empty = AveragePrecision()
+    empty.add(some_boxes(), some_boxes((0, 0, 20, 20, 0.9, 2)))
+    assert np.isnan(empty.mean())
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/experts_apache")
+def test_yolox_itself_computes_what_onnx_runtime_computes() -> None:
+    path = SHARED / "yolox_nano_coco_416.onnx"
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
+    wanted = ort.InferenceSession(str(path)).run(None, {"images": pixels})[0]
+    with torch.no_grad():
+        maps = Heads(path)(*trunk_of(path)(torch.from_numpy(pixels))[1:])
+    channels = [*range(5), *(5 + channel for channel in CLASSES.values())]
+    made = torch.cat([each.flatten(2) for each in maps], 2).mT
+    made[..., 4:] = made[..., 4:].sigmoid()
+    np.testing.assert_allclose(made.numpy(), wanted[..., channels], atol=1e-3)
+
+
+def test_the_detector_gives_boxes_in_the_frame_s_pixels(yolox: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    boxes = Yolox(yolox).detect(frame, confident=0.01)
+    assert boxes.corners.dtype == np.float32
+    assert (np.diff(boxes.scores) <= 0).all()
+
+
+# --- network and losses
+
+
+def test_the_network_gives_each_task_its_shape(yolox: Path) -> None:
+    network = network_of(yolox).eval()
+    with torch.no_grad():
+        made = network(random_frames())
+    assert made.logits.shape == (2, 4, 32, 48)
+    assert [tuple(each.shape[2:]) for each in made.boxes] == [(8, 12), (4, 6), (2, 3)]
+    assert made.indices.shape == (2, 4, 6, 2)
+
+
+def test_training_leaves_the_experts_as_they_are(yolox: Path) -> None:
+    network = network_of(yolox)
+    objective = TaskObjective(network, Losses(), torch.ones(4))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
+    target = torch.randint(0, 256, (2, 4, 32, 48), dtype=torch.uint8)
+    network.train()
+    terms = objective(random_frames(), target, False)
+    terms["loss"].backward()
+    optimizer.step()
+    assert set(terms) >= {"imitation", "distillation", "labels", "features", "objects", "boxes"}
+    changed = {
+        name for name, value in network.state_dict().items() if not value.equal(before[name])
+    }
+    experts = ("encoder.trunk", "detection.heads")
+    assert not [name for name in changed if name.startswith(experts)]
+    for part in ("encoder.project", "features", "semantic", "detection.stride8"):
+        assert [name for name in changed if name.startswith(part)], part
+
+
+def test_the_loss_of_the_detector_is_least_for_the_detector_itself() -> None:
+    torch.manual_seed(0)
+    wanted = [torch.randn(2, 5 + len(CLASSES), side, side) for side in (8, 4, 2)]
+    same = detection_loss(wanted, wanted)
+    assert same["objects"] == pytest.approx(0, abs=1e-4)
+    assert same["boxes"] == 0
+    other = detection_loss([each + 0.5 for each in wanted], wanted)
+    assert other["objects"] > 0.01
+    assert other["boxes"] > 0.01
+
+
+# --- views
+
+
+class Numbered:
+    """Frames, each of one colour."""
+
+    title, terms = "numbered", "none"
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> object:
+        from gosvae_training.data.datasets import Sample
+
+        frame = np.full((90, 160, 3), 60 * index, np.uint8)
+        return Sample(frame, np.full((90, 160), 255, np.uint8))
+
+
+def make_views(folder: Path, asked: list[int]) -> Views:
+    def segment(frame: np.ndarray) -> np.ndarray:
+        asked.append(int(frame[0, 0, 0]))
+        return np.full((16, 24, 4), 0.25, np.float32)
+
+    return Views(Numbered(), 2, (64, 96), segment, "expert", folder, seed=3)
+
+
+def test_views_are_made_once(tmp_path: Path) -> None:
+    asked: list[int] = []
+    views = make_views(tmp_path, asked)
+    assert asked == [0, 0, 60, 60, 120, 120]
+    assert views.frames.shape == (6, 64, 96, 3)
+    assert views.targets.shape == (6, 4, 32, 48)
+    assert (views.targets == 64).all()
+    again = make_views(tmp_path, asked)
+    assert len(asked) == 6
+    assert (again.frames == views.frames).all()
+
+
+def test_views_that_were_not_finished_are_made_again(tmp_path: Path) -> None:
+    def fail(frame: np.ndarray) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Views(Numbered(), 2, (64, 96), fail, "expert", tmp_path, seed=3)
+    assert not list(tmp_path.glob("*.npy"))
+    assert len(make_views(tmp_path, [])) == 6
+
+
+@pytest.mark.parametrize("size", [(90, 160), (160, 90), (37, 400)])
+def test_a_view_lies_in_the_frame_and_has_about_the_aspect_ratio(size: tuple[int, int]) -> None:
+    frame = np.zeros((*size, 3), np.uint8)
+    for seed in range(50):
+        view = random_view(frame, 1.5, np.random.default_rng(seed))
+        height, width = view.shape[:2]
+        assert 0 < height <= size[0] and 0 < width <= size[1]
+        assert abs(np.log(width / height / 1.5)) < 0.2
+
+
+def test_items_are_the_same_each_time_and_use_every_view(tmp_path: Path) -> None:
+    views = make_views(tmp_path, [])
+    items = ViewItems([views, views], 24, seed=5)
+    for index in (0, 7, 23):
+        for first, second in zip(items[index], items[index], strict=True):
+            assert first.equal(second)
+    frame, target = items[0]
+    assert frame.shape == (64, 96, 3) and target.shape == (4, 32, 48)
+
+
+# --- configuration
+
+
+def settings(**changes: object) -> dict[str, object]:
+    codec = {
+        "steps": 2,
+        "batch": 2,
+        "crop": (64, 96),
+        "learning_rate": 1e-3,
+        "backbone_learning_rate": 0.0,
+        "frozen_blocks": 0,
+    }
+    return {
+        "name": "tiny",
+        "seed": 1,
+        "input_size": (64, 96),
+        "train": {"a": {"split": "all"}},
+        "val": {"a": {"split": "all"}},
+        "tokens": {"levels": 2, "codes": 16, "dim": 8},
+        "codec": codec,
+    } | changes
+
+
+def test_a_configuration_is_checked() -> None:
+    assert Config(**settings()).tokens.width == 192
+    with pytest.raises(ValueError, match="divide by 32"):
+        Config(**settings(input_size=(60, 96)))
+    with pytest.raises(ValueError, match="has to be input_size"):
+        Config(**settings(input_size=(96, 96)))
+    with pytest.raises(ValueError, match="1 numbers for 2 levels"):
+        Config(**settings(inertia=(1.0,)))
