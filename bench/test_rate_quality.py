@@ -113,7 +113,7 @@ def test_the_few_that_tell_most_are_of_every_codec(bundle: ModelBundle) -> None:
 
 def test_another_expert_is_another_contender(bundle: ModelBundle, models: Path) -> None:
     second = models / "tuned.onnx"
-    second.write_bytes(bundle.expert_path.read_bytes())
+    second.write_bytes(bundle.expert_path().read_bytes())
     found = contenders(bundle, [bundle], SIZE, experts=[second])
     pixels = [each for each in found if each.sends == "pixels"]
     assert len({each.key for each in pixels}) == len(pixels)
@@ -123,7 +123,7 @@ def test_another_expert_is_another_contender(bundle: ModelBundle, models: Path) 
 def write_expert(folder: Path, bundle: ModelBundle, **changes: Any) -> Path:
     """Write the bundle's expert as one without tokens; `changes` are to its description."""
     folder.mkdir()
-    network = bundle.expert_path.read_bytes()
+    network = bundle.expert_path().read_bytes()
     (folder / "expert.onnx").write_bytes(network)
     about = {
         "label_space": "camvid",
@@ -142,7 +142,7 @@ def test_experts_beside_the_bundles_are_found(bundle: ModelBundle, tmp_path: Pat
     assert find_experts(tmp_path, bundle) == [tuned]
     found = contenders(bundle, [bundle], SIZE, experts=[tuned])
     jpeg = [each for each in found if (each.codec, each.setting) == ("JPEG", "quality 5, 96x64")]
-    assert {each.expert_name for each in jpeg} == {bundle.expert_path.stem, "tuned"}
+    assert {each.expert_name for each in jpeg} == {bundle.expert_path().stem, "tuned"}
     assert (len({each.stream for each in jpeg}), len({each.key for each in jpeg})) == (1, 2)
     tuned.write_bytes(b"else")
     with pytest.raises(GosvaeError, match=r"expert\.onnx: altered since expert\.yaml"):

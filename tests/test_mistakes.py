@@ -149,7 +149,7 @@ def test_a_bundle_of_another_version(pipeline: Pipeline, tmp_path: Path) -> None
     node = pipeline.receiver(bundle=path)
     pipeline.wait("its end", lambda: not node.running)
     assert node.popen.returncode == 1
-    assert "bundle format 1, this software reads 2: export the bundle again" in node.output()
+    assert "bundle format 1, this software reads 3: export the bundle again" in node.output()
 
 
 @pytest.mark.slow

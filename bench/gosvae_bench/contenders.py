@@ -175,7 +175,7 @@ def find_experts(folder: Path, reference: ModelBundle) -> list[Path]:
             raise GosvaeError(f"{path}: describes no expert: {error}; export it anew") from error
         if not whole:
             raise GosvaeError(f"{network}: altered since {path.name} was written; export it anew")
-        if task == (reference.manifest.get("label_space", "camvid"), reference.input_size):
+        if task == (reference.labels.name, reference.input_size):
             found.append(network)
     return found
 
@@ -191,7 +191,7 @@ def open_expert(bundle: ModelBundle, path: Path | None) -> Expert:
         BundleError: ONNX Runtime cannot load it.
     """
     expert = Expert(bundle)
-    if path is not None and path != bundle.expert_path:
+    if path is not None and path != bundle.expert_path():
         expert.session = Session(path, ("cpu",), 1)
     return expert
 
@@ -213,11 +213,11 @@ def contenders(
     compute = reference.manifest.get("compute", {})
     macs = compute.get("expert_macs")
     found: list[Contender] = []
-    for path in (reference.expert_path, *experts):
+    for path in (reference.expert_path(), *experts):
         pixels = partial(
             Contender,
             sends="pixels",
-            model="" if path == reference.expert_path else _digest(path)[:16],
+            model="" if path == reference.expert_path() else _digest(path)[:16],
             expert=path,
             vehicle_macs=0,
             receiver_macs=macs,
@@ -229,7 +229,7 @@ def contenders(
             setting="full size" if scale == 1 else f"1/{scale} of the sides",
             sends="labels",
             make=partial(Labels, reference, scale),
-            model=str(reference.manifest["expert"]["sha256"])[:16],
+            model=str(reference.semantic.record["expert"]["sha256"])[:16],
             vehicle_macs=macs,
         )
         for scale in LABEL_SCALES

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
 
+import gosvae_codec as codec
 from gosvae_codec import (
     Decoder,
     EncodedFrame,
@@ -73,17 +74,31 @@ class Networks:
     def __init__(self, bundle: ModelBundle) -> None:
         self.bundle = bundle
         self.expert = Expert(bundle)
-        self.encoder = _Remembering(Encoder(bundle).session)
-        self.mask = _Remembering(Decoder(bundle).session)
-        self.expert.session = _Remembering(self.expert.session)
+        self.encoder = _Remembering(Encoder(bundle).session.run)
+        task = bundle.semantic
+        features, heads = Decoder(bundle, tasks=[task.name]).networks
+        _, head = heads[task.name]
+        remembered = _Remembering(lambda tokens: head.run(*features.compute(tokens)))
+        self.masks: Any = codec.Networks(_Deferred(), {task.name: (task, remembered)})  # type: ignore[arg-type]
+        self.expert.session = _Remembering(self.expert.session.run)
+
+
+class _Deferred:
+    """Stands for the features' network: a head that remembers computes features if it has to."""
+
+    def compute(self, tokens: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [tokens]
 
 
 class _Remembering:
-    """A session with a cache of its outputs."""
+    """A session of one output with a cache of it."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, run: Callable[..., npt.NDArray[Any]]) -> None:
+        self._run = run
         self._outputs: dict[bytes, npt.NDArray[Any]] = {}
+
+    def run_all(self, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [self.run(*arrays)]
 
     def run(self, *arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
         digest = hashlib.blake2b(digest_size=16)
@@ -91,7 +106,7 @@ class _Remembering:
             digest.update(np.ascontiguousarray(array).data)
         key = digest.digest()
         if key not in self._outputs:
-            output = self._session.run(*arrays)
+            output = self._run(*arrays)
             self._outputs[key] = output.astype(np.float16) if output.dtype.kind == "f" else output
             # The outputs of a whole sweep would fill the memory.
             if len(self._outputs) > REMEMBERED:
@@ -155,7 +170,7 @@ class Tokens(Stream):
         self._settings = replace(settings, max_kbit_per_s=(rate or 0) / 1000)
         encoder, self._decoder = Encoder(networks.bundle), Decoder(networks.bundle)
         encoder.session = networks.encoder
-        self._decoder.session = networks.mask
+        self._decoder.networks = networks.masks
         # Reproducible where a payload depends on it.
         encoder.stream = 1
         self._now = 0.0

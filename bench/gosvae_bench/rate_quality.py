@@ -323,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
             data = unpack(options.data, options.frames, bundle, Drive(frames))
             about = {
                 "data": data,
-                "expert": str(bundle.manifest["expert"]["sha256"])[:16],
+                "expert": str(bundle.semantic.record["expert"]["sha256"])[:16],
                 "machine": machine(),
                 "versions": versions(),
                 "date": str(date.today()),

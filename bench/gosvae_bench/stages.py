@@ -76,6 +76,7 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
     """
     clock = Clock()
     encoder, decoder = Encoder(bundle), Decoder(bundle)
+    _, head = decoder.networks.heads[bundle.semantic.name]
     packets = node.create_publisher(TokenPacket, "packets", qos_profile("packets"))
     masks = node.create_publisher(Image, "mask", qos_profile("sensor_data"))
     colors = node.create_publisher(Image, "color", qos_profile("sensor_data"))
@@ -119,7 +120,8 @@ def measure(bundle: ModelBundle, frames: list[np.ndarray], node: Any) -> dict[st
                 first, end = band_of(each.slice_index, each.slice_count, bundle.grid[0])
                 bundle.coder.decode(each.payload, bundle.levels, first, end - first, reference)
         with clock.stage("mask network"):
-            logits = decoder.session.run(tokens[None].astype(np.int32))[0]
+            features = decoder.networks.features.compute(tokens[None].astype(np.int32))
+            logits = head.run(*features)[0]
         with clock.stage("classify"):
             small = upsampled_argmax(logits, bundle.input_size, labels)
         with clock.stage("resize mask"):

@@ -121,7 +121,7 @@ def about(bundle: ModelBundle, drive: Path) -> dict[str, Any]:
     return {
         "bundle": bundle.name,
         "fingerprint": f"{bundle.fingerprint:016x}",
-        "expert": str(bundle.manifest["expert"]["sha256"])[:16],
+        "expert": str(bundle.semantic.record["expert"]["sha256"])[:16],
         "data": {"name": drive.name, "sha256": hashlib.sha256(drive.read_bytes()).hexdigest()},
         "machine": machine(),
         "versions": {

@@ -172,7 +172,7 @@ def check_bundle(path: str, providers: Sequence[str]) -> Check:
         f"a frame takes {(encoded - start) * 1e3:.0f} ms to encode, "
         f"{(end - encoded) * 1e3:.0f} ms to decode"
     )
-    if encoder.session.fell_back or decoder.session.fell_back:
+    if encoder.session.fell_back or decoder.networks.features.fell_back:
         remedy = "see the check gpu, or put what there is first in providers"
         return Check("bundle", "warn", f"{found}; {providers[0]} was asked for", remedy)
     return Check("bundle", "ok", found)

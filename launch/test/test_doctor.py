@@ -83,7 +83,7 @@ def test_the_bundle_is_tried(tmp_path: Path) -> None:
     assert check.status == "ok" and "ms to encode" in check.found
     check = doctor.check_bundle(str(path), ("cuda", "cpu"))
     assert check.status == "warn" and "cuda was asked for" in check.found
-    (path / "mask.onnx").unlink()
+    (path / "features.onnx").unlink()
     found = {check.name: check for check in doctor.examine(str(path))}
     assert found["bundle"].status == "fail"
     assert "copy the bundle again" in found["bundle"].found

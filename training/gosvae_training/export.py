@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from gosvae_codec import GosvaeError
-from gosvae_codec.bundle import MANIFEST
+from gosvae_codec.manifest import MANIFEST
 
 from .bundle.onnx_export import ExportError
 from .bundle.write import export, export_expert

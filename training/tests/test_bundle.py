@@ -21,7 +21,7 @@ from gosvae_codec import CAMVID, Decoder, Encoder, ModelBundle
 from gosvae_training import export, train
 from gosvae_training.bundle import write
 from gosvae_training.bundle.card import model_card
-from gosvae_training.bundle.graphs import EncoderGraph, MaskGraph
+from gosvae_training.bundle.graphs import EncoderGraph, FeaturesGraph
 from gosvae_training.bundle.macs import expert_macs, graph_macs, network_macs
 from gosvae_training.bundle.onnx_export import infer, store_as_half, to_onnx, write_onnx
 from gosvae_training.data.datasets import load_dataset
@@ -56,10 +56,11 @@ def test_float_networks_hold_half_precision_and_masks_stay(tmp_path: Path) -> No
     network.requires_grad_(False)
     samples = load_dataset(write_camvid(tmp_path / "camvid"), "train")
     frames = torch.from_numpy(np.stack([samples[index].frame for index in range(len(samples))]))
-    encoder, mask = EncoderGraph(network), MaskGraph(network, SIZE, nn.Identity())
+    encoder = EncoderGraph(network)
+    mask = nn.Sequential(FeaturesGraph(network, SIZE), network.decoder.classifier)
     tokens = [(each[None],) for each in encoder(frames, encoder.no_reference(frames))]
     path = tmp_path / "mask.onnx"
-    whole = write_onnx(mask, tokens, (["tokens"], "logits"), path)
+    whole = write_onnx(mask, tokens, (["tokens"], ["logits"]), path)
     kinds = {each.data_type: 0 for each in onnx.load(path).graph.initializer}
     for each in onnx.load(path).graph.initializer:
         kinds[each.data_type] += int(np.prod(each.dims))
@@ -121,7 +122,7 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_graph_has_the_macs_of_the_network_that_it_is_of(count: int) -> None:
     network, pixels = Mixed().eval(), torch.rand(2, 3, 17, 24)
-    model = to_onnx(network, (pixels,), (["pixels"], "made"))
+    model = to_onnx(network, (pixels,), (["pixels"], ["made"]))
     taken = pixels[:1].expand(count, -1, -1, -1)
     assert graph_macs(model, tuple(taken.shape)) == network_macs(network, taken) > 0
 
@@ -139,7 +140,7 @@ def write_foreign(path: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = TinyExpert().eval()
-    onnx.save(to_onnx(network, (torch.zeros(2, 3, *SIZE),), (["image"], "scores")), path)
+    onnx.save(to_onnx(network, (torch.zeros(2, 3, *SIZE),), (["image"], ["scores"])), path)
     return path
 
 
@@ -171,7 +172,7 @@ def test_a_bundle_is_kept_when_its_figures_fail(
     assert make(tmp_path, FAST) == 0
     assert "complete but has no figures: ZeroDivisionError" in capsys.readouterr().err
     bundle = ModelBundle.load(tmp_path / "models" / "tiny")
-    assert "levels" not in bundle.manifest["figures"] and bundle.expert_path.exists()
+    assert "levels" not in bundle.manifest["figures"] and bundle.expert_path().exists()
     frame = load_dataset(tmp_path / "camvid", "val")[0].frame
     assert Decoder(bundle).decode(Encoder(bundle).encode(frame)).mask.shape == SIZE
     card = (bundle.path / "README.md").read_text()

@@ -56,7 +56,7 @@ def rivals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
     bundle = ModelBundle.load(rivals / "models" / "tiny-labels")
     assert (bundle.levels, bundle.codes, bundle.grid) == (1, 11, (16, 24))
-    assert bundle.manifest["kind"] == "labels" and "mask.int8.onnx" not in bundle.manifest["files"]
+    assert bundle.manifest["kind"] == "labels" and "features.int8.onnx" not in bundle.files
     assert "24x16 labels" in (bundle.path / "README.md").read_text()
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     for sample in (load_dataset(rivals / "camvid", "val")[index] for index in range(2)):

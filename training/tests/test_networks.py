@@ -17,7 +17,12 @@ from tiny import CHANNELS, PIXELS, SMALL, TinyExpert
 from torch import Tensor, nn
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
-from gosvae_training.bundle.graphs import EncoderGraph, MaskGraph, PictureGraph
+from gosvae_training.bundle.graphs import (
+    EncoderGraph,
+    FeaturesGraph,
+    PictureGraph,
+    semantic_head,
+)
 from gosvae_training.bundle.onnx_export import Inputs, infer, to_onnx, write_onnx
 from gosvae_training.config import Config, load_config
 from gosvae_training.models import settings as cfg
@@ -119,7 +124,7 @@ class Contract:
         for graph, example in self.graphs(network):
             names = [f"taken_{index}" for index in range(len(example))]
             two, three = (tuple(torch.cat([x] * n) for x in example) for n in (2, 3))
-            model = to_onnx(graph, two, (names, "given"))
+            model = to_onnx(graph, two, (names, ["given"]))
             session = ort.InferenceSession(model.SerializeToString())
             for taken in (example, three):
                 with torch.inference_mode():
@@ -226,10 +231,12 @@ class TokensContract(Contract):
         encoder = EncoderGraph(network)
         taken = frames(OLD, 1), encoder.no_reference(frames(OLD, 1))
         tokens = encoder(*taken)
-        decode = MaskGraph(network, OLD, TinyFrames())
+        features = FeaturesGraph(network, OLD)
+        head = semantic_head(network, TinyFrames())
+        decode = [(features, (tokens,)), (head, (features(tokens),))]
         if self.draws:
-            decode = PictureGraph(network, OLD)
-        return [(encoder, taken), (decode, (tokens,))]
+            decode.append((PictureGraph(network, OLD), (tokens,)))
+        return [(encoder, taken), *decode]
 
     def test_the_exported_encoder_gives_the_tokens_of_training(self) -> None:
         network = self.build().eval()
@@ -396,7 +403,7 @@ def test_labels_are_the_greatest_logit_and_their_mask_is_theirs() -> None:
         logits = network(frames(NEW), quantize=False).made
         encoder = EncoderGraph(network)
         labels = encoder(frames(NEW), encoder.no_reference(frames(NEW)))
-        mask = MaskGraph(network, NEW, TinyFrames())(labels)
+        mask = FeaturesGraph(network, NEW)(labels)
     assert torch.equal(labels[:, 0], logits.argmax(1).int())
     assert torch.equal(mask.argmax(1), logits.argmax(1))
 
@@ -478,7 +485,7 @@ def test_espnets_own_weights_fit_and_see_a_road() -> None:
 def write_foreign(path: Path) -> None:
     """An ONNX network of an older operator set, with three channels."""
     network = nn.Sequential(nn.Conv2d(3, 3, 4, stride=4), nn.ReLU(), nn.Conv2d(3, 3, 1)).eval()
-    model = to_onnx(network, (torch.zeros(2, 3, *OLD),), (["image"], "scores"))
+    model = to_onnx(network, (torch.zeros(2, 3, *OLD),), (["image"], ["scores"]))
     onnx.save(model, path)
 
 
@@ -492,7 +499,7 @@ def test_a_foreign_onnx_network_serves_and_is_exported(tmp_path: Path) -> None:
     logits = expert(example)
     assert logits.shape == (1, 11, 12, 16)
     path = tmp_path / "whole.onnx"
-    write_onnx(expert, [(example,), (example,)], (["frames"], "logits"), path)
+    write_onnx(expert, [(example,), (example,)], (["frames"], ["logits"]), path)
     session = ort.InferenceSession(str(path))
     batch = torch.cat([example] * 3)
     given = session.run(None, {"frames": batch.numpy()})[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gosvae_codec.bundle import ModelBundle
+from gosvae_codec import ModelBundle
 from gosvae_codec.expert import Expert
 from gosvae_common.errors import UsageError
 from gosvae_common.shipped import find_bundle, find_drive

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gosvae_codec.bundle import INT8, RECONSTRUCT
+from gosvae_codec.manifest import RECONSTRUCT
 
 from ..evaluate import INTRA_FRAMES, gigamacs, table
 from ..tables import markdown_table
@@ -18,20 +18,18 @@ def model_card(manifest: dict[str, Any]) -> str:
     provenance = manifest["provenance"]
     pictures = RECONSTRUCT in manifest["files"]
     sends = manifest.get("kind", "tokens")
-    way = "decoded straight to logits" if sends == "tokens" else "which are the mask's labels"
+    way = "decoded straight to features" if sends == "tokens" else "which are the mask's labels"
     if pictures:
         way = "decoded to a picture that the expert segments"
-    ids = "ids of ADE20K, from 0"
-    if manifest.get("label_space", "camvid") != "ade20k":
-        ids = "train ids of Cityscapes"
     fitted = """
 After training, an offset for each class was fitted to the logits on `train`, for mIoU; the expert
 has none.
 """
     return f"""# {manifest["name"]}
 
-Frames to masks through {manifest["grid"][1]}x{manifest["grid"][0]} {sends}, {way}. Labels ({ids}):
-{", ".join(label["name"] for label in manifest["labels"])}.
+Frames to {manifest["grid"][1]}x{manifest["grid"][0]} {sends}, {way}.
+
+{_tasks_table(manifest)}
 
 {_networks_table(manifest, sends)}
 
@@ -52,6 +50,22 @@ Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes
 """
 
 
+def _tasks_table(manifest: dict[str, Any]) -> str:
+    def made(task: dict[str, Any]) -> str:
+        if "labels" not in task:
+            return f"unit: {task['unit']}"
+        names = ", ".join(label["name"] for label in task["labels"])
+        return f"{task['label_space']}: {names}" if "label_space" in task else names
+
+    return markdown_table(
+        ["task", "kind", "makes", "imitates"],
+        [
+            (name, task["kind"], made(task), task.get("expert", {}).get("name", ""))
+            for name, task in manifest["tasks"].items()
+        ],
+    )
+
+
 def _networks_table(manifest: dict[str, Any], sends: str) -> str:
     compute, (height, width) = manifest["compute"], manifest["input_size"]
 
@@ -66,10 +80,7 @@ def _networks_table(manifest: dict[str, Any], sends: str) -> str:
             (sends, f"{levels}, {manifest['dim']} numbers"),
             ("vehicle", sizes("vehicle_macs", "encoder_parameters")),
             ("receiver", sizes("receiver_macs", "decoder_parameters")),
-            (
-                "expert",
-                f"{manifest['expert']['name']}, {gigamacs(compute['expert_macs'])} GMACs",
-            ),
+            ("experts", f"{gigamacs(compute['expert_macs'])} GMACs"),
         ],
     )
 
@@ -82,7 +93,7 @@ def _figures(manifest: dict[str, Any], sends: str) -> str:
 tokens and gives mIoU {", ".join(f"{miou:.3f}" for miou in figures["float16_miou"])} from one level
 to all."""
     precision = f"Both ends compute in float from {half}"
-    if quantized := [name for name in INT8.values() if name in manifest["files"]]:
+    if quantized := [name for name in manifest["files"] if name.endswith(".int8.onnx")]:
         precision = f"""The CPU computes in 8-bit integers ({", ".join(quantized)}); the GPU
 in float from {half}"""
     measured = f"{figures['data']}, {figures['date']}, ONNX Runtime on the CPU"

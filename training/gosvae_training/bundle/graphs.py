@@ -53,8 +53,8 @@ class EncoderGraph(nn.Module):
         return torch.stack(levels, 1).to(torch.int32)
 
 
-class VectorGraph(nn.Module):
-    """int32 (N, levels, h, w) -> what the decoder makes; index `codes` adds nothing."""
+class _TokenGraph(nn.Module):
+    """What takes tokens, int32 (N, levels, h, w); index `codes` adds nothing."""
 
     tables: Tensor
     first: Tensor
@@ -69,32 +69,50 @@ class VectorGraph(nn.Module):
         self.register_buffer("tables", torch.cat([codebooks, absent], 1).flatten(0, 1))
         self.register_buffer("first", torch.arange(levels)[:, None, None] * (self.codes + 1))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """Return the sums of the levels' codebook vectors, (N, dim, h, w)."""
         vectors = self.tables[tokens.long() + self.first].sum(1)
-        made = self.decoder(vectors.permute(0, 3, 1, 2))
+        return vectors.permute(0, 3, 1, 2)
+
+    def crop(self, made: Tensor) -> Tensor:
+        """Return what lies in the frame."""
         return made[:, :, : self.size[0], : self.size[1]]
 
 
-class MaskGraph(VectorGraph):
-    """int32 (N, levels, h, w) -> float logits, (N, classes, H/4, W/4) if decoded directly.
+class FeaturesGraph(_TokenGraph):
+    """int32 (N, levels, h, w) -> float (N, C, fh, fw): what the decoder's last layer sees.
 
-    Where the decoder makes pixels, `expert` segments them.
+    Labels are their own features, and so are the pixels of a decoder that makes them.
     """
 
-    def __init__(self, network: TokenNetwork, size: tuple[int, int], expert: nn.Module) -> None:
-        super().__init__(network, size)
-        self.expert = expert if reconstructs(network) else None
-
     def forward(self, tokens: Tensor) -> Tensor:
-        made = super().forward(tokens)
-        return made if self.expert is None else self.expert(to_frames(made))
+        return self.crop(self.decoder.embed(self.vectors(tokens)))
 
 
-class PictureGraph(VectorGraph):
+class PictureGraph(_TokenGraph):
     """int32 (N, levels, h, w) -> uint8 (N, H, W, 3) RGB."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return to_frames(super().forward(tokens)).round().to(torch.uint8)
+        return to_frames(self.crop(self.decoder(self.vectors(tokens)))).round().to(torch.uint8)
+
+
+class PixelHead(nn.Module):
+    """Features that are pixels -> what the expert sees in them."""
+
+    def __init__(self, expert: nn.Module) -> None:
+        super().__init__()
+        self.expert = expert
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.expert(to_frames(features))
+
+
+def semantic_head(network: TokenNetwork, expert: nn.Module) -> nn.Module:
+    """Return the head of masks: float (N, C, fh, fw) -> logits (N, classes, h', w').
+
+    It is the decoder's last layer; `expert` where the decoder makes pixels.
+    """
+    return PixelHead(expert) if reconstructs(network) else network.decoder.classifier
 
 
 def sends_labels(network: TokenNetwork) -> bool:

@@ -34,10 +34,9 @@ def write_int8(
     examples: Iterable[Sequence[Tensor]],
     float_convolutions: int,
     path: Path,
+    last_in_float: bool = False,
 ) -> None:
     """Write `model` with 8-bit weights and activations (Jacob et al. 2018), per output channel.
-
-    The last convolution and what follows it stay in float: 8 bits have the search find other codes.
 
     Args:
         model: float network.
@@ -45,10 +44,14 @@ def write_int8(
         float_convolutions: convolutions, counted from the input, that stay in float: few in
             number, close to the pixels, they lose the most.
         path: file to write.
+        last_in_float: whether the last convolution and what follows it stay in float, as an
+            encoder's: 8 bits have the search find other codes.
     """
     nodes = model.graph.node
     places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
-    in_float = [nodes[place] for place in places[:float_convolutions]] + [*nodes[places[-1] :]]
+    in_float = [nodes[place] for place in places[:float_convolutions]]
+    if last_in_float:
+        in_float += nodes[places[-1] :]
     quantize_static(
         model,
         path,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gosvae_codec.bundle import FORMAT, MANIFEST
 from gosvae_codec.draft import write_text
+from gosvae_codec.manifest import FORMAT, MANIFEST, dump
 
 from ..config import Config
 from ..models.settings import Fpn
@@ -25,12 +24,11 @@ CARD = "README.md"
 
 
 def describe_codec(material: Material, codec: TokenNetwork) -> dict[str, Any]:
-    """Return the part of the manifest that says how tokens and labels are to be read."""
+    """Return the part of the manifest that says how tokens are to be read."""
     config, (levels, codes, dim) = material.config, codec.codebooks().shape
     return {
         "format": FORMAT,
         "name": config.name,
-        "label_space": material.labels.name,
         "input_size": list(config.input_size),
         "grid": [-(-side // codec.encoder.stride) for side in config.input_size],
         "inertia": list(EncoderGraph(codec, config.inertia).inertia),
@@ -38,10 +36,6 @@ def describe_codec(material: Material, codec: TokenNetwork) -> dict[str, Any]:
         "levels": levels,
         "codes": codes,
         "dim": dim,
-        "labels": [
-            {"id": label.id, "name": label.name, "color": list(label.color)}
-            for label in material.labels.labels
-        ],
     }
 
 
@@ -61,7 +55,7 @@ def provenance(material: Material) -> dict[str, Any]:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a bundle's manifest and card."""
     card = model_card(manifest)
-    write_text(folder / MANIFEST, yaml.safe_dump(manifest, sort_keys=False))
+    write_text(folder / MANIFEST, dump(manifest))
     write_text(folder / CARD, card)
 
 
@@ -78,12 +72,6 @@ def expert_name(config: Config) -> str:
     if isinstance(network, Fpn):
         return f"EfficientNet-{network.backbone.capitalize()} FPN"
     return {"espnet": "ESPNet"}.get(network.kind) or f"{network.kind} network"
-
-
-def record(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of a file, as the manifest has them."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def commit() -> str:

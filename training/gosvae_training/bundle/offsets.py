@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gosvae_codec import UNLABELLED, LabelSpace
 from gosvae_codec.images import resize_frame
@@ -15,7 +15,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 
 from ..data.datasets import Dataset, iterate
 from ..models.token_network import TokenNetwork, resize_logits
-from .graphs import EncoderGraph, MaskGraph, sends_labels
+from .graphs import EncoderGraph, FeaturesGraph, sends_labels
 
 
 def first_level_logits(codec: TokenNetwork, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
@@ -25,12 +25,12 @@ def first_level_logits(codec: TokenNetwork, size: tuple[int, int]) -> Callable[[
     """
     if sends_labels(codec):
         return codec.encoder
-    encoder, mask = EncoderGraph(codec), MaskGraph(codec, size, nn.Identity())
+    encoder, features = EncoderGraph(codec), FeaturesGraph(codec, size)
 
     def logits(frames: Tensor) -> Tensor:
         tokens = encoder(frames, encoder.no_reference(frames))
-        tokens[:, 1:] = mask.codes
-        return mask(tokens)
+        tokens[:, 1:] = features.codes
+        return codec.decoder.classifier(features(tokens))
 
     return logits
 

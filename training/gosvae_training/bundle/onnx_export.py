@@ -25,17 +25,16 @@ class ExportError(Exception):
 
 Inputs = tuple[Tensor, ...]
 """What a graph takes."""
+Names = tuple[Sequence[str], Sequence[str]]
+"""Of a graph's inputs and outputs."""
 
 
 def to_onnx(
-    graph: nn.Module,
-    example: Inputs,
-    names: tuple[Sequence[str], str],
-    free_batch: bool = True,
+    graph: nn.Module, example: Inputs, names: Names, free_batch: bool = True
 ) -> onnx.ModelProto:
     """Export, with a free batch size unless told otherwise.
 
-    `names` are those of its inputs and of its output.
+    `names` are those of its inputs and of its outputs.
     """
     batch = [{0: torch.export.Dim("batch")}] * len(example) if free_batch else None
     program = torch.onnx.export(
@@ -44,7 +43,7 @@ def to_onnx(
         dynamo=True,
         opset_version=OPSET,
         input_names=list(names[0]),
-        output_names=[names[1]],
+        output_names=list(names[1]),
         dynamic_shapes=batch,
         verbose=False,
     )
@@ -77,7 +76,7 @@ def foreign_to_onnx(expert: OnnxExpert, frame: Tensor) -> onnx.ModelProto:
     # Merged graphs have one operator set; newer ones than ours cannot be brought back.
     opset = max([OPSET, *(each.version for each in middle.opset_import if not each.domain)])
     before, after = (
-        to_onnx(part, (example,), ([taken], given), free)
+        to_onnx(part, (example,), ([taken], [given]), free)
         for part, example, taken, given in (
             (expert.before, frames, "frames", "pixels"),
             (expert.after, made, "taken", "made"),
@@ -107,9 +106,11 @@ def foreign_to_onnx(expert: OnnxExpert, frame: Tensor) -> onnx.ModelProto:
 
 
 def write_onnx(
-    graph: nn.Module, examples: Sequence[Inputs], names: tuple[Sequence[str], str], path: Path
+    graph: nn.Module | onnx.ModelProto, examples: Sequence[Inputs], names: Names, path: Path
 ) -> onnx.ModelProto:
     """Export with a free batch size, check against torch, and store weights as float16.
+
+    A graph that is ONNX already is only stored.
 
     Returns:
         The network as it was before rounding.
@@ -117,12 +118,15 @@ def write_onnx(
     Raises:
         ExportError: before rounding, a token in a thousand or a logit by 1e-2 differs from torch.
     """
-    if isinstance(graph, OnnxExpert):
-        model = foreign_to_onnx(graph, *examples[0])
+    if isinstance(graph, onnx.ModelProto):
+        model = graph
     else:
-        two = tuple(torch.cat(parts) for parts in zip(*examples[:2], strict=True))
-        model = to_onnx(graph, two, names)
-    check(graph, model.SerializeToString(), examples, path.name)
+        if isinstance(graph, OnnxExpert):
+            model = foreign_to_onnx(graph, *examples[0])
+        else:
+            two = tuple(torch.cat(parts) for parts in zip(*examples[:2], strict=True))
+            model = to_onnx(graph, two, names)
+        check(graph, model.SerializeToString(), examples, path.name)
     stored = onnx.ModelProto()
     stored.CopyFrom(model)
     store_as_half(stored.graph)
@@ -158,22 +162,32 @@ def check(graph: nn.Module, model: bytes, examples: Sequence[Inputs], name: str)
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     for example in examples:
         with torch.inference_mode():
-            wanted = graph(*example).numpy()
-        found = infer(session, example)
-        if wanted.dtype == np.int32:
-            if (found != wanted).mean() > 1e-3:
-                raise ExportError(f"{name}: {(found != wanted).mean():.2%} of the tokens differ")
-        elif wanted.dtype == np.uint8:
-            if np.abs(found.astype(int) - wanted).max() > 1:
-                raise ExportError(f"{name}: pixels differ by more than one")
-        elif np.abs(found - wanted).max() > 1e-2:
-            raise ExportError(f"{name}: logits differ by {np.abs(found - wanted).max():.2g}")
+            made = graph(*example)
+        outputs = [made] if isinstance(made, Tensor) else list(made)
+        for wanted, found in zip(outputs, infer_all(session, example), strict=True):
+            _compare(wanted.numpy(), found, name)
+
+
+def _compare(wanted: np.ndarray, found: np.ndarray, name: str) -> None:
+    if wanted.dtype == np.int32:
+        if (found != wanted).mean() > 1e-3:
+            raise ExportError(f"{name}: {(found != wanted).mean():.2%} of the tokens differ")
+    elif wanted.dtype == np.uint8:
+        if np.abs(found.astype(int) - wanted).max() > 1:
+            raise ExportError(f"{name}: pixels differ by more than one")
+    elif np.abs(found - wanted).max(initial=0) > 1e-2:
+        raise ExportError(f"{name}: values differ by {np.abs(found - wanted).max():.2g}")
 
 
 def infer(session: ort.InferenceSession, example: Inputs) -> np.ndarray:
-    """Return what the session's network makes of `example`."""
+    """Return the first output of the session's network for `example`."""
+    return infer_all(session, example)[0]
+
+
+def infer_all(session: ort.InferenceSession, example: Inputs) -> list[np.ndarray]:
+    """Return all outputs of the session's network for `example`."""
     taken = zip(session.get_inputs(), example, strict=True)
-    return session.run(None, {each.name: tensor.numpy() for each, tensor in taken})[0]
+    return session.run(None, {each.name: tensor.numpy() for each, tensor in taken})
 
 
 def tokens_kept(path: Path, examples: list[Inputs], indices: list[Tensor]) -> float:

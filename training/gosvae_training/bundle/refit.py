@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from gosvae_codec import GosvaeError, Label, LabelSpace, ModelBundle
-from gosvae_codec.bundle import FORMAT, MANIFEST, PRIOR
+from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec.manifest import MANIFEST, PRIOR, record
 
 from ..config import Prior
 from ..data.datasets import DataError, describe, load_dataset
 from ..files import whole_folder
 from ..prior import fit_prior
-from .manifest import record, write_manifest
+from .manifest import write_manifest
 from .write import report
 
 
@@ -34,11 +34,7 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
     for name in ("provenance", "figures", "compute"):
         if name not in manifest:
             raise DataError(f"{folder / MANIFEST}: has no `{name}`: not written by this project")
-    # The folder need not be a bundle of today's format.
-    labels = LabelSpace(
-        manifest["name"],
-        tuple(Label(each["id"], each["name"], tuple(each["color"])) for each in manifest["labels"]),
-    )
+    labels = ModelBundle.load(folder).labels
     train, val = (load_dataset(data, split, labels) for split in ("train", "val"))
     if manifest["provenance"]["data"] != describe(train):
         raise DataError(
@@ -49,9 +45,8 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
         # What the prior before it learned of the codes stands for the codebooks.
         codebooks = np.load(folder / PRIOR)["embedding_0"].astype(np.float32)
         fit_prior(draft, codebooks, train, config, manifest["provenance"]["seed"])
-        manifest["format"] = FORMAT
         manifest["provenance"]["prior"] = config.model_dump()
-        manifest["files"] = {name: record(draft / name) for name in manifest["files"]}
+        manifest["files"][PRIOR] = record(draft / PRIOR)
         # They are the networks', and a folder need not hold those in float any more.
         manifest["figures"] = {
             name: manifest["figures"][name]

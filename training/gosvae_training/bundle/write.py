@@ -8,16 +8,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.bundle import ENCODER, INT8, MANIFEST, MASK, PRIOR, RECONSTRUCT
 from gosvae_codec.images import resize_frame
+from gosvae_codec.manifest import (
+    ENCODER,
+    FEATURES,
+    MANIFEST,
+    PRIOR,
+    RECONSTRUCT,
+    TASKS,
+    int8,
+    list_labels,
+    record,
+)
+from gosvae_codec.tasks import KINDS
 
 from ..data.datasets import Dataset, describe, iterate
 from ..evaluate import evaluate
@@ -27,9 +37,15 @@ from ..models.settings import Fpn, Labels, Tokens
 from ..models.token_network import TokenNetwork, build_tokens
 from ..prior import fit_prior
 from ..train import Material
-from .graphs import EncoderGraph, MaskGraph, PictureGraph, reconstructs, sends_labels
-from .int8 import write_int8
-from .macs import expert_macs, network_macs
+from .graphs import (
+    EncoderGraph,
+    FeaturesGraph,
+    PictureGraph,
+    reconstructs,
+    semantic_head,
+    sends_labels,
+)
+from .macs import expert_macs
 from .manifest import (
     CARD,
     EXPERT,
@@ -37,15 +53,12 @@ from .manifest import (
     describe_codec,
     expert_name,
     provenance,
-    record,
     write_expert_manifest,
     write_manifest,
 )
+from .networks import Head, Networks, share_expert, write_networks
 from .offsets import first_level_logits, fit_offsets
-from .onnx_export import ExportError, Inputs, infer, tokens_kept, write_onnx
-
-FLOAT_CONVOLUTIONS = 5
-"""Convolutions of the encoder, from the stem on, that its 8-bit version computes in float."""
+from .onnx_export import ExportError, infer, write_onnx
 
 
 def export(material: Material, runs: Path, models: Path) -> Path:
@@ -67,15 +80,13 @@ def export(material: Material, runs: Path, models: Path) -> Path:
             f"{config.name}: a bundle needs tokens with a codebook; for a table of what has none "
             "use gosvae_training.studies.run"
         )
-    _check_replaceable(folder, [MANIFEST, ENCODER, MASK, PRIOR, RECONSTRUCT, *INT8.values()])
+    networks = [ENCODER, FEATURES, RECONSTRUCT]
+    _check_replaceable(folder, [MANIFEST, PRIOR, TASKS, *networks, *map(int8, networks)])
     expert, codec = load_trained(material, runs)
     try:
         with whole_folder(folder) as draft:
-            write_bundle(material, expert, codec, draft)
-            expert_file = ModelBundle.load(draft).expert_path
-            expert_file.parent.mkdir(exist_ok=True)
-            # Named by its content, it can go to its place before the bundle does.
-            (draft / EXPERT).replace(expert_file)
+            write_bundle(material, expert, codec, draft, models)
+            ModelBundle.load(draft)
     finally:
         delete_orphans(models)
     report(folder, material.val)
@@ -104,7 +115,7 @@ def export_expert(material: Material, runs: Path, models: Path) -> Path:
         load_averaged(expert, runs / config.name / "expert", config.expert.steps)
     frames = [(frame,) for frame in some_frames(material.val, 5, config.input_size)]
     with whole_folder(folder) as draft:
-        write_onnx(expert, frames, (["frames"], "logits"), draft / EXPERT)
+        write_onnx(expert, frames, (["frames"], ["logits"]), draft / EXPERT)
         about: dict[str, Any] = {
             "name": config.name,
             "label_space": material.labels.name,
@@ -173,103 +184,48 @@ def load_averaged(network: nn.Module, folder: Path, steps: int) -> None:
     network.load_state_dict(state["averaged"])
 
 
-class _Examples(NamedTuple):
-    """Inputs of a bundle's networks, from a few validation frames; each a batch of one."""
-
-    frames: list[Inputs]
-    """uint8 (1, H, W, 3)."""
-    taken: list[Inputs]
-    """What the encoder takes: frames, and the tokens of the frame before as reference."""
-    tokens: list[Tensor]
-    """What the encoder makes of `taken`, int32 (1, levels, h, w)."""
-    alone: list[Inputs]
-    """Tokens of the frames without a reference."""
-
-    @classmethod
-    def of(cls, encoder: EncoderGraph, frames: Iterable[Tensor]) -> _Examples:
-        single: list[Inputs] = [(frame,) for frame in frames]
-        alone: list[Inputs] = [
-            (encoder(frame, encoder.no_reference(frame)),) for (frame,) in single
-        ]
-        references = alone[-1:] + alone[:-1]
-        taken = [(*frame, *tokens) for frame, tokens in zip(single, references, strict=True)]
-        return cls(single, taken, [encoder(*each) for each in taken], alone)
-
-
 def write_bundle(
-    material: Material, expert: nn.Module, codec: TokenNetwork, folder: Path
+    material: Material, expert: nn.Module, codec: TokenNetwork, folder: Path, models: Path
 ) -> dict[str, Any]:
-    """Write all files of a bundle and its ``expert.onnx`` into `folder`; return the manifest.
+    """Write all files of a bundle into `folder`, its expert into `models`; return the manifest.
 
     The manifest has no figures but the share of tokens that half precision keeps; :func:`report`
     adds those.
     """
     config = material.config
-    encoder = EncoderGraph(codec, config.inertia)
-    mask = MaskGraph(codec, config.input_size, expert)
-    examples = _Examples.of(encoder, some_frames(material.val, 5, config.input_size))
-    names = ["frames", "reference"], "tokens"
-    float_encoder = write_onnx(encoder, examples.taken, names, folder / ENCODER)
-    kept = tokens_kept(folder / ENCODER, examples.taken, examples.tokens)
-    float_mask = write_onnx(mask, examples.alone, (["tokens"], "logits"), folder / MASK)
-    write_onnx(expert, examples.frames, (["frames"], "logits"), folder / EXPERT)
-    fit_prior(
-        folder,
-        codec.codebooks().detach().numpy(),
-        material.familiar(),
-        config.prior,
-        config.seed,
+    frames = some_frames(material.val, 5, config.input_size)
+    outputs = list(KINDS["semantic"].outputs)
+    shared = share_expert(expert, expert_name(config), frames, outputs, models)
+    about = {"label_space": material.labels.name, "labels": list_labels(material.labels)}
+    head = Head("semantic", semantic_head(codec, expert), about, shared)
+    networks = Networks(
+        EncoderGraph(codec, config.inertia),
+        FeaturesGraph(codec, config.input_size),
+        {"semantic": head},
+        PictureGraph(codec, config.input_size) if reconstructs(codec) else None,
     )
-    files = [ENCODER, MASK, PRIOR]
+    # Group norms, which pictures need, have no 8-bit version; labels are their own features.
+    quantized = [ENCODER] if sends_labels(codec) else [ENCODER, FEATURES]
     if reconstructs(codec):
-        picture = PictureGraph(codec, config.input_size)
-        write_onnx(picture, examples.alone, (["tokens"], "frames"), folder / RECONSTRUCT)
-        files.append(RECONSTRUCT)
-    else:
-        # Group norms, which pictures need, have no 8-bit version.
-        files += write_8_bit(material, codec, (float_encoder, float_mask), folder)
-    compute = {
-        "vehicle_macs": network_macs(encoder, *examples.taken[0]),
-        "receiver_macs": network_macs(mask, *examples.alone[0]),
-        "expert_macs": expert_macs(expert, *examples.frames[0]),
-        "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
-        "decoder_parameters": sum(p.numel() for p in mask.parameters()),
-    }
+        quantized = []
+    ranges = some_frames(material.familiar(), 48, config.input_size) if quantized else []
+    written = write_networks(networks, folder, frames, ranges, quantized)
+    codebooks = codec.codebooks().detach().numpy()
+    fit_prior(folder, codebooks, material.familiar(), config.prior, config.seed)
     manifest = {
         **describe_codec(material, codec),
-        "files": {name: record(folder / name) for name in files},
-        "expert": {"name": expert_name(config), **record(folder / EXPERT)},
+        "files": {**written.files, PRIOR: record(folder / PRIOR)},
+        "tasks": written.tasks,
         "provenance": {
             **provenance(material),
             "initial_weights": "EfficientNet-Lite, ImageNet (Apache-2.0)",
             "prior": config.prior.model_dump(),
         },
-        "compute": compute,
-        "figures": {"tokens_kept_by_float16": round(kept, 4)},
+        "compute": {**written.compute, "expert_macs": expert_macs(expert, frames[0])},
+        "figures": {"tokens_kept_by_float16": round(written.tokens_kept, 4)},
     }
     write_manifest(folder, manifest)
     return manifest
-
-
-def write_8_bit(
-    material: Material,
-    codec: TokenNetwork,
-    graphs: tuple[onnx.ModelProto, onnx.ModelProto],
-    folder: Path,
-) -> list[str]:
-    """Write the 8-bit versions of encoder and mask network; return their names.
-
-    The ranges are taken from some fifty frames trained on.
-    """
-    encoder = EncoderGraph(codec, material.config.inertia)
-    some = some_frames(material.familiar(), 48, material.config.input_size)
-    pairs = [(frame, encoder.no_reference(frame)) for frame in some]
-    write_int8(graphs[0], pairs, FLOAT_CONVOLUTIONS, folder / INT8[ENCODER])
-    # Labels are their own mask.
-    if sends_labels(codec):
-        return [INT8[ENCODER]]
-    write_int8(graphs[1], [(encoder(*each),) for each in pairs], 0, folder / INT8[MASK])
-    return [INT8[ENCODER], INT8[MASK]]
 
 
 def report(folder: Path, samples: Dataset) -> None:
@@ -293,9 +249,17 @@ def report(folder: Path, samples: Dataset) -> None:
 
 def _without_int8(bundle: ModelBundle) -> ModelBundle:
     """Return the same bundle, which computes in float on the CPU too."""
-    names = set(bundle.manifest["files"]) - set(INT8.values())
-    files = {name: bundle.manifest["files"][name] for name in names}
-    return replace(bundle, manifest={**bundle.manifest, "files": files}, _sessions={})
+    quantized = {int8(name) for name in bundle.files}
+
+    def without(files: dict[str, Any]) -> dict[str, Any]:
+        return {name: about for name, about in files.items() if name not in quantized}
+
+    tasks = {
+        name: replace(task, record={**task.record, "files": without(task.record["files"])})
+        for name, task in bundle.tasks.items()
+    }
+    manifest = {**bundle.manifest, "files": without(bundle.manifest["files"])}
+    return replace(bundle, manifest=manifest, tasks=tasks, _sessions={})
 
 
 def _or_warn(folder: Path, measure: Callable[[], None]) -> None:

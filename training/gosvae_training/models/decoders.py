@@ -48,8 +48,12 @@ class MaskDecoder(nn.Module):
         self.classifier = nn.Conv2d(64, classes, 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        return self.classifier(self.embed(vectors))
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Return what the classifier sees, (N, 64, H/4, W/4)."""
         x = self.widen(self.blocks(self.enter(vectors)))
-        return self.classifier(self.refine(F.relu(F.pixel_shuffle(x, self._up))))
+        return self.refine(F.relu(F.pixel_shuffle(x, self._up)))
 
 
 class LabelDecoder(nn.Module):
@@ -58,8 +62,13 @@ class LabelDecoder(nn.Module):
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
+        self.classifier = nn.Identity()
 
     def forward(self, vectors: Tensor) -> Tensor:
+        return vectors
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Return the labels, which are their own features."""
         return vectors
 
 
@@ -121,7 +130,11 @@ class UpperDecoder(nn.Module):
         return self.expert.classifier
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.expert.decode(self.features(vectors))
+        return self.classifier(self.embed(vectors))
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Return what the classifier sees, (N, width, H/4, W/4)."""
+        return self.expert.join(self.features(vectors))
 
     def features(self, vectors: Tensor) -> list[Tensor]:
         """Return what stands for the expert's features of strides 4, 8, 16 and 32."""

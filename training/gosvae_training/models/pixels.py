@@ -85,6 +85,10 @@ class PixelDecoder(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         return self.layers(vectors) * 127.5 + 127.5
 
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Return the pixels, which are what an expert sees."""
+        return self(vectors)
+
 
 def to_frames(pixels: Tensor) -> Tensor:
     """Return float (N, 3, H, W) of any range as frames, float (N, H, W, 3), 0 to 255."""

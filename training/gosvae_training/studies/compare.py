@@ -20,9 +20,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle, metrics
-from gosvae_codec.bundle import ENCODER
 from gosvae_codec.draft import whole_file, write_text
 from gosvae_codec.images import resize_frame
+from gosvae_codec.manifest import ENCODER
 from gosvae_codec.metrics import ConfusionMatrix
 
 from ..data.datasets import DataError, Dataset, describe, iterate, load_dataset

@@ -1,13 +1,13 @@
-"""Frames to packets to masks: the GOS-VAE codec, free of ROS and of torch.
+"""Frames to packets to masks, boxes and depths: the GOS-VAE codec, free of ROS and of torch.
 
     bundle = ModelBundle.load("models/camvid-base")
     packets = Encoder(bundle).encode(frame)      # uint8 (H, W, 3) RGB -> list of Packet
     mask = Decoder(bundle).decode(packets).mask  # uint8 (H, W) label ids
 
 One module stands for each stage of a frame, in this order: images, encoder, entropy (with prior and
-kernels), slices, packets, redundancy; then reassembly, unpacking, decoder, masks. Bundle and
-sessions load the networks; sender and rate control what a stream may send; exposure tells frames
-that show nothing.
+kernels), slices, packets, redundancy; then reassembly, unpacking, decoder, tasks, masks.
+Manifest, bundle and sessions load the networks; sender and rate control what a stream may send;
+exposure tells frames that show nothing.
 """
 
 try:
@@ -19,7 +19,15 @@ except ImportError as error:
     ) from error
 
 from .bundle import ModelBundle
-from .decoder import DecodedFrame, Decoder, Reconstructor, decode_together, finish, run
+from .decoder import (
+    DecodedFrame,
+    Decoder,
+    Networks,
+    Reconstructor,
+    decode_together,
+    finish,
+    run,
+)
 from .encoder import Candidate, Encoder
 from .errors import (
     BundleError,
@@ -37,6 +45,7 @@ from .images import ImageConverter
 from .labels import CAMVID, CITYSCAPES, UNLABELLED, Label, LabelSpace
 from .packets import Header, Packet
 from .reassembly import EncodedFrame, Reassembler
+from .tasks import DepthResult, DetectionResult, SemanticResult, Task
 from .unpacking import UnpackedFrame, Unpacker
 
 __version__ = "0.1.0"
@@ -49,6 +58,8 @@ __all__ = [
     "Candidate",
     "DecodedFrame",
     "Decoder",
+    "DepthResult",
+    "DetectionResult",
     "EncodedFrame",
     "Encoder",
     "Expert",
@@ -63,11 +74,14 @@ __all__ = [
     "LabelSpace",
     "MissingReferenceError",
     "ModelBundle",
+    "Networks",
     "Packet",
     "PacketError",
     "ProviderError",
     "Reassembler",
     "Reconstructor",
+    "SemanticResult",
+    "Task",
     "UnpackedFrame",
     "Unpacker",
     "decode_together",

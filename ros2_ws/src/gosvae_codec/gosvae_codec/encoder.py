@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bundle import ENCODER, ModelBundle
+from .bundle import ModelBundle
 from .entropy import Tokens
 from .images import Frame, as_frame, resize_frame
+from .manifest import ENCODER
 from .packets import REFERENCES, Header, Packet
 from .redundancy import LENGTH_BYTES, parity_packets
 from .sessions import Provider

@@ -4,34 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from .bundle import ModelBundle
+from .errors import BundleError
 from .images import Frame, as_frame, resize_frame
-from .masks import Mask, resize_mask, upsampled_argmax
+from .masks import Mask
 from .sessions import Provider
+from .tasks import Canvas, Result, SemanticResult
 
 
 class Expert:
-    """The segmentation network that a bundle imitates, applied to uncoded frames."""
+    """The network that a task of a bundle imitates, applied to uncoded frames."""
 
     def __init__(
-        self, bundle: ModelBundle, providers: Sequence[Provider] = ("cpu",), threads: int = 1
+        self,
+        bundle: ModelBundle,
+        providers: Sequence[Provider] = ("cpu",),
+        threads: int = 1,
+        task: str | None = None,
     ) -> None:
-        """Load the expert.
+        """Load the expert of `task`, or of the bundle's masks.
 
         Raises:
-            ProviderError, BundleError: see :meth:`ModelBundle.expert_session`.
+            ProviderError, BundleError: see :meth:`ModelBundle.expert_session` and
+                :meth:`ModelBundle.choose`.
         """
         self.bundle = bundle
-        self.session = bundle.expert_session(providers, threads)
+        self.task = bundle.semantic if task is None else bundle.choose([task])[task]
+        self.session = bundle.expert_session(self.task, providers, threads)
+
+    def apply(self, frame: Frame) -> Result:
+        """Return what the task's head is to make of a frame, uint8 (H, W, 3) RGB.
+
+        Raises:
+            ImageError: `frame` is not such an array.
+        """
+        frame, size = as_frame(frame), self.bundle.input_size
+        made = self.session.run_all(resize_frame(frame, size)[None])
+        canvas = Canvas(size, (frame.shape[0], frame.shape[1]), np.zeros(size[0], bool))
+        return self.task.finish(self.task.split(made, 1)[0], canvas)
 
     def segment(self, frame: Frame) -> Mask:
         """Return the mask of a frame: uint8 (H, W, 3) RGB -> uint8 (H, W) label ids.
 
         Raises:
             ImageError: `frame` is not such an array.
+            BundleError: the task makes no masks.
         """
-        frame = as_frame(frame)
-        pixels = resize_frame(frame, self.bundle.input_size)
-        logits = self.session.run(pixels[None])[0]
-        mask = upsampled_argmax(logits, self.bundle.input_size, self.bundle.labels)
-        return resize_mask(mask, frame.shape[:2])
+        result = self.apply(frame)
+        if not isinstance(result, SemanticResult):
+            raise BundleError(f"{self.task.name}: its expert makes no masks")
+        return result.mask

@@ -339,3 +339,38 @@ def _find_possible(logits, winner, top, able, counts):  # type: ignore[no-untype
             if max(upper, lower) >= least:
                 able[x, counts[x]] = k
                 counts[x] += 1
+
+
+@_compiled
+def upsampled_confidence(logits, confidence):  # type: ignore[no-untyped-def]
+    """Fill `confidence` with 255 times the largest softmax of the logits, scaled up bilinearly.
+
+    Args:
+        logits: float32 (classes, h, w).
+        confidence: uint8 (H, W).
+    """
+    classes, h, w = logits.shape
+    height, width = confidence.shape
+    values = np.empty(classes, np.float32)
+    for y in range(height):
+        place = min(max((y + 0.5) * h / height - 0.5, 0.0), h - 1.0)
+        top = min(int(place), max(h - 2, 0))
+        bottom = min(top + 1, h - 1)
+        down = np.float32(place - top)
+        for x in range(width):
+            place = min(max((x + 0.5) * w / width - 0.5, 0.0), w - 1.0)
+            left = min(int(place), max(w - 2, 0))
+            right = min(left + 1, w - 1)
+            across = np.float32(place - left)
+            largest = np.float32(-np.inf)
+            for k in range(classes):
+                above = logits[k, top, left]
+                above += (logits[k, top, right] - above) * across
+                below = logits[k, bottom, left]
+                below += (logits[k, bottom, right] - below) * across
+                values[k] = above + (below - above) * down
+                largest = max(largest, values[k])
+            total = np.float32(0.0)
+            for k in range(classes):
+                total += np.exp(values[k] - largest)
+            confidence[y, x] = np.uint8(255.0 / total + 0.5)

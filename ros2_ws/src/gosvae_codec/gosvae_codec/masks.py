@@ -34,6 +34,25 @@ def upsampled_argmax(
     return mask
 
 
+def upsampled_confidence(
+    logits: npt.NDArray[np.float32], input_size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """Return the softmax probability of each pixel's label; see :func:`upsampled_argmax`.
+
+    Args:
+        logits: float32 (classes, h, w), scaled up bilinearly before the softmax.
+        input_size: height and width of the result in pixels.
+
+    Returns:
+        uint8 of shape `input_size`, 255 for a probability of 1.
+    """
+    from . import kernels
+
+    confidence = np.empty(input_size, np.uint8)
+    kernels.upsampled_confidence(np.ascontiguousarray(logits, np.float32), confidence)
+    return confidence
+
+
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """Scale a mask to `size` (height, width) by nearest neighbour."""
     if mask.shape == size:

@@ -22,7 +22,7 @@ PROVIDERS = {
 Provider = str | tuple[str, Mapping[str, object]]
 """A short name, or a pair of short name and ONNX Runtime's options of that provider."""
 
-_DTYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(float)": np.float32}
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def available(providers: Sequence[Provider]) -> list[str]:
 
 
 class Session:
-    """One network with one or more inputs and one output."""
+    """One network with one or more inputs and outputs."""
 
     def __init__(self, path: Path, providers: Sequence[Provider], threads: int) -> None:
         """Load a network on the first of `providers` that works.
@@ -142,43 +142,64 @@ class Session:
                 self.provider,
                 names[0],
             )
-        self._name = path.name
+        self.path = path
         self._inputs = self._session.get_inputs()
         self.input_shapes: list[list[Any]] = [each.shape for each in self._inputs]
         """Shapes of the graph's inputs; free dimensions are names."""
-        output = self._session.get_outputs()[0]
-        self._output = output.name
-        self.output_shape: list[Any] = output.shape
+        self.outputs: list[tuple[str, str, list[Any]]] = [
+            (each.name, each.type, each.shape) for each in self._session.get_outputs()
+        ]
+        """Names, ONNX types and shapes of the graph's outputs."""
 
-    def warm_up(self, *shapes: Sequence[int]) -> None:
-        """Run the network on zeros of `shapes`, as the first inference allocates and is slow.
+    def zeros(self, *shapes: Sequence[int]) -> list[npt.NDArray[Any]]:
+        """Return inputs of these shapes."""
+        pairs = zip(shapes, self._inputs, strict=True)
+        return [np.zeros(shape, _DTYPES[each.type]) for shape, each in pairs]
+
+    def warm_up(self, *arrays: Any) -> None:
+        """Run the network once, as the first inference allocates and is slow.
+
+        Args:
+            arrays: as for :meth:`compute`.
 
         Raises:
             BundleError: the network fails on them.
         """
         try:
-            zeros = zip(shapes, self._inputs, strict=True)
-            self.run(*(np.zeros(shape, _DTYPES[each.type]) for shape, each in zeros))
+            self.compute(*arrays)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise BundleError(f"{self._name}: cannot run on {shapes}: {error}") from error
+            raise BundleError(f"{self.path}: cannot run: {error}") from error
 
-    def run(self, *arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run the network.
+    def run(self, *arrays: Any) -> npt.NDArray[Any]:
+        """Return the first output of the network; see :meth:`compute`."""
+        return np.asarray(self.compute(*arrays)[0].numpy())
+
+    def run_all(self, *arrays: Any) -> list[npt.NDArray[Any]]:
+        """Return all outputs of the network; see :meth:`compute`."""
+        return [np.asarray(each.numpy()) for each in self.compute(*arrays)]
+
+    def compute(self, *arrays: Any) -> list[Any]:
+        """Run the network, and leave its outputs where they are.
 
         Args:
-            arrays: inputs in the graph's order, with the graph's shapes and dtypes.
+            arrays: inputs in the graph's order, with the graph's shapes and dtypes: arrays, or what
+                another session computed.
 
         Returns:
-            The graph's output.
+            The graph's outputs as ONNX Runtime's ``OrtValue``, on the device that computed them.
         """
-        # With bound outputs, results are copied from the device once.
         binding = self._session.io_binding()
-        bound = [np.ascontiguousarray(array) for array in arrays]
-        for each, array in zip(self._inputs, bound, strict=True):
-            binding.bind_cpu_input(each.name, array)
-        binding.bind_output(self._output, "cpu" if self.provider == "cpu" else "cuda")
+        kept = []
+        for each, array in zip(self._inputs, arrays, strict=True):
+            if isinstance(array, np.ndarray):
+                kept.append(np.ascontiguousarray(array))
+                binding.bind_cpu_input(each.name, kept[-1])
+            else:
+                binding.bind_ortvalue_input(each.name, array)
+        for name, *_ in self.outputs:
+            binding.bind_output(name, "cpu" if self.provider == "cpu" else "cuda")
         self._session.run_with_iobinding(binding)
-        return np.asarray(binding.copy_outputs_to_cpu()[0])
+        return list(binding.get_outputs())
 
 
 def _make_cache(folder: object) -> None:

@@ -1,8 +1,7 @@
-"""A tiny bundle for tests: real files and real ONNX graphs, no training. Needs the onnx package."""
+"""Tiny bundles and heads for tests: real files and ONNX graphs, no training. Needs onnx."""
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from .bundle import ENCODER, FORMAT, MANIFEST, MASK, PRIOR, RECONSTRUCT
+from .draft import write_text
 from .entropy import TokenCoder
-from .labels import CAMVID, LabelSpace
+from .labels import CAMVID, Label, LabelSpace
+from .manifest import (
+    ENCODER,
+    FEATURES,
+    FORMAT,
+    MANIFEST,
+    PRIOR,
+    RECONSTRUCT,
+    TASKS,
+    dump,
+    head_file,
+    list_labels,
+    record,
+)
 from .prior import CURRENT, LOGITS, REFERENCE, SAME, SCALE, Prior
 
 _SIZE = (64, 96)
@@ -27,6 +38,10 @@ Shape = list[str | int]
 """Sides of a tensor; free ones are names."""
 
 
+OBJECTS = LabelSpace("objects", (Label(0, "car", (0, 0, 142)), Label(1, "person", (220, 20, 60))))
+"""What the tiny detection head tells apart."""
+
+
 def write_tiny_bundle(
     path: Path,
     seed: int = 0,
@@ -34,11 +49,12 @@ def write_tiny_bundle(
     labels: LabelSpace = CAMVID,
     inertia: int = 0,
     reconstructs: bool = False,
+    tasks: Sequence[str] = ("semantic",),
 ) -> Path:
     """Write a bundle for 96x64 frames, 6x4 tokens and 64 codes, and the expert beside it.
 
-    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four; the mask
-    network gives each token random logits drawn from `seed`.
+    The token of level `k` is the mean of channel `k` over a 16x16 patch, divided by four; the
+    features of each token are random numbers drawn from `seed`, one for each label.
 
     Args:
         path: folder to make; the expert goes to ``experts`` in the folder above.
@@ -49,6 +65,7 @@ def write_tiny_bundle(
             (hysteresis).
         reconstructs: whether it has a ``reconstruct.onnx``, which sets every pixel of a patch to
             four times the mean of its tokens, in grey.
+        tasks: kinds of its tasks, which are also their names; see :func:`write_tiny_head`.
 
     Returns:
         `path`.
@@ -58,19 +75,27 @@ def write_tiny_bundle(
     grid = height // _PATCH, width // _PATCH
     tokens: Shape = ["batch", levels, *grid]
     frames: Shape = ["batch", height, width, 3]
-    logits: Shape = ["batch", classes, *grid]
-    path.mkdir(parents=True)
+    features: Shape = ["batch", classes, *grid]
+    (path / TASKS).mkdir(parents=True)
     _write_encoder(path / ENCODER, frames, tokens, levels, inertia)
-    _write_mask(path / MASK, tokens, logits, rng.standard_normal((_CODES + 1, classes)))
+    _write_features(path / FEATURES, tokens, features, rng.standard_normal((_CODES + 1, classes)))
     if reconstructs:
         _write_reconstruction(path / RECONSTRUCT, tokens, frames)
     experts = path.parent / "experts"
     experts.mkdir(exist_ok=True)
     unnamed = experts / f"{path.name}.onnx"
-    _write_expert(unnamed, frames, logits, rng.standard_normal((classes, 3, 1, 1)))
-    expert = _record(unnamed)
+    _write_expert(unnamed, frames, features, rng.standard_normal((classes, 3, 1, 1)))
+    expert = record(unnamed)
     unnamed.replace(experts / f"{str(expert['sha256'])[:16]}.onnx")
     write_random_prior(path / PRIOR, levels, _CODES, grid, rng)
+    files = [ENCODER, FEATURES, PRIOR, *([RECONSTRUCT] if reconstructs else [])]
+    entries = {}
+    for kind in tasks:
+        entries[kind] = describe_tiny_head(
+            path, write_tiny_head(path / head_file(kind), kind, classes), labels
+        )
+        if kind == "semantic":
+            entries[kind]["expert"] = expert
     manifest = {
         "format": FORMAT,
         "name": path.name,
@@ -78,19 +103,102 @@ def write_tiny_bundle(
         "grid": list(grid),
         "levels": levels,
         "codes": _CODES,
-        "labels": [
-            {"id": label.id, "name": label.name, "color": list(label.color)}
-            for label in labels.labels
-        ],
-        "files": {
-            name: _record(path / name)
-            for name in (ENCODER, MASK, PRIOR, *([RECONSTRUCT] if reconstructs else []))
-        },
-        "expert": expert,
+        "inertia": [float(inertia)] * levels,
+        "files": {name: record(path / name) for name in files},
+        "tasks": entries,
         "provenance": {"seed": seed},
     }
-    (path / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False))
+    write_text(path / MANIFEST, dump(manifest))
     return path
+
+
+def describe_tiny_head(bundle: Path, head: Path, labels: LabelSpace = CAMVID) -> dict[str, Any]:
+    """Return the manifest's entry of a tiny head, whose file's name is its kind."""
+    kind = head.stem
+    entry: dict[str, Any] = {"kind": kind, "features": record(bundle / FEATURES)["sha256"]}
+    if kind == "semantic":
+        entry |= {"label_space": labels.name, "labels": list_labels(labels)}
+    elif kind == "detection":
+        entry["labels"] = list_labels(OBJECTS)
+    else:
+        entry["unit"] = "metres"
+    return {**entry, "files": {head_file(kind): record(head)}}
+
+
+def write_tiny_head(path: Path, kind: str, channels: int = len(CAMVID)) -> Path:
+    """Write a head for a tiny bundle's features, of `channels`; return `path`.
+
+    ``semantic``: the features are the logits. ``detection``: each token with a first or second
+    feature above 1 is a car or a person, its box the token's patch. ``depth``: the first feature's
+    amount and 1, in metres.
+    """
+    wide: Shape = ["batch", "channels", "rows", "columns"]
+    taken = [("features", TensorProto.FLOAT, wide)]
+    if kind == "semantic":
+        logits: Shape = ["batch", channels, "rows", "columns"]
+        nodes = [helper.make_node("Identity", ["features"], ["logits"])]
+        _save(path, nodes, taken, [("logits", TensorProto.FLOAT, logits)], {})
+    elif kind == "depth":
+        nodes = [
+            helper.make_node("Slice", ["features", "zero", "one", "one"], ["first"]),
+            helper.make_node("Abs", ["first"], ["amount"]),
+            helper.make_node("Add", ["amount", "metre"], ["planes"]),
+            helper.make_node("Squeeze", ["planes", "one"], ["depth"]),
+        ]
+        ones = {"zero": np.zeros(1, np.int64), "one": np.ones(1, np.int64)}
+        depth: Shape = ["batch", "rows", "columns"]
+        made = [("depth", TensorProto.FLOAT, depth)]
+        _save(path, nodes, taken, made, {**ones, "metre": np.ones(1, np.float32)})
+    else:
+        _write_detection(path, taken)
+    return path
+
+
+def _write_detection(path: Path, taken: Sequence[tuple[str, int, Shape]]) -> None:
+    rows, columns = _SIZE[0] // _PATCH, _SIZE[1] // _PATCH
+    y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+    patches = np.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], 1)
+    nodes = [
+        helper.make_node("Shape", ["features"], ["batch"], start=0, end=1),
+        helper.make_node("Concat", ["batch", "patch"], ["wide"], axis=0),
+        helper.make_node("Expand", ["patches", "wide"], ["all"]),
+        helper.make_node("Slice", ["features", "zero", "two", "one"], ["some"]),
+        helper.make_node("Flatten", ["some"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "by_class"], ["strength"]),
+        helper.make_node(
+            "NonMaxSuppression", ["all", "strength", "many", "overlap", "least"], ["found"]
+        ),
+        helper.make_node("GatherND", ["strength", "found"], ["strengths"]),
+        helper.make_node("Shape", ["strengths"], ["count"]),
+        helper.make_node("TopK", ["strengths", "count"], ["sorted", "order"]),
+        helper.make_node("Sigmoid", ["sorted"], ["scores"]),
+        helper.make_node("Gather", ["found", "order"], ["kept"]),
+        helper.make_node("Split", ["kept", "ones"], ["frame", "class", "place"], axis=1),
+        helper.make_node("Squeeze", ["frame", "one"], ["frames"]),
+        helper.make_node("Squeeze", ["class", "one"], ["classes"]),
+        helper.make_node("Squeeze", ["place", "one"], ["places"]),
+        helper.make_node("Gather", ["flat_patches", "places"], ["boxes"]),
+    ]
+    constants: dict[str, npt.NDArray[Any]] = {
+        "patches": patches[None].astype(np.float32),
+        "flat_patches": patches.astype(np.float32),
+        "patch": np.array(patches.shape),
+        "by_class": np.array([-1, len(OBJECTS), len(patches)]),
+        "zero": np.zeros(1, np.int64),
+        "one": np.ones(1, np.int64),
+        "two": np.full(1, len(OBJECTS)),
+        "ones": np.ones(3, np.int64),
+        "many": np.full(1, len(patches)),
+        "overlap": np.full(1, 0.5, np.float32),
+        "least": np.ones(1, np.float32),
+    }
+    made: list[tuple[str, int, Shape]] = [
+        ("boxes", TensorProto.FLOAT, ["objects", 4]),
+        ("scores", TensorProto.FLOAT, ["objects"]),
+        ("classes", TensorProto.INT64, ["objects"]),
+        ("frames", TensorProto.INT64, ["objects"]),
+    ]
+    _save(path, nodes, taken, made, constants)
 
 
 _POOLED = [
@@ -128,24 +236,26 @@ def _write_encoder(path: Path, frames: Shape, tokens: Shape, levels: int, inerti
         path,
         nodes,
         [("frames", TensorProto.UINT8, frames), ("reference", TensorProto.INT32, tokens)],
-        ("tokens", TensorProto.INT32, tokens),
+        [("tokens", TensorProto.INT32, tokens)],
         constants,
     )
 
 
-def _write_mask(path: Path, tokens: Shape, logits: Shape, table: npt.NDArray[np.float64]) -> None:
+def _write_features(
+    path: Path, tokens: Shape, features: Shape, table: npt.NDArray[np.float64]
+) -> None:
     table = table.astype(np.float32)
     table[_CODES] = 0
     nodes = [
         helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
         helper.make_node("ReduceSum", ["vectors", "one"], ["summed"], keepdims=0),
-        helper.make_node("Transpose", ["summed"], ["logits"], perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", ["summed"], ["features"], perm=[0, 3, 1, 2]),
     ]
     _save(
         path,
         nodes,
         [("tokens", TensorProto.INT32, tokens)],
-        ("logits", TensorProto.FLOAT, logits),
+        [("features", TensorProto.FLOAT, features)],
         {"table": table, "one": np.ones(1, np.int64)},
     )
 
@@ -157,7 +267,7 @@ def _write_expert(
         path,
         [*_POOLED, helper.make_node("Conv", ["means", "weights"], ["logits"])],
         [("frames", TensorProto.UINT8, frames)],
-        ("logits", TensorProto.FLOAT, logits),
+        [("logits", TensorProto.FLOAT, logits)],
         {"weights": weights.astype(np.float32)},
     )
 
@@ -183,7 +293,7 @@ def _write_reconstruction(path: Path, tokens: Shape, frames: Shape) -> None:
         path,
         nodes,
         [("tokens", TensorProto.INT32, tokens)],
-        ("frames", TensorProto.UINT8, frames),
+        [("frames", TensorProto.UINT8, frames)],
         constants,
     )
 
@@ -239,23 +349,18 @@ def write_random_prior(
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
-def _record(path: Path) -> dict[str, str | int]:
-    data = path.read_bytes()
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
 def _save(
     path: Path,
     nodes: list[onnx.NodeProto],
     taken: Sequence[tuple[str, int, Shape]],
-    made: tuple[str, int, Shape],
+    made: Sequence[tuple[str, int, Shape]],
     constants: Mapping[str, npt.NDArray[Any]],
 ) -> None:
     graph = helper.make_graph(
         nodes,
         path.stem,
         [helper.make_tensor_value_info(*each) for each in taken],
-        [helper.make_tensor_value_info(*made)],
+        [helper.make_tensor_value_info(*each) for each in made],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -182,12 +182,12 @@ class Stream:
         findings.drops(share(conditions.drop_rate, masks))
         if self._frames:
             findings.rate("masks", masks)
-        findings.fallback(self.decoder.session, conditions.providers)
+        findings.fallback(self.decoder.networks.features, conditions.providers)
         return Report(*findings.summary("receiving"), values)
 
     def _figures(self, conditions: Conditions) -> dict[str, Any]:
         return {
-            "provider": self.decoder.session.provider,
+            "provider": self.decoder.networks.features.provider,
             "transmitters": conditions.transmitters,
             "mask listeners": conditions.mask_listeners,
             "masks": self._frames,

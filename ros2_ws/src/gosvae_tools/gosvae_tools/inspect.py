@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rclpy.serialization import deserialize_message
 
-from gosvae_codec import ModelBundle, Packet, PacketError
-from gosvae_codec.bundle import MANIFEST
+from gosvae_codec import ModelBundle, Packet, PacketError, Task
+from gosvae_codec.manifest import MANIFEST
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES, VERSION
 from gosvae_common.messages import from_packet_message
 from gosvae_msgs.msg import TokenPacket
@@ -58,7 +58,7 @@ def _bundle(path: Path) -> Inspection:
     bundle = ModelBundle.load(path)
     files = {
         name: int(record.get("bytes", (path / name).stat().st_size))
-        for name, record in bundle.manifest["files"].items()
+        for name, record in bundle.files.items()
     }
     height, width = bundle.input_size
     values = {
@@ -74,27 +74,40 @@ def _bundle(path: Path) -> Inspection:
             -(-level * bundle.grid[0] * bundle.grid[1] * (bundle.codes - 1).bit_length() // 8)
             for level in range(1, bundle.levels + 1)
         ],
-        "expert": str(bundle.expert_path) if bundle.expert_path.exists() else "not here",
-        "labels": {label.id: label.name for label in bundle.labels.labels},
+        "tasks": {name: _task(bundle, task) for name, task in bundle.tasks.items()},
         "files": files,
     }
     first = {
         key: ", ".join(map(str, value)) if isinstance(value, list) else value
         for key, value in values.items()
-        if key not in ("labels", "files", "kind")
+        if key not in ("tasks", "files", "kind")
     }
-    labels = [
-        (label.id, label.name, "#{:02x}{:02x}{:02x}".format(*label.color))
-        for label in bundle.labels.labels
+    tables = [
+        Table.of(f"bundle {path}", first),
+        Table("files", ("file", "bytes"), list(files.items())),
     ]
-    return Inspection(
-        values,
-        [
-            Table.of(f"bundle {path}", first),
-            Table("files", ("file", "bytes"), list(files.items())),
-            Table("labels", ("id", "name", "colour"), labels),
-        ],
-    )
+    for name, task in bundle.tasks.items():
+        about = {key: value for key, value in _task(bundle, task).items() if key != "labels"}
+        tables.append(Table.of(f"task {name}", about))
+        if "labels" in task.record:
+            labels = [
+                (label.id, label.name, "#{:02x}{:02x}{:02x}".format(*label.color))
+                for label in task.labels.labels
+            ]
+            tables.append(Table(f"labels of {name}", ("id", "name", "colour"), labels))
+    return Inspection(values, tables)
+
+
+def _task(bundle: ModelBundle, task: Task) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": task.kind, "version": task.version[:16]}
+    if "expert" in task.record:
+        path = bundle.expert_path(task)
+        found["expert"] = str(path) if path.exists() else "not here"
+    if "unit" in task.record:
+        found["unit"] = task.record["unit"]
+    if "labels" in task.record:
+        found["labels"] = {label.id: label.name for label in task.labels.labels}
+    return found
 
 
 def _packet(path: Path) -> Inspection:

@@ -191,6 +191,18 @@ def _restamp(options: argparse.Namespace) -> int:
     return _report("restamp", outcome, options.json)
 
 
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", type=Path, metavar="OLD", help="bundle of format 2")
+    parser.add_argument("new", type=Path, metavar="NEW", help="folder to write")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .convert_bundle import convert
+
+    return _report("convert-bundle", convert(options.old, options.new), options.json)
+
+
 def _report(command: str, outcome: Outcome, as_json: bool) -> int:
     from .tables import Table, show, show_json
 
@@ -263,11 +275,22 @@ stay, and the messages read and written are compared.
         "inspect",
         "tell what a bundle or bag holds",
         """\
-Tells what is in PATH: a model bundle (fingerprint, sizes, labels), a bag (frames, their kinds,
+Tells what is in PATH: a model bundle (fingerprint, sizes, tasks), a bag (frames, their kinds,
 bytes, rates and loss of each camera, and all topics), or a file that holds one packet as CDR. Of a
 bundle every file is checked by its SHA-256.
 """,
         _add_inspect_arguments,
         _inspect,
+    ),
+    Verb(
+        "convert-bundle",
+        "convert a bundle of format 2 to format 3",
+        """\
+Writes a model bundle of format 2, of earlier releases, as one of format 3: its network for masks
+becomes one for features and a head. Masks and packets stay as they were but for the fingerprint, so
+convert the bundle on both sides. Needs the package onnx.
+""",
+        _add_convert_arguments,
+        _convert,
     ),
 )

@@ -288,10 +288,10 @@ def test_a_bundle_is_summed_up(bundle: ModelBundle, tmp_path: Path) -> None:
     values = inspect(bundle.path).values
     assert values["fingerprint"] == f"{bundle.fingerprint:016x}"
     assert values["bytes_at_fixed_length"] == [18, 36]
-    assert values["labels"][0] == "road"
-    assert values["files"]["mask.onnx"] == (bundle.path / "mask.onnx").stat().st_size
+    assert values["tasks"]["semantic"]["labels"][0] == "road"
+    assert values["files"]["features.onnx"] == (bundle.path / "features.onnx").stat().st_size
     copy = shutil.copytree(bundle.path, tmp_path / "copy")
-    (copy / "mask.onnx").write_bytes(b"half")
+    (copy / "features.onnx").write_bytes(b"half")
     with pytest.raises(BundleError, match="copy the bundle again"):
         inspect(copy)
 
