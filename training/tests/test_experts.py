@@ -137,7 +137,7 @@ def test_each_form_is_taken_as_what_it_is(tmp_path: Path, form: str) -> None:
 def test_an_exported_expert_is_the_same(tmp_path: Path, form: str, single: bool) -> None:
     expert = build_expert(described(write(tmp_path / "a.onnx", form, single=single), form), LABELS)
     taken, truth = frame()
-    write_onnx(expert, [(taken,), (taken,)], (["frames"], "logits"), tmp_path / "b.onnx")
+    write_onnx(expert, [(taken,), (taken,)], (["frames"], ["logits"]), tmp_path / "b.onnx")
     session = ort.InferenceSession(str(tmp_path / "b.onnx"))
     assert [each.name for each in session.get_outputs()] == ["logits"]
     given = session.run(None, {"frames": taken.numpy()})[0]
