@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from gosvae_codec import CAMVID, Decoder, DetectionResult, Encoder, Expert, ModelBundle
 from gosvae_codec.manifest import PRIOR, dump, list_labels, record
-from gosvae_codec.tasks import KINDS
+from gosvae_codec.sessions import Session
+from gosvae_codec.tasks import FEATURES_KEY, KINDS
 from gosvae_codec.testing import OBJECTS, write_random_prior
 from gosvae_training.bundle.card import model_card
 from gosvae_training.bundle.detection import with_suppression
@@ -146,6 +147,8 @@ def test_a_bundle_of_three_tasks_is_written_and_runs(tmp_path: Path) -> None:
         assert isinstance(boxes, DetectionResult) and (boxes.scores >= 0.5).all()
     assert len(found[1].boxes) > 0
     assert written.compute["receiver_macs"] > 0
+    head = Session(folder / "tasks/depth.onnx", ["cpu"], 1)
+    assert head.metadata[FEATURES_KEY] == manifest["files"]["features.onnx"]["sha256"]
     card = model_card(manifest)
     for text in ("camvid: sky", "car, person", "boxes of pixels", "unit: relative"):
         assert text in card

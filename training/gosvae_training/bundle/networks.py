@@ -19,7 +19,7 @@ from gosvae_codec.manifest import (
     int8,
     record,
 )
-from gosvae_codec.tasks import KINDS
+from gosvae_codec.tasks import FEATURES_KEY, KINDS
 
 from .graphs import EncoderGraph
 from .int8 import write_int8
@@ -125,9 +125,14 @@ def _write_head(name: str, head: Head, made: Sequence[Inputs], folder: Path) -> 
     """Write one head, and return the manifest's entry of its task."""
     file, outputs = head_file(name), list(KINDS[head.kind].outputs)
     write_onnx(head.graph, made, (["features"], outputs), folder / file)
+    features = str(record(folder / FEATURES)["sha256"])
+    # So that the file can be added to another copy of the bundle, and to no other bundle.
+    stored = onnx.load(folder / file)
+    onnx.helper.set_model_props(stored, {FEATURES_KEY: features})
+    onnx.save(stored, folder / file)
     return {
         "kind": head.kind,
-        "features": record(folder / FEATURES)["sha256"],
+        "features": features,
         **head.about,
         "files": {file: record(folder / file)},
         **({"expert": dict(head.expert)} if head.expert is not None else {}),

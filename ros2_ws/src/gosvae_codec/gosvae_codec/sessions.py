@@ -150,6 +150,8 @@ class Session:
             (each.name, each.type, each.shape) for each in self._session.get_outputs()
         ]
         """Names, ONNX types and shapes of the graph's outputs."""
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        """What the file says of itself, by key."""
 
     def zeros(self, *shapes: Sequence[int]) -> list[npt.NDArray[Any]]:
         """Return inputs of these shapes."""

@@ -21,6 +21,8 @@ from .sessions import Session
 
 Outputs = tuple[npt.NDArray[Any], ...]
 """What a head makes of one frame, in the order of its kind's :attr:`Task.outputs`."""
+FEATURES_KEY = "gosvae_features"
+"""Key of a head's metadata: SHA-256 of the ``features.onnx`` that it was made for."""
 UNITS = ("metres", "relative")
 """What a depth is measured in; relative depths have no scale."""
 

@@ -24,6 +24,7 @@ from gosvae_codec.manifest import (
     read_yaml,
     record,
 )
+from gosvae_codec.tasks import FEATURES_KEY
 
 from .outcome import Outcome
 
@@ -66,6 +67,8 @@ def convert(old: Path, new: Path) -> Outcome:
         for path in old.iterdir():
             if path.is_file() and not (folder / path.name).exists() and path.name not in networks:
                 shutil.copyfile(path, folder / path.name)
+        for head in (folder / TASKS).iterdir():
+            _say(head, FEATURES_KEY, str(record(folder / FEATURES)["sha256"]))
         write_text(folder / MANIFEST, dump(_converted(manifest, folder)))
         ModelBundle.load(folder)
     bundle = ModelBundle.load(new)
@@ -146,6 +149,15 @@ def _cut(network: Path, features: Path, head: Path) -> None:
         del part.graph.value_info[:]
         onnx.checker.check_model(part)
         onnx.save(part, path)
+
+
+def _say(network: Path, key: str, value: str) -> None:
+    """Add an entry to a network's metadata."""
+    import onnx
+
+    model = onnx.load(network)
+    onnx.helper.set_model_props(model, {key: value})
+    onnx.save(model, network)
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

@@ -107,6 +107,8 @@ def test_a_converted_bundle_gives_the_same_masks(tmp_path: Path, end: str, quant
     assert features.shape[2:] == (4, 6)
     made = bundle.session("tasks/semantic.onnx", ["cpu"], 1).run(features)
     np.testing.assert_array_equal(made, wanted)
+    said = bundle.session("tasks/semantic.onnx", ["cpu"], 1).metadata["gosvae_features"]
+    assert said == bundle.manifest["files"]["features.onnx"]["sha256"]
     frame = np.random.default_rng(2).integers(0, 256, (64, 96, 3), np.uint8)
     assert Decoder(bundle).decode(Encoder(bundle).encode(frame)).mask.shape == (64, 96)
     assert Expert(bundle).segment(frame).shape == (64, 96)
