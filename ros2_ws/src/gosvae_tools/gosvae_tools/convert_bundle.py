@@ -67,8 +67,8 @@ def convert(old: Path, new: Path) -> Outcome:
         for path in old.iterdir():
             if path.is_file() and not (folder / path.name).exists() and path.name not in networks:
                 shutil.copyfile(path, folder / path.name)
-        for head in (folder / TASKS).iterdir():
-            _say(head, FEATURES_KEY, str(record(folder / FEATURES)["sha256"]))
+        for path in (folder / TASKS).iterdir():
+            _say(path, FEATURES_KEY, str(record(folder / FEATURES)["sha256"]))
         write_text(folder / MANIFEST, dump(_converted(manifest, folder)))
         ModelBundle.load(folder)
     bundle = ModelBundle.load(new)
