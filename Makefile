@@ -41,8 +41,8 @@ help:
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
 	@echo "  DATA='NAME=PATH ...'    where that names several datasets; quote paths that hold spaces"
 	@echo "  ARGS=...                NAME=VALUE of the configuration, and options of training"
-	@echo "make evaluate DATA=PATH   measure a bundle on a dataset at PATH"
-	@echo "  SPLIT=NAME              train, val (the default) or test"
+	@echo "make evaluate DATA=PATH   measure a bundle on a dataset, bag, video or folder of images at PATH"
+	@echo "  SPLIT=NAME              of a dataset: train, val (the default) or test"
 	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE_THAT_SHIPS); figures in a file"
 	@echo "make streets ARGS=...     render labelled drives; ARGS='render --help' tells more"
 	@echo
@@ -124,7 +124,8 @@ shell:
 # Streets have a lock of their own: Blender asks for numpy 1.
 LOCK := .uv/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	$(addprefix --no-emit-package ,torch gosvae-codec gosvae-training gosvae-streets)
+	$(addprefix --no-emit-package ,torch gosvae-codec gosvae-common gosvae-tools \
+	gosvae-training gosvae-streets)
 
 lock:
 	@$(RUN) $(LOCK) --python-version 3.10 --output-file requirements.lock $(ARGS) \

@@ -30,6 +30,19 @@ class Source(Strict):
     split: str
     share: float = Field(default=1.0, gt=0)
     """Part of every batch, against the sum of the shares."""
+    every: PositiveInt = 1
+    """One frame in so many is taken."""
+    range: tuple[float, float] = (0.0, 1.0)
+    """From which share of the frames to which, in order."""
+    topic: str = ""
+    """Of a bag with several image topics."""
+
+    @field_validator("range")
+    @classmethod
+    def _range_rises(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 1:
+            raise ValueError("give two rising shares from 0 to 1")
+        return value
 
 
 class Data(Strict):

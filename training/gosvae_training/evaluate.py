@@ -8,6 +8,7 @@ import lzma
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from gosvae_codec.masks import enlarge_labels, shrink_labels
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 
-from .data.datasets import DataError, Dataset, Sample, describe, iterate, load_dataset
+from .data.datasets import has_splits, load_dataset
+from .data.samples import DataError, Dataset, Part, Sample, describe, iterate
 from .tables import markdown_table
 
 HEADER = Header(0, 0, "camera")
@@ -115,19 +117,21 @@ class _Stream:
 
 
 def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[str, Any]:
-    """Return the figures of a bundle on labelled frames.
+    """Return the figures of a bundle on frames.
 
     mIoU is over all pixels of all frames, the mean over the labels that occur; agreement is mIoU
-    with the expert's masks as truth. Bytes are serialised packets, CDR included: of intra frames,
-    and as sent at the samples' frame rate, every frame predicted from the one `distance` before but
-    for one in INTRA_FRAMES. Milliseconds are the median of whole frames in one thread on the CPU
+    with the expert's masks as truth. Without a label mIoU and what is derived from it are None,
+    and ``per_class`` is of agreement, as ``metric`` says. Bytes are serialised packets, CDR
+    included: of intra frames, and as sent at the samples' frame rate, every frame predicted from
+    the one `distance` before but for one in INTRA_FRAMES. Milliseconds are the median of whole
+    frames in one thread on the CPU
     with all levels. The figures at the top are those with all levels, ``levels`` has those of fewer
     too, and ``labels`` those of a vehicle that runs the expert and sends its labels, each frame by
     itself, packet header included. MACs are the manifest's, null where it has none.
     """
     expert, expert_truth, expert_seconds = Expert(bundle), ConfusionMatrix(), []
     streams = [_Stream(bundle, level) for level in range(1, bundle.levels + 1)]
-    scales = {scale: (ConfusionMatrix(), list[int]()) for scale in LABEL_SCALES}
+    scales = {scale: (ConfusionMatrix(), ConfusionMatrix(), list[int]()) for scale in LABEL_SCALES}
     progress = tqdm(
         iterate(samples),
         desc=f"evaluate {bundle.name}",
@@ -142,9 +146,10 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
         expert_truth.add(sample.mask, wanted)
         for stream in streams:
             stream.send(sample, wanted, index % INTRA_FRAMES == 0, distance)
-        for scale, (truth, sizes) in scales.items():
+        for scale, (truth, agreement, sizes) in scales.items():
             size, mask = send_labels(wanted, scale, bundle.labels)
             truth.add(sample.mask, mask)
+            agreement.add(wanted, mask)
             sizes.append(size + streams[-1].header_bytes)
     levels = [_level_figures(bundle, stream, expert_truth.miou()) for stream in streams]
     full, compute = levels[-1], bundle.manifest.get("compute", {})
@@ -152,8 +157,9 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
         "data": describe(samples),
         "date": str(date.today()),
         "machine": platform.machine(),
+        "metric": "agreement" if full["miou"] is None else "mIoU",
         "miou": full["miou"],
-        "expert_miou": round(expert_truth.miou(), 4),
+        "expert_miou": _rounded(expert_truth.miou()),
         "agreement": full["agreement"],
         "per_class": full["per_class"],
         "expert_per_class": _per_class(bundle, expert_truth),
@@ -169,24 +175,33 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
             {
                 "scale": scale,
                 "bytes_per_frame": round(float(np.mean(sizes)), 1),
-                "miou": round(truth.miou(), 4),
+                "miou": _rounded(truth.miou()),
+                "agreement": _rounded(agreement.miou()),
             }
-            for scale, (truth, sizes) in scales.items()
+            for scale, (truth, agreement, sizes) in scales.items()
         ],
     }
 
 
 def _level_figures(bundle: ModelBundle, stream: _Stream, expert_miou: float) -> dict[str, Any]:
+    miou = _rounded(stream.truth.miou())
+    of_expert = None if miou is None else share(stream.truth.miou(), expert_miou)
     return {
         "levels": stream.levels,
         "fixed_length_bytes": fixed_length(bundle, stream.levels),
         "intra_bytes": round(float(np.mean(stream.intra_bytes)), 1),
         "bytes_per_frame": round(float(np.mean(stream.bytes)), 1),
-        "miou": round(stream.truth.miou(), 4),
-        "share_of_expert": round(share(stream.truth.miou(), expert_miou), 4),
+        "miou": miou,
+        "share_of_expert": None if of_expert is None else round(of_expert, 4),
         "agreement": round(stream.agreement.miou(), 4),
-        "per_class": _per_class(bundle, stream.truth),
+        "agreeing_pixels": round(stream.agreement.accuracy(), 4),
+        "per_class": _per_class(bundle, stream.agreement if miou is None else stream.truth),
     }
+
+
+def _rounded(miou: float) -> float | None:
+    """Return a figure to four digits, None where there is none."""
+    return None if np.isnan(miou) else round(miou, 4)
 
 
 def _per_class(bundle: ModelBundle, matrix: ConfusionMatrix) -> dict[str, float]:
@@ -209,37 +224,52 @@ def gigamacs(macs: int | None) -> str:
 
 
 def table(figures: dict[str, Any], kind: str = "tokens") -> str:
-    """Return the figures as a Markdown table; bytes a frame, `kind` the bundle's."""
+    """Return the figures as a Markdown table; bytes a frame, `kind` the bundle's.
+
+    Without labels there are no columns of mIoU.
+    """
     vehicle, receiver, expert = (
         gigamacs(figures[f"{who}_macs"]) for who in ("vehicle", "receiver", "expert")
     )
-    header = "what is sent, fixed length, intra, predicted, mIoU, of the expert's, agreement"
-    rows: list[tuple[object, ...]] = [
-        (
+    labelled = figures["miou"] is not None
+    header = ["what is sent", "fixed length", "intra", "predicted"]
+    header += ["mIoU", "of the expert's"] * labelled + ["agreement"]
+
+    def quality(row: Mapping[str, Any]) -> list[str]:
+        miou = []
+        if labelled:
+            of_expert = share(row["miou"], figures["expert_miou"])
+            miou = [f"{row['miou']:.3f}", f"{of_expert:.3f}"]
+        return [*miou, f"{row['agreement']:.3f}" if "agreement" in row else ""]
+
+    rows: list[list[object]] = [
+        [
             f"{kind}, {row['levels']} level{'s' if row['levels'] > 1 else ''}",
             row["fixed_length_bytes"],
             f"{row['intra_bytes']:.0f}",
             f"{row['bytes_per_frame']:.0f}",
-            f"{row['miou']:.3f}",
-            f"{row['share_of_expert']:.3f}",
-            f"{row['agreement']:.3f}",
+            *quality(row),
             vehicle,
             receiver,
-        )
+        ]
         for row in figures["levels"]
     ]
     for row in figures["labels"]:
         sent = f"the expert's labels, 1/{row['scale']} of the sides"
-        of_expert = f"{share(row['miou'], figures['expert_miou']):.3f}"
-        size, miou = f"{row['bytes_per_frame']:.0f}", f"{row['miou']:.3f}"
-        rows.append((sent, "", size, "", miou, of_expert, "", expert, 0))
-    ceiling = f"{figures['expert_miou']:.3f}"
-    rows.append(("frames, no codec", "", "", "", ceiling, 1, 1, 0, expert))
-    return markdown_table([*header.split(", "), "vehicle GMACs", "receiver GMACs"], rows)
+        rows.append([sent, "", f"{row['bytes_per_frame']:.0f}", "", *quality(row), expert, 0])
+    ceiling = [f"{figures['expert_miou']:.3f}", 1] if labelled else []
+    rows.append(["frames, no codec", "", "", "", *ceiling, 1, 0, expert])
+    return markdown_table([*header, "vehicle GMACs", "receiver GMACs"], rows)
 
 
 def classes_table(figures: dict[str, Any]) -> str:
-    """Return the IoU of each class, bundle and expert, as a Markdown table."""
+    """Return the IoU of each class, bundle and expert, as a Markdown table.
+
+    Without labels the expert's masks are the truth.
+    """
+    if figures["miou"] is None:
+        rows = [(name, f"{iou:.3f}") for name, iou in figures["per_class"].items()]
+        return markdown_table(["class", "IoU with the expert's"], rows)
     theirs = figures["expert_per_class"]
     return markdown_table(
         ["class", "IoU", "expert's"],
@@ -248,19 +278,36 @@ def classes_table(figures: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a bundle's figures on one split of a dataset."""
+    """Print a bundle's figures on a drive, or on one split of a dataset."""
     parser = argparse.ArgumentParser(prog="gosvae_training.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument(
-        "--data", type=Path, required=True, help="a dataset, see gosvae_training.data.datasets"
+        "--data",
+        type=Path,
+        required=True,
+        help="a dataset, bag, video or folder of images, see gosvae_training.data.datasets",
     )
-    parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument(
+        "--split", help="train, val (the default) or test; of drives and without labels all"
+    )
+    parser.add_argument("--every", type=int, default=1, help="take one frame in so many")
+    parser.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="which share of the frames, as 0.8 1",
+    )
+    parser.add_argument("--topic", default="", help="of a bag with several image topics")
     parser.add_argument("--distance", type=int, default=1, help="frames back to the reference")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     try:
         bundle = ModelBundle.load(options.bundle)
-        samples = load_dataset(options.data, options.split, bundle.labels)
+        split = options.split or ("val" if has_splits(options.data) else "all")
+        part = Part(max(options.every, 1), tuple(options.range), options.topic)
+        samples = load_dataset(options.data, split, bundle.labels, part)
         figures = evaluate(bundle, samples, options.distance)
     except (GosvaeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,8 @@ from gosvae_codec.manifest import MANIFEST
 from .bundle.onnx_export import ExportError
 from .bundle.write import export, export_expert
 from .config import load_config
-from .data.datasets import DataError, parse_folders
+from .data.datasets import parse_folders
+from .data.samples import DataError
 from .evaluate import table
 from .strict import ConfigError
 from .train import STAGES, Material

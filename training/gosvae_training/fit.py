@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,30 @@ CHECKPOINT_SECONDS = 120
 
 class TrainingError(Exception):
     """Training cannot go on; the message says where the evidence lies."""
+
+
+class Stopped(TrainingError):
+    """Ctrl-C; the state is saved, and the same command goes on from there."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether Ctrl-C was pressed; a second one stops at once."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    # Elsewhere than in the main thread there are no signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def make_fabric(accelerator: str, devices: str, nodes: int, precision: str) -> Fabric:
@@ -56,15 +83,14 @@ def make_fabric(accelerator: str, devices: str, nodes: int, precision: str) -> F
 def check_identity(last: Path, made: str, wanted: Identity) -> None:
     """Raise TrainingError where a checkpoint was made for another configuration.
 
-    What was not a choice yet when it was made may have its default.
+    What was not a choice yet when it was made may have its default, and the stage itself may have
+    more steps than before.
     """
     was = made.splitlines()
-    known = {line.partition(":")[0] for line in was}
-    now = [
-        line
-        for line in wanted.lines
-        if line.partition(":")[0] in known or line not in wanted.defaults
-    ]
+    more = [line for line in wanted.lines if _extends(line, was)]
+    was = [next((line for line in more if _name(line) == _name(each)), each) for each in was]
+    known = {_name(line) for line in was}
+    now = [line for line in wanted.lines if _name(line) in known or line not in wanted.defaults]
     if was == now:
         return
     gone = ", ".join(line for line in was if line not in now)
@@ -73,6 +99,19 @@ def check_identity(last: Path, made: str, wanted: Identity) -> None:
         f"{last}: made with {gone or 'less'}; now it is {new or 'without'}; "
         f"delete the folder {last.parent}, or give the configuration another name"
     )
+
+
+def _name(line: str) -> str:
+    return line.partition(":")[0]
+
+
+def _extends(line: str, was: Sequence[str]) -> bool:
+    """Return whether a line gives more steps than the line of the same name in `was`."""
+    name, _, steps = line.partition(": ")
+    before = next((each for each in was if _name(each) == name), "")
+    if name not in ("expert.steps", "codec.steps"):
+        return False
+    return 0 < int(before.partition(": ")[2] or 0) < int(steps)
 
 
 def _groups(objective: Objective, schedule: Schedule) -> list[dict[str, object]]:
@@ -143,7 +182,8 @@ def fit(fabric: Fabric, run: Run, workers: int = 0) -> nn.Module:
     """Train ``run.objective.network``; return its exponential moving average, in eval mode.
 
     Training continues from ``run.last`` where that exists, with the same results as if it had never
-    stopped, and writes it every two minutes. A run that has all its steps is not trained further.
+    stopped, and writes it every two minutes and at Ctrl-C. A run that has all its steps is not
+    trained further. One that is given more goes on at the learning rate of the longer schedule.
     Losses go to TensorBoard files in ``run.folder``.
 
     Args:
@@ -154,6 +194,7 @@ def fit(fabric: Fabric, run: Run, workers: int = 0) -> nn.Module:
     Raises:
         TrainingError: the checkpoint has another identity, the batch cannot be shared, or the loss
             became NaN or infinite; then the batch is saved beside the checkpoint.
+        Stopped: by Ctrl-C; the step at hand was finished and saved.
     """
     schedule, world, rank = run.schedule, fabric.world_size, fabric.global_rank
     if schedule.batch % world:
@@ -183,16 +224,20 @@ def fit(fabric: Fabric, run: Run, workers: int = 0) -> nn.Module:
         mininterval=5,
         disable=rank > 0,
     )
-    for _ in progress:
-        losses = trainer.advance([part.to(fabric.device) for part in next(batches)])
-        if writer is not None:
-            values = {name: value.item() for name, value in losses.items()}
-            progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
-            _log(writer, run, trainer, values)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            trainer.save()
-            saved = time.monotonic()
-    trainer.save()
+    with _interruptible() as interrupted:
+        for _ in progress:
+            losses = trainer.advance([part.to(fabric.device) for part in next(batches)])
+            if writer is not None:
+                values = {name: value.item() for name, value in losses.items()}
+                progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+                _log(writer, run, trainer, values)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                trainer.save()
+                saved = time.monotonic()
+            if interrupted():
+                trainer.save()
+                raise Stopped(f"stopped at step {trainer.step} of {schedule.steps}: {run.last}")
+        trainer.save()
     if writer is not None:
         writer.close()
     fabric.barrier()

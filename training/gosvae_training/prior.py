@@ -23,7 +23,7 @@ from tqdm import tqdm
 from gosvae_codec.prior import CURRENT, LOGITS, REACH, REFERENCE, SAME, SCALE
 
 from .config import Prior
-from .data.datasets import Dataset, Sample, iterate
+from .data.samples import Dataset, Sample, iterate
 
 BATCH = 5520
 """Tokens of a level in a batch, about: eight frames of camvid-f16, and no less than one frame."""

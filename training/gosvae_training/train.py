@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,17 +23,10 @@ from gosvae_codec.metrics import ConfusionMatrix
 from .config import Config, Schedule, identify, load_config
 from .data.augment import RandomCrops, fit_rows
 from .data.cached_logits import CachedLogits
-from .data.datasets import (
-    DataError,
-    Dataset,
-    Sample,
-    describe,
-    iterate,
-    load_sources,
-    parse_folders,
-)
+from .data.datasets import load_sources, parse_folders
 from .data.mixture import Concatenation, Mixture
-from .fit import Run, TrainingError, fit, make_fabric
+from .data.samples import DataError, Dataset, Judged, Sample, describe, is_labelled, iterate
+from .fit import Run, Stopped, TrainingError, fit, make_fabric
 from .losses import class_weights
 from .models.experts import build_expert, frozen
 from .models.settings import Tokens
@@ -124,11 +117,39 @@ class Material:
             raise DataError("none of the datasets has a labelled pixel; add one that does")
         return total / total.sum()
 
+    @cached_property
+    def metric(self) -> str:
+        """What validation figures are: mIoU, or agreement with the expert where labels lack."""
+        return "mIoU" if is_labelled(self.val) else "agreement"
+
+    def judged_by(
+        self, expert: Callable[[Tensor], Tensor], device: torch.device | str = "cpu"
+    ) -> Material:
+        """Return the same with the expert's masks wherever a dataset has no labels."""
+
+        @torch.inference_mode()
+        def segment(frame: np.ndarray) -> np.ndarray:
+            logits = expert(shown(expert, frame, self.config.input_size)[None].to(device))
+            found = resize_logits(logits, frame.shape[:2]).argmax(1)[0]
+            return self.labels.ids[found.cpu().numpy()]
+
+        def judge(dataset: Dataset) -> Dataset:
+            return dataset if is_labelled(dataset) else Judged(dataset, segment)
+
+        train = {name: judge(dataset) for name, dataset in self.train.items()}
+        return replace(self, train=train, val=judge(self.val))
+
     def score(
         self, network: Callable[[Tensor], Tensor], device: torch.device | str = "cpu"
     ) -> float:
         """Return the mIoU of `network` (frames -> logits) on the validation frames."""
         return validate(network, self.val, self.labels, self.config.input_size, device)
+
+
+def shown(expert: Callable[[Tensor], Tensor], frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Return a frame as an expert sees it: at its own size, or else at `size`."""
+    own: tuple[int, int] | None = getattr(expert, "size", None)
+    return torch.from_numpy(resize_frame(frame, own or size))
 
 
 @torch.inference_mode()
@@ -175,7 +196,7 @@ def train_expert(fabric: Fabric, material: Material, folder: Path, workers: int 
         score=lambda network: material.score(network, fabric.device),
     )
     averaged = fit(fabric, run, workers)
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and material.metric == "mIoU":
         print(f"expert: val mIoU {material.score(averaged, fabric.device):.4f}")
     return averaged
 
@@ -203,8 +224,10 @@ def train_codec(
     objective = build_objective(config, material.labels, expert, guides, weights)
     objective.network.to(memory_format=torch.channels_last)
 
+    judged = material.judged_by(expert, fabric.device)
+
     def score(network: nn.Module) -> float:
-        return material.score(lambda frames: objective.segment(network, frames), fabric.device)
+        return judged.score(lambda frames: objective.segment(network, frames), fabric.device)
 
     train = None
     if config.codec.teacher == "frame":
@@ -219,10 +242,11 @@ def train_codec(
         data=material.describe(),
         folder=folder,
         score=score,
+        metric=material.metric,
     )
     averaged = fit(fabric, run, workers)
     if report and fabric.is_global_zero:
-        print(f"codec: val mIoU {score(averaged):.4f}")
+        print(f"codec: val {material.metric} {score(averaged):.4f}")
         if isinstance(config.tokens, Tokens) and config.tokens.codes:
             report_codebook(averaged, material, fabric.device)
     return averaged
@@ -318,6 +342,9 @@ def main(arguments: list[str] | None = None) -> int:
         expert = train_expert(fabric, material, folder / "expert", options.workers)
         if options.stage == "codec":
             train_codec(fabric, material, expert, folder / "codec", options.workers)
+    except Stopped as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        return 130
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,8 @@ from tiny import CONFIG, SCHEDULE
 from gosvae_codec import CAMVID
 from gosvae_training import train
 from gosvae_training.config import load_config
-from gosvae_training.data.datasets import DataError, describe, load_dataset
+from gosvae_training.data.datasets import load_dataset
+from gosvae_training.data.samples import DataError, describe
 from gosvae_training.evaluate import main as evaluate
 from gosvae_training.losses import unexplained_variance
 from gosvae_training.models.decoders import UpperDecoder

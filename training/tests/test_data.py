@@ -7,23 +7,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+import yaml
+from PIL import Image
 from trees import write_ade20k, write_camvid, write_cityscapes
 
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
-from gosvae_codec.labels import ADE20K, CITYSCAPES_IDS
+from gosvae_codec.labels import ADE20K, CITYSCAPES_IDS, Label, LabelSpace, translate
 from gosvae_training.data.augment import RandomCrops, augment, fit_rows, recompress
 from gosvae_training.data.cached_logits import CachedLogits, at_stride
-from gosvae_training.data.datasets import (
-    DataError,
-    Sample,
-    describe,
-    iterate,
-    load_dataset,
-    translate,
-)
+from gosvae_training.data.datasets import load_dataset
 from gosvae_training.data.mixture import Concatenation, Mixture
+from gosvae_training.data.samples import DataError, Part, Sample, describe, iterate
 
 
 class Listed(list):
@@ -98,13 +95,92 @@ def test_images_and_videos_need_no_labels(tmp_path: Path) -> None:
         writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
     writer.release()
     video = load_dataset(path, "all")
-    assert len(video) == 6
-    video[0]
+    assert describe(video) == "drive.mp4, unlabelled, 6 frames at 64x48"
     video = pickle.loads(pickle.dumps(video))
     for index in (0, 1, 4, 2, 5):
         assert abs(video[index].frame.mean() - 40 * index) < 8
-    with pytest.raises(DataError, match="none of camvid, cityscapes and ade20k"):
+    assert (video[0].mask == UNLABELLED).all()
+    with pytest.raises(DataError, match="none of camvid, cityscapes, ade20k and images/"):
         load_dataset(tmp_path / "images", "train")
+    with pytest.raises(DataError, match="a drive has no split 'val'"):
+        load_dataset(path, "val")
+
+
+DRIVE = Path(__file__).parents[2] / "drives" / "street.mcap"
+
+
+def test_a_part_of_a_bag_is_read_with_its_labels() -> None:
+    bag = load_dataset(DRIVE, "all", CITYSCAPES, Part(every=2, range=(0.0, 0.05)))
+    assert describe(bag) == "3 of 100 frames of street.mcap, 3 frames at 1024x512"
+    assert CITYSCAPES.by_name("road").id in bag[0].mask
+    # Mapped by name, as all labels are.
+    few = load_dataset(DRIVE, "all", CITYSCAPES.subset("few", ["sky"]), Part(range=(0.0, 0.01)))
+    assert set(np.unique(few[0].mask)) == {10, UNLABELLED}
+    with pytest.raises(DataError, match=r"no frame of 100 is in Part"):
+        load_dataset(DRIVE, "all", CITYSCAPES, Part(range=(0.0, 0.001)))
+    with pytest.raises(DataError, match=r"nowhere\.mcap: no such"):
+        load_dataset(DRIVE.with_name("nowhere.mcap"), "all")
+
+
+def test_parts_of_folders_are_taken_in_order(tmp_path: Path) -> None:
+    root = write_camvid(tmp_path / "with spaces")
+    whole = load_dataset(root, "train")
+    part = load_dataset(root, "train", part=Part(every=2, range=(0.25, 1.0)))
+    assert describe(part) == "2 of CamVid train, 2 frames at 96x64"
+    for index, place in enumerate((1, 3)):
+        assert (part[index].frame == whole[place].frame).all()
+
+
+def write_plain(root: Path, labels: LabelSpace, kind: str) -> npt.NDArray[np.uint8]:
+    """Two frames with masks of some kind; return the ids of both."""
+    ids = labels.ids[np.random.default_rng(0).integers(0, len(labels), (16, 24))]
+    ids[0, :6] = UNLABELLED
+    for folder in ("images", "masks"):
+        (root / folder / "north yard").mkdir(parents=True)
+    for name in "ab":
+        cv2.imwrite(str(root / f"images/north yard/{name}.jpg"), np.zeros((16, 24, 3)))
+        path = root / f"masks/north yard/{name}.png"
+        if kind == "palette":
+            image = Image.fromarray(ids, "P")
+            image.putpalette(labels.palette.tobytes())
+            image.save(path)
+        else:
+            cv2.imwrite(str(path), ids if kind == "ids" else labels.palette[ids][..., ::-1])
+    return ids
+
+
+@pytest.mark.parametrize("kind", ["ids", "palette", "colours"])
+def test_plain_images_and_masks_are_read(tmp_path: Path, kind: str) -> None:
+    labels = LabelSpace(
+        "yard",
+        (
+            Label(3, "road", (128, 64, 128)),
+            Label(7, "pallet", (200, 30, 30)),
+            Label(9, "forklift", (1, 2, 3), "car"),
+        ),
+    )
+    ids = write_plain(tmp_path, labels, kind)
+    assert (load_dataset(tmp_path, "all", labels)[1].mask == ids).all()
+    assert len(load_dataset(tmp_path, "north yard", labels)) == 2
+    # With labels of their own they are mapped by name, or by group.
+    entries = [{**e._asdict(), "color": list(e.color)} for e in labels.labels]
+    (tmp_path / "labels.yaml").write_text(yaml.safe_dump(entries))
+    mask = load_dataset(tmp_path, "all", CAMVID)[0].mask
+    for name, wanted in (("road", "road"), ("forklift", "car")):
+        assert (mask[ids == labels.by_name(name).id] == CAMVID.by_name(wanted).id).all()
+    assert (mask[ids == labels.by_name("pallet").id] == UNLABELLED).all()
+
+
+def test_plain_masks_that_are_wrong_are_named(tmp_path: Path) -> None:
+    labels = LabelSpace("one", (Label(0, "road", (128, 64, 128)),))
+    write_plain(tmp_path, labels, "colours")
+    with pytest.raises(DataError, match="no such folder; `all` takes every image"):
+        load_dataset(tmp_path, "val", labels)
+    with pytest.raises(DataError, match="of it has colours that no label has"):
+        load_dataset(tmp_path, "all", CAMVID.subset("sky", ["sky"]))[0]
+    (tmp_path / "masks/north yard/b.png").unlink()
+    with pytest.raises(DataError, match=r"b\.png: no such file"):
+        load_dataset(tmp_path, "all", labels)
 
 
 def test_missing_and_mismatched_data_are_named(tmp_path: Path) -> None:
@@ -116,8 +192,8 @@ def test_missing_and_mismatched_data_are_named(tmp_path: Path) -> None:
     cv2.imwrite(str(root / "valannot" / "2.png"), np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match=r"2\.png: frame \(64, 96\) but mask \(8, 8\)"):
         list(iterate(load_dataset(root, "val")))
-    cv2.imwrite(str(root / "valannot" / "2.png"), np.zeros((64, 96, 3), np.uint8))
-    with pytest.raises(DataError, match="expected one 8-bit channel of ids"):
+    cv2.imwrite(str(root / "valannot" / "2.png"), np.full((64, 96, 3), (0, 50, 99), np.uint8))
+    with pytest.raises(DataError, match="it is in colours, expected one 8-bit channel"):
         load_dataset(root, "val")[2]
     (root / "train" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"train/1\.png: cannot read it"):

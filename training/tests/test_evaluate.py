@@ -15,7 +15,8 @@ from gosvae_codec.labels import CITYSCAPES_IDS
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.testing import write_tiny_bundle
 from gosvae_training import evaluate
-from gosvae_training.data.datasets import iterate, load_dataset
+from gosvae_training.data.datasets import load_dataset
+from gosvae_training.data.samples import iterate
 from gosvae_training.evaluate import send_labels, table
 
 KEYS = (
@@ -86,3 +87,34 @@ def test_labels_that_are_sent_arrive() -> None:
     assert np.array_equal(received, mask) and size < 40
     mask[10, 10] = CAMVID.ids[5]
     assert (send_labels(mask, 8, CAMVID)[1] != mask).sum() == 1
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_without_labels_agreement_stands_for_miou(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundles" / "tiny")
+    path = bundle.path if isinstance(bundle, ModelBundle) else Path(bundle)
+    data = tmp_path / "my drive.mp4"
+    frames = [np.full((48, 64, 3), 50 * index, np.uint8) for index in range(4)]
+    if kind == "video":
+        writer = cv2.VideoWriter(str(data), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+        for frame in frames:
+            writer.write(frame)
+        writer.release()
+    else:
+        data.mkdir()
+        for index, frame in enumerate(frames):
+            cv2.imwrite(str(data / f"{index}.png"), frame)
+    file = tmp_path / "figures.json"
+    assert evaluate.main([str(path), "--data", str(data), "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())
+    assert figures["miou"] is None and figures["metric"] == "agreement"
+    assert 0 <= figures["agreement"] <= 1 and figures["per_class"]
+    assert all("agreement" in row for row in figures["labels"] + figures["levels"])
+    printed = capsys.readouterr().out
+    assert "nan" not in printed.lower() and "mIoU" not in printed
+    assert "my drive.mp4, unlabelled, 4 frames at 64x48" in printed
+    part = ["--range", "0.5", "1", "--every", "2"]
+    assert evaluate.main([str(path), "--data", str(data), *part]) == 0
+    assert ", 1 frames at 64x48" in capsys.readouterr().out

@@ -21,7 +21,8 @@ from gosvae_training import export, train
 from gosvae_training.config import load_config
 from gosvae_training.data.augment import RandomCrops, _at_parts
 from gosvae_training.data.cached_logits import CachedLogits
-from gosvae_training.data.datasets import Sample, load_dataset
+from gosvae_training.data.datasets import load_dataset
+from gosvae_training.data.samples import Sample
 from gosvae_training.strict import ConfigError
 from gosvae_training.studies import compare
 

@@ -14,7 +14,7 @@ import yaml
 from tiny import CHANNELS, PIXELS, SIZE
 from trees import write_camvid, write_cityscapes
 
-from gosvae_training.data.datasets import DataError
+from gosvae_training.data.samples import DataError
 from gosvae_training.strict import ConfigError
 from gosvae_training.studies import page as pages
 from gosvae_training.studies import run as studies

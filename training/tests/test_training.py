@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from gosvae_codec import CAMVID, Decoder, Encoder, Expert, ModelBundle
 from gosvae_codec.entropy import TokenCoder
 from gosvae_codec.prior import Prior
 from gosvae_codec.sessions import Session
-from gosvae_training import evaluate, export, train
+from gosvae_training import evaluate, export, fit, train
 from gosvae_training.bundle import onnx_export
 from gosvae_training.bundle.graphs import EncoderGraph, FeaturesGraph
 from gosvae_training.bundle.refit import refit
@@ -411,3 +412,29 @@ def test_shipped_configurations_load() -> None:
     assert configs
     for path in configs:
         assert load_config(path).name == path.stem
+
+
+def test_ctrl_c_saves_and_more_steps_go_on(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(small, tmp_path / "stopped"))
+    shutil.rmtree(root / "runs" / "tiny" / "codec")
+    advance = fit._Trainer.advance
+
+    def pressed(trainer: fit._Trainer, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        if trainer.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit._Trainer, "advance", pressed)
+        assert run(train.main, root) == 130
+    assert "stopped at step 6 of 20" in capsys.readouterr().err
+    last = root / "runs" / "tiny" / "codec" / "last.pt"
+    assert torch.load(last, weights_only=True)["step"] == 6
+    assert run(train.main, root) == 0
+    assert torch.load(last, weights_only=True)["step"] == 20
+    assert run(train.main, root, "codec.steps=23") == 0
+    assert torch.load(last, weights_only=True)["step"] == 23
+    assert run(train.main, root, "codec.steps=20") == 1
+    assert "now it is codec.steps: 20" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from gosvae_codec import UNLABELLED, LabelSpace
 from gosvae_codec.images import resize_frame
 from gosvae_codec.metrics import ConfusionMatrix
 
-from ..data.datasets import Dataset, iterate
+from ..data.samples import Dataset, iterate
 from ..models.token_network import TokenNetwork, resize_logits
 from .graphs import EncoderGraph, FeaturesGraph, sends_labels
 

@@ -14,7 +14,8 @@ from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_codec.manifest import MANIFEST, PRIOR, record
 
 from ..config import Prior
-from ..data.datasets import DataError, describe, load_dataset
+from ..data.datasets import load_dataset
+from ..data.samples import DataError, describe
 from ..files import whole_folder
 from ..prior import fit_prior
 from .manifest import write_manifest

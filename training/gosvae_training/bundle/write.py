@@ -29,7 +29,7 @@ from gosvae_codec.manifest import (
 )
 from gosvae_codec.tasks import KINDS
 
-from ..data.datasets import Dataset, describe, iterate
+from ..data.samples import Dataset, describe, iterate
 from ..evaluate import evaluate
 from ..files import whole_folder
 from ..models.experts import build_expert
@@ -163,7 +163,8 @@ def load_trained(material: Material, runs: Path) -> tuple[nn.Module, TokenNetwor
         network.eval().requires_grad_(False)
     if not reconstructs(codec):
         logits = first_level_logits(codec, config.input_size)
-        offsets = fit_offsets(logits, material.familiar(), labels, config.input_size)
+        familiar = material.judged_by(expert).familiar()
+        offsets = fit_offsets(logits, familiar, labels, config.input_size)
         part = codec.encoder if sends_labels(codec) else codec.decoder
         part.classifier.bias.add_(offsets)
     return expert, codec

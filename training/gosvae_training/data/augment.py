@@ -11,7 +11,7 @@ import torch
 
 from gosvae_codec.labels import UNLABELLED, LabelSpace
 
-from .datasets import Dataset, Sample
+from .samples import Dataset, Sample
 
 Frame = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from gosvae_codec.draft import whole_file
 
 from .augment import fit_rows
-from .datasets import Dataset, Sample, iterate
+from .samples import Dataset, Sample, iterate
 
 STRIDE = 4
 """Pixels from one cell of cached logits to the next."""

@@ -9,7 +9,10 @@ camvid      ``<split>/*.png``, ``<split>annot/*.png`` with 11 classes (the SegNe
 cityscapes  ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` with ``gtFine`` or ``gtCoarse``
             ``*_labelTrainIds.png`` or ``*_labelIds.png``
 ade20k      ``images/<split>/*.jpg``, ``annotations/<split>/*.png`` (SceneParsing, 150 classes)
-unlabelled  images in any folders, or one video file; split ``all``
+plain       ``images/*`` and ``masks/*.png`` of the same names, with or without a folder for each
+            split in both; ids of the label space wanted, or of ``labels.yaml`` beside them
+drive       a bag (folder, MCAP, sqlite3) or video, with labels or without; split ``all``
+unlabelled  images in any folders; split ``all``
 ==========  ====================================================================================
 
 The splits are ``train`` and ``val`` everywhere, and ``test`` and ``extra`` where they exist.
@@ -18,15 +21,15 @@ CamVid can be split by drive as well, see :mod:`gosvae_training.data.splits`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from gosvae_codec.errors import ImageError
 from gosvae_codec.labels import (
     ADE20K,
     CAMVID,
@@ -35,86 +38,17 @@ from gosvae_codec.labels import (
     LabelSpace,
     camvid_to_train_ids,
     cityscapes_to_train_ids,
+    label_space,
+    translate,
 )
+from gosvae_tools.drives.label_files import read_values
 
 from ..config import Config, Source
 from . import splits
+from .drive import OWN_TERMS, Drive, is_drive
+from .samples import WHOLE, DataError, Dataset, Part, Sample, Selection
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm"})
-
-FALLBACKS: Mapping[str, str] = {
-    # CamVid's own grouping of 32 classes into 11, as far as it joins classes of Cityscapes.
-    "wall": "building",
-    "traffic light": "traffic sign",
-    "terrain": "vegetation",
-    "truck": "car",
-    "bus": "car",
-    "train": "car",
-    "motorcycle": "rider",
-    "bicycle": "rider",
-    # ADE20K's names for classes of Cityscapes.
-    "tree": "vegetation",
-    "plant": "vegetation",
-    "palm": "vegetation",
-    "grass": "terrain",
-    "earth": "terrain",
-    "house": "building",
-    "skyscraper": "building",
-    "streetlight": "pole",
-    "signboard": "traffic sign",
-    "minibike": "motorcycle",
-    "van": "car",
-}
-"""What a class becomes, step by step, in a label space that lacks its name."""
-
-
-class DataError(Exception):
-    """A dataset folder is missing, incomplete or contradicts itself."""
-
-
-class Sample(NamedTuple):
-    """One frame: uint8 (H, W, 3) RGB and its mask, uint8 (H, W) of label ids."""
-
-    frame: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float16] | None = None
-    """An expert's, float16 (H/4, W/4, classes), where it was asked before."""
-
-
-class Dataset(Protocol):
-    """A sequence of samples that are decoded when they are asked for."""
-
-    @property
-    def title(self) -> str:
-        """Name for people."""
-
-    @property
-    def terms(self) -> str:
-        """What weights trained on it inherit."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-
-def translate(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
-    """Return the table from ids of `source` to ids of `target`, uint8 (256,).
-
-    A class keeps its name, else takes its group's, else the first of its FALLBACKS that `target`
-    has, else is unlabelled.
-    """
-    table = np.full(256, UNLABELLED, np.uint8)
-    ids = {label.name: label.id for label in target.labels}
-    for label in source.labels:
-        name: str | None = label.name
-        if name not in ids and label.group in ids:
-            name = label.group
-        while name is not None and name not in ids:
-            name = FALLBACKS.get(name)
-        if name is not None:
-            table[label.id] = ids[name]
-    return table
 
 
 @dataclass(frozen=True)
@@ -127,6 +61,8 @@ class Pictures:
     masks: Sequence[Path | None]
     table: npt.NDArray[np.uint8]
     """From ids in the files to ids of the label space wanted, uint8 (256,)."""
+    palette: LabelSpace | None = None
+    """Whose colours masks may be in, where they may."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -140,50 +76,30 @@ class Pictures:
         rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         if annotation is None:
             return Sample(rgb, np.full(rgb.shape[:2], UNLABELLED, np.uint8))
-        mask = cv2.imread(str(annotation), cv2.IMREAD_UNCHANGED)
-        if mask is None:
-            raise DataError(f"{annotation}: cannot read it as an image")
-        if mask.ndim != 2 or mask.dtype != np.uint8:
-            raise DataError(
-                f"{annotation}: {mask.shape} of {mask.dtype}, expected one 8-bit channel of ids"
-            )
+        mask = self._ids(annotation)
         if mask.shape != frame.shape[:2]:
             raise DataError(f"{path}: frame {frame.shape[:2]} but mask {mask.shape}")
         return Sample(rgb, self.table[mask])
 
-
-@dataclass
-class Video:
-    """Frames of a video file, none of which has a label."""
-
-    title: str
-    terms: str
-    path: Path
-    length: int
-    _capture: cv2.VideoCapture | None = field(default=None, repr=False)
-    _next: int = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getstate__(self) -> dict[str, object]:
-        """Leave the open file behind when a worker process gets a copy."""
-        return {**self.__dict__, "_capture": None}
-
-    def __getitem__(self, index: int) -> Sample:
-        """Decode one frame; raise DataError where the video cannot be read there."""
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        if self._capture is None:
-            self._capture, self._next = cv2.VideoCapture(str(self.path)), 0
-        if index != self._next:
-            self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-        good, frame = self._capture.read()
-        if not good:
-            raise DataError(f"{self.path}: cannot read frame {index}")
-        self._next = index + 1
-        rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-        return Sample(rgb, np.full(rgb.shape[:2], UNLABELLED, np.uint8))
+    def _ids(self, file: Path) -> npt.NDArray[np.uint8]:
+        """Return what a file with a mask says, uint8 (H, W), palettes and colours read as ids."""
+        try:
+            values = read_values(file)
+        except (ImageError, OSError) as error:
+            raise DataError(f"{file}: {error}") from error
+        if values.ndim == 2:
+            return values
+        if self.palette is None:
+            raise DataError(f"{file}: it is in colours, expected one 8-bit channel of ids")
+        codes = values.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        ids = np.full(codes.shape, UNLABELLED, np.uint8)
+        for label in self.palette.labels:
+            red, green, blue = label.color
+            ids[codes == (red << 16 | green << 8 | blue)] = label.id
+        # Black is what has no label.
+        if (strange := ((ids == UNLABELLED) & (codes != 0)).mean()) > 0.01:
+            raise DataError(f"{file}: {strange:.0%} of it has colours that no label has")
+        return ids
 
 
 _CAMVID_TERMS = (
@@ -194,7 +110,6 @@ _CITYSCAPES_TERMS = (
     "{}, in Cityscapes' layout: under its own terms, Cityscapes' being research without commerce"
 )
 _ADE20K_TERMS = "ADE20K SceneParsing (Zhou et al. 2017): research and education only"
-_UNLABELLED_TERMS = "{}: under its own terms"
 
 
 def _pairs(
@@ -277,48 +192,96 @@ def _listed(folder: Path, pattern: str, wanted: str) -> list[Path]:
     return paths
 
 
-def _unlabelled(root: Path, split: str) -> Dataset:
+def _plain(root: Path, split: str, labels: LabelSpace) -> Dataset:
+    """Return ``images/`` with ``masks/`` of the same names, by splits or not.
+
+    Ids are those of ``labels.yaml`` beside them, else of the label space wanted.
+    """
+    parts = [split] if (root / "images" / split).is_dir() else []
+    if not parts and split != "all" and any(each.is_dir() for each in (root / "images").iterdir()):
+        raise DataError(f"{root / 'images' / split}: no such folder; `all` takes every image")
+    folder = root.joinpath("images", *parts)
+    frames = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+    if not frames:
+        raise DataError(f"{folder}: no images in it")
+    masks = [
+        root.joinpath("masks", path.relative_to(root / "images")).with_suffix(".png")
+        for path in frames
+    ]
+    file = root / "labels.yaml"
+    source = label_space(str(file)) if file.is_file() else labels
+    name = root.resolve().name
+    ids = np.arange(256, dtype=np.uint8)
+    found = _pairs(f"{name} {split}", OWN_TERMS.format(name), frames, masks, ids, source, labels)
+    return replace(found, palette=source)
+
+
+def _folder(root: Path, split: str) -> Dataset:
     if split != "all":
         raise DataError(
-            f"{root}: has no split {split!r}, as its layout is none of camvid, cityscapes and "
-            "ade20k; to train on it without labels give it the split `all`"
+            f"{root}: has no split {split!r}, as its layout is none of camvid, cityscapes, ade20k "
+            "and images/ with masks/; for frames without labels give the split `all`"
         )
-    if root.is_file():
-        length = int(cv2.VideoCapture(str(root)).get(cv2.CAP_PROP_FRAME_COUNT))
-        if length < 1:
-            raise DataError(f"{root}: cannot read it as a video")
-        return Video(f"{root.name}, unlabelled", _UNLABELLED_TERMS.format(root.name), root, length)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGES)
     if not paths:
         raise DataError(f"{root}: no images in it, nor the folders of a known layout")
     ids = np.arange(256, dtype=np.uint8)
-    title, terms = f"{root.name}, unlabelled", _UNLABELLED_TERMS.format(root.name)
+    title, terms = f"{root.resolve().name}, unlabelled", OWN_TERMS.format(root.resolve().name)
     return Pictures(title, terms, paths, [None] * len(paths), ids)
 
 
-def load_dataset(root: Path, split: str, labels: LabelSpace = CAMVID) -> Dataset:
+def load_dataset(
+    root: Path, split: str, labels: LabelSpace = CAMVID, part: Part = WHOLE
+) -> Dataset:
     """Return one split of the dataset at `root`, its masks in ids of `labels`.
 
     Args:
-        root: folder, or video file, in a layout of this module's table.
+        root: folder, or bag or video file, in a layout of this module's table.
         split: ``train``, ``val``, ``test`` or ``extra``, as far as the dataset has it; ``all`` of
-            frames without labels; of CamVid also ``only-DRIVE`` and ``without-DRIVE``.
-        labels: label space wanted; others are mapped into it by name (:func:`translate`).
+            drives and of frames without labels; of CamVid also ``only-DRIVE`` and
+            ``without-DRIVE``.
+        labels: label space wanted; others are mapped into it by name
+            (:func:`gosvae_codec.labels.translate`).
+        part: which of its frames are taken.
 
     Raises:
         DataError: a folder or file is missing, or the layout is unknown.
     """
     if not root.exists():
         raise DataError(f"{root}: no such folder")
+    if is_drive(root):
+        if split != "all":
+            raise DataError(f"{root}: a drive has no split {split!r}; give the split `all`")
+        return Drive(root, labels, part)
+    dataset = _find(root, split, labels)
+    chosen = part.of(len(dataset))
+    if not chosen:
+        raise DataError(f"{root}: no frame of {len(dataset)} is in {part}")
+    return dataset if len(chosen) == len(dataset) else Selection(dataset, chosen)
+
+
+def has_splits(root: Path) -> bool:
+    """Tell whether a path is of a dataset with splits, not of a drive or frames without labels."""
+    if is_drive(root):
+        return False
+    known = any((root / name).is_dir() for name in ("leftImg8bit", "annotations"))
+    plain = (root / "images").is_dir() and (root / "masks").is_dir()
+    return known or any(root.glob("*annot")) or (plain and (root / "images" / "val").is_dir())
+
+
+def _find(root: Path, split: str, labels: LabelSpace) -> Dataset:
+    """Return one split of a folder, by its layout."""
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return _plain(root, split, labels)
     if split == "all":
-        return _unlabelled(root, split)
+        return _folder(root, split)
     if (root / "leftImg8bit").is_dir():
         return _cityscapes(root, split, labels)
     if (root / "annotations").is_dir():
         return _ade20k(root, split, labels)
     if any(root.glob("*annot")):
         return _camvid(root, split, labels)
-    return _unlabelled(root, split)
+    return _folder(root, split)
 
 
 def load_sources(
@@ -329,7 +292,13 @@ def load_sources(
     if missing:
         raise DataError(f"no folder for {missing}: add --data {missing[0]}=PATH")
     return {
-        name: load_dataset(folders[name], source.split, labels) for name, source in sources.items()
+        name: load_dataset(
+            folders[name],
+            source.split,
+            labels,
+            Part(source.every, source.range, source.topic),
+        )
+        for name, source in sources.items()
     }
 
 
@@ -348,21 +317,3 @@ def parse_folders(config: Config, arguments: Sequence[str]) -> dict[str, Path]:
             raise DataError(f"--data {argument}: expected NAME=PATH with a NAME of {names}")
         folders[name] = Path(path)
     return folders
-
-
-def describe(dataset: Dataset) -> str:
-    """Return what a dataset holds, for instance ``CamVid val, 101 frames at 480x360``.
-
-    Only its first and last frames are looked at.
-    """
-    height, width = dataset[0].mask.shape
-    same = dataset[len(dataset) - 1].mask.shape == (height, width)
-    size = f"at {width}x{height}" if same else "of several sizes"
-    return f"{dataset.title}, {len(dataset)} frames {size}"
-
-
-def iterate(dataset: Dataset, at_most: int | None = None) -> Iterator[Sample]:
-    """Yield the samples of a dataset in order, or about `at_most` evenly spaced ones."""
-    step = 1 if at_most is None else max(len(dataset) // at_most, 1)
-    for index in range(0, len(dataset), step):
-        yield dataset[index]

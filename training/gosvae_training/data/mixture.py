@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .augment import Items
-from .datasets import Dataset, Sample
+from .samples import Dataset, Sample
 
 
 class Concatenation:

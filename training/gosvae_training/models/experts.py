@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gosvae_codec.errors import LabelError
-from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace, label_space
+from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace, label_space, translate
 
-from ..data.datasets import translate
 from ..strict import ConfigError
 from . import settings
 from .espnet import EspNet

@@ -25,7 +25,8 @@ from gosvae_codec.images import resize_frame
 from gosvae_codec.manifest import ENCODER
 from gosvae_codec.metrics import ConfusionMatrix
 
-from ..data.datasets import DataError, Dataset, describe, iterate, load_dataset
+from ..data.datasets import load_dataset
+from ..data.samples import DataError, Dataset, describe, iterate
 from ..evaluate import HEADER, INTRA_FRAMES
 from ..tables import markdown_table
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from gosvae_codec.images import resize_frame
 
 from ..config import Config, Identity, Schedule
-from ..data.datasets import DataError
+from ..data.samples import DataError
 from ..fit import Run, fit
 from ..models.decoders import MaskDecoder
 from ..models.efficientnet import EfficientNetLite

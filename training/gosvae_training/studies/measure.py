@@ -19,7 +19,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 
 from ..bundle.macs import expert_macs, network_macs
 from ..config import Config
-from ..data.datasets import Sample, iterate
+from ..data.samples import Sample, iterate
 from ..evaluate import LZMA
 from ..models.pixels import to_frames
 from ..models.settings import Tokens

@@ -23,7 +23,8 @@ import torch
 from pydantic import PositiveInt
 
 from ..config import Config
-from ..data.datasets import DataError, Dataset, Sample, describe, parse_folders
+from ..data.datasets import parse_folders
+from ..data.samples import DataError, Dataset, Sample, describe
 from ..fit import TrainingError, make_fabric
 from ..models.experts import frozen
 from ..models.settings import Network

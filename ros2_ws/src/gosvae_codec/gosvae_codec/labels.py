@@ -203,6 +203,51 @@ def _table(train_ids: Mapping[int, int]) -> npt.NDArray[np.uint8]:
     return table
 
 
+FALLBACKS: Mapping[str, str] = {
+    # CamVid's own grouping of 32 classes into 11, as far as it joins classes of Cityscapes.
+    "wall": "building",
+    "traffic light": "traffic sign",
+    "terrain": "vegetation",
+    "truck": "car",
+    "bus": "car",
+    "train": "car",
+    "motorcycle": "rider",
+    "bicycle": "rider",
+    # ADE20K's names for classes of Cityscapes.
+    "tree": "vegetation",
+    "plant": "vegetation",
+    "palm": "vegetation",
+    "grass": "terrain",
+    "earth": "terrain",
+    "house": "building",
+    "skyscraper": "building",
+    "streetlight": "pole",
+    "signboard": "traffic sign",
+    "minibike": "motorcycle",
+    "van": "car",
+}
+"""What a class becomes, step by step, in a label space that lacks its name."""
+
+
+def translate(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
+    """Return the table from ids of `source` to ids of `target`, uint8 (256,).
+
+    A class keeps its name, else takes its group's, else the first of its FALLBACKS that `target`
+    has, else is unlabelled.
+    """
+    table = np.full(256, UNLABELLED, np.uint8)
+    ids = {label.name: label.id for label in target.labels}
+    for label in source.labels:
+        name: str | None = label.name
+        if name not in ids and label.group in ids:
+            name = label.group
+        while name is not None and name not in ids:
+            name = FALLBACKS.get(name)
+        if name is not None:
+            table[label.id] = ids[name]
+    return table
+
+
 def label_space(name: str) -> LabelSpace:
     """Return a label space by its name, or read it from a YAML file; see :func:`read_label_space`.
 

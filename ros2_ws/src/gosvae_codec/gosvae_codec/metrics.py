@@ -68,3 +68,8 @@ class ConfusionMatrix:
     def miou(self) -> float:
         """Return the mean of :meth:`iou`; nan when no labelled pixel was added."""
         return float(miou(np.diag(self.counts), self.counts.sum(1), self.counts.sum(0)))
+
+    def accuracy(self) -> float:
+        """Return the share of labelled pixels predicted rightly; nan when there are none."""
+        total = int(self.counts.sum())
+        return float(np.trace(self.counts) / total) if total else float("nan")

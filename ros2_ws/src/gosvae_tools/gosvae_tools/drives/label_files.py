@@ -49,7 +49,7 @@ def read_label(path: Path) -> Pixels:
     Raises:
         ImageError: it does not decode, or is no image of labels.
     """
-    values = _read_values(path)
+    values = read_values(path)
     stem = path.stem.lower()
     if values.ndim == 3:
         return _from_colors(values)
@@ -61,8 +61,12 @@ def read_label(path: Path) -> Pixels:
     return np.asarray(table[values], np.uint8)
 
 
-def _read_values(path: Path) -> Pixels:
-    """Return indices, uint8 (H, W), or colours, uint8 (H, W, 3) RGB."""
+def read_values(path: Path) -> Pixels:
+    """Return what a label file holds: indices, uint8 (H, W), or colours, uint8 (H, W, 3) RGB.
+
+    Raises:
+        ImageError: it does not decode, or is no image of labels.
+    """
     # The colour type is behind the size and the bit depth in a PNG's header; 3 is a palette, which
     # OpenCV turns into colours.
     with path.open("rb") as file:
