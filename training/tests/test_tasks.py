@@ -219,7 +219,7 @@ class Numbered:
         return 3
 
     def __getitem__(self, index: int) -> object:
-        from gosvae_training.data.datasets import Sample
+        from gosvae_training.data.samples import Sample
 
         frame = np.full((90, 160, 3), 60 * index, np.uint8)
         return Sample(frame, np.full((90, 160), 255, np.uint8))

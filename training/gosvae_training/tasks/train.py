@@ -17,7 +17,8 @@ from torch import nn
 from gosvae_codec.metrics import ConfusionMatrix
 
 from ..config import Identity
-from ..data.datasets import DataError, load_dataset
+from ..data.datasets import load_dataset
+from ..data.samples import DataError
 from ..fit import Run, TrainingError, fit, make_fabric
 from ..losses import class_weights
 from ..strict import ConfigError, override, parse, read_yaml

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from gosvae_codec.draft import whole_file
 
 from ..data.augment import Items, recolor
-from ..data.datasets import Dataset, describe
+from ..data.samples import Dataset, describe
 
 Frame = npt.NDArray[np.uint8]
 Segment = Callable[[Frame], npt.NDArray[np.float32]]
