@@ -26,6 +26,8 @@ from gosvae_bench.link_sweep import Drive, cells, judge, plot, simulate, sweep, 
 from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle
 from gosvae_codec.sender import Settings
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_common.shipped import find_bundle, find_drive
+from gosvae_tools.drives import open_source
 from gosvae_tools.link.channel import LinkSpec
 
 SIZE = (64, 96)
@@ -112,6 +114,40 @@ def test_tokens_are_the_codecs_own(networks: Networks, drive: Drive) -> None:
         # Remembered logits are of half precision.
         assert (shown.mask == expected).mean() > 0.99
         assert shown.coverage == 1
+
+
+@pytest.fixture(scope="module")
+def street() -> tuple[Networks, Drive]:
+    frames = [frame.image for frame in open_source(find_drive()).frames()]
+    labels = [np.zeros(frames[0].shape[:2], np.uint8)] * len(frames)
+    return Networks(ModelBundle.load(find_bundle(""))), Drive(frames, labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_random_loss_costs_the_frames_that_are_lost_and_no_others(
+    street: tuple[Networks, Drive], seed: int
+) -> None:
+    networks, drive = street
+    spec = LinkSpec.parse(f"loss=10% delay=50ms rate=160kbit seed={seed}")
+    budget = 0.8 * 160e3
+    run = simulate(Tokens(networks, drive.frames, budget, Settings()), spec, len(drive.frames))
+    result = judge(run, drive)
+    assert result["masks"] > 0.97 * (1 - result["lost"])
+    assert 0.8 * budget <= result["kbit_per_s"] * 1e3 <= budget
+    assert result["peak_kbit_per_s"] * 1e3 <= budget
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [16, 32])
+def test_no_second_without_a_mask_on_a_thin_link(street: tuple[Networks, Drive], rate: int) -> None:
+    networks, drive = street
+    spec = LinkSpec.parse(f"rate={rate}kbit delay=50ms queue=64kB")
+    stream = Tokens(networks, drive.frames, spec.rate, Settings())
+    result = judge(simulate(stream, spec, len(drive.frames)), drive)
+    assert result["longest_gap_ms"] < 1000
+    assert 0.8 * rate <= result["kbit_per_s"] and result["peak_kbit_per_s"] <= rate
+    assert result["dropped"] == 0
 
 
 @settings(max_examples=25, deadline=None)

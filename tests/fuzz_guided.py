@@ -28,8 +28,8 @@ import yaml
 
 with atheris.instrument_imports(include=["gosvae_codec"]):
     from gosvae_codec import Decoder, Encoder, GosvaeError, Header, ModelBundle, Reassembler
+    from gosvae_codec.congestion import Report
     from gosvae_codec.prior import Prior
-    from gosvae_codec.rate import Report
     from gosvae_codec.sender import Feedback, Sender, Settings
     from gosvae_codec.testing import write_tiny_bundle
 

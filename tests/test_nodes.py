@@ -553,6 +553,34 @@ def test_frames_are_predicted_from_acknowledged_ones_and_intra_in_time(
 
 
 @pytest.mark.slow
+def test_two_receivers_share_a_stream(pipeline: Pipeline) -> None:
+    masks, others = pipeline.masks(), pipeline.masks("other")
+    packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")
+    pipeline.transmitter(intra_period=60.0)
+    pipeline.receiver()
+    remapped = ("-r", "__node:=other", "-r", "camera/semantic/mask:=other/semantic/mask")
+    other = pipeline.start("gosvae_rx", "receiver", *pipeline.node_arguments(), *remapped)
+
+    def predicted(known: str) -> bool:
+        pipeline.send(random_frame(0), masks)
+        return (
+            pipeline.figures("gosvae_tx: camera").get("receivers") == known
+            and packets[-1].reference > 0
+        )
+
+    pipeline.wait("a frame predicted for both", lambda: predicted("2"))
+    pipeline.send(random_frame(1), others)
+    # Neither lacks what the other one has.
+    figures = [pipeline.figures(f"{name}: camera") for name in ("gosvae_rx", "other")]
+    lacking = [int(each["without reference"]) for each in figures]
+    pipeline.send(random_frame(2), masks)
+    pipeline.send(random_frame(3), others)
+    figures = [pipeline.figures(f"{name}: camera") for name in ("gosvae_rx", "other")]
+    assert [int(each["without reference"]) for each in figures] == lacking
+    other.kill()
+    pipeline.wait("the other one to be forgotten", lambda: predicted("1"))
+
+
 def test_a_budget_can_change_while_running_and_is_kept(pipeline: Pipeline) -> None:
     masks = pipeline.masks()
     packets = pipeline.collect(TokenPacket, "camera/image_raw/gosvae", "packets")

@@ -31,8 +31,9 @@ from gosvae_codec import (
     ModelBundle,
     Reassembler,
 )
+from gosvae_codec.congestion import Report
 from gosvae_codec.masks import Mask
-from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES, Report
+from gosvae_codec.rate import DATAGRAM_OVERHEAD_BYTES
 from gosvae_codec.sender import AUTOMATIC, Feedback, Sender, Settings, datagram_size
 
 Image = npt.NDArray[np.uint8]
@@ -45,7 +46,7 @@ IMAGE_HEADER_BYTES = 60
 SLICE_TIMEOUT = 0.3
 FEEDBACK_RATE = 5.0
 """Defaults of the receiver's parameters, in seconds and Hz."""
-FEEDBACK_BYTES = 88
+FEEDBACK_BYTES = 92
 """Of a Feedback message about frames of "camera", as CDR."""
 REMEMBERED = 2000
 """Number of outputs that are kept of each network."""

@@ -54,7 +54,7 @@ def play(run: Run, progress: Progress, stop: Event) -> tuple[Delivery, Mapping[s
     """Run the pipeline until its masks have come, and read what was recorded.
 
     Over a link this thread, the receiver and its recording are on the edge, transmitter and replay
-    in the vehicle. The link's usage is that from the replay's start to its end.
+    in the vehicle. The link's usage is that from the first mask to the replay's end.
 
     Raises:
         DemoError: a node failed, the nodes did not find each other, or no mask came.
@@ -96,10 +96,12 @@ def play(run: Run, progress: Progress, stop: Event) -> tuple[Delivery, Mapping[s
             progress.update(task, total=sent)
             return sent
 
-        sent = _receive(
-            *(watcher, processes, stop, end_of_drive),
-            lambda masks: progress.update(task, completed=masks),
-        )
+        def received(masks: int) -> None:
+            progress.update(task, completed=masks)
+            if meter is not None:
+                meter.received(masks)
+
+        sent = _receive(watcher, processes, stop, end_of_drive, received)
         for ended in processes.stop():
             if ended.status:
                 raise DemoError(_failure(ended, processes))
@@ -162,12 +164,22 @@ def _receive(
 
 
 class _Meter:
-    """Measures the traffic of a link from now until :meth:`stop`."""
+    """Measures the traffic of a link from the first mask until :meth:`stop`."""
 
     def __init__(self, link: EmulatedLink) -> None:
         self._link = link
-        self._before, self._since = link.counters(), time.monotonic()
+        self._begun = False
         self.usage: Mapping[str, Usage] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before, self._since = self._link.counters(), time.monotonic()
+
+    def received(self, masks: int) -> None:
+        """Begin with the first mask: the replay takes seconds to start, and sends nothing then."""
+        if masks and not self._begun:
+            self._begun = True
+            self._begin()
 
     def stop(self) -> None:
         seconds = time.monotonic() - self._since

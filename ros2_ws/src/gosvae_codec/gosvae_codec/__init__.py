@@ -6,8 +6,8 @@
 
 One module stands for each stage of a frame, in this order: images, encoder, entropy (with prior and
 kernels), slices, packets, redundancy; then reassembly, unpacking, decoder, tasks, masks.
-Manifest, bundle and sessions load the networks; sender and rate control what a stream may send;
-exposure tells frames that show nothing.
+Manifest, bundle and sessions load the networks; sender, rate and congestion control what a
+stream may send; exposure tells frames that show nothing.
 """
 
 try:

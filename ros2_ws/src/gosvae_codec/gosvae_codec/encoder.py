@@ -18,6 +18,12 @@ from .redundancy import LENGTH_BYTES, parity_packets
 from .sessions import Provider
 from .slices import slice_frame
 
+SHARES = (0.85, 0.7, 0.55, 0.4, 0.25)
+"""Shares of the changed tokens that a thinned predicted frame carries."""
+LEAST = 0.55
+"""Smallest share that pays in a steady stream: with less, masks of moving scenes lose more than
+older ones would."""
+
 
 class Candidate(NamedTuple):
     """One way to send a frame; see :meth:`Encoder.candidates`."""
@@ -26,6 +32,8 @@ class Candidate(NamedTuple):
     """The frame's packets in order, each at most 1,400 bytes as CDR."""
     tokens: Tokens
     """What the packets carry, uint16 (levels, rows, columns)."""
+    minimal: bool = False
+    """Whether smaller ones are not worth it, unless there is no room for this one."""
 
 
 class Encoder:
@@ -115,12 +123,14 @@ class Encoder:
         intra: bool = False,
         slices: int = 1,
         parity: int = 0,
+        least: float = LEAST,
     ) -> Iterator[Candidate]:
         """Yield ways to send the next frame of the stream, the largest first.
 
         Each is made when it is asked for: first with all `levels`, then with one less each time,
-        at last one level without parity. :meth:`commit` the one that is sent; a frame of which
-        none is committed is skipped.
+        then one level without parity, at last, if the frame is predicted, with only a part of the
+        tokens that changed (:data:`SHARES`), down to `least`. :meth:`commit` the one that
+        is sent; a frame of which none is committed is skipped.
 
         Args:
             frame: uint8 (H, W, 3) RGB of any size; it is scaled to the bundle's input size.
@@ -130,6 +140,7 @@ class Encoder:
             slices: smallest number of slices. More slices cost bytes, but a lost packet then
                 costs a smaller band.
             parity: parity packets to add: as many lost packets can be restored.
+            least: smallest share of the changed tokens to send.
 
         Raises:
             ImageError: `frame` is not such an array.
@@ -157,14 +168,28 @@ class Encoder:
             slice_count=0,
             payload=b"",
         )
-        reserved = LENGTH_BYTES if parity else 0
-        for count in range(levels, 0, -1):
-            sent, guess = tokens[:count], self._slices.get(count, 1)
+        # Levels, share of the changed tokens, and parity of each.
+        ways = [(count, 1.0, parity) for count in range(levels, 0, -1)]
+        if parity:
+            ways.append((1, 1.0, 0))
+        if reference is not None:
+            ways += [(1, share, 0) for share in SHARES if share >= least]
+        for count, share, added in ways:
+            sent = tokens[:count]
+            if reference is not None and share < 1:
+                sent = self._thin(sent, reference, share)
+            reserved, guess = LENGTH_BYTES if added else 0, self._slices.get(count, 1)
             packets = slice_frame(sent, self._coder, template, reference, slices, reserved, guess)
             self._slices[count] = len(packets)
-            yield Candidate(packets + parity_packets(packets, parity), sent)
-        if parity:
-            yield Candidate(packets, sent)
+            minimal = share <= LEAST or (count, share, added) == ways[-1]
+            yield Candidate(packets + parity_packets(packets, added), sent, minimal)
+
+    def _thin(self, tokens: Tokens, reference: Tokens, share: float) -> Tokens:
+        """Return one level of tokens with only the most worthy `share` of their changes."""
+        worth = self._coder.worth(tokens, reference)
+        changed = worth[np.isfinite(worth)]
+        least = np.quantile(changed, 1 - share) if changed.size else 0.0
+        return np.where(worth < least, reference[:1], tokens)
 
     def commit(self, candidate: Candidate) -> None:
         """Record that a candidate of the next frame is sent; the frame after it is next.

@@ -53,6 +53,8 @@ class LevelPrior:
     """(codes,): leaf of the tree by code."""
     code: npt.NDArray[np.int32]
     """(codes,): code by leaf of the tree."""
+    distance: npt.NDArray[np.int32]
+    """(codes, codes): squared distance of two codes' embeddings; no probability depends on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,14 @@ def _level(
         node_bias=biases[1],
         leaf=leaf,
         code=np.argsort(leaf).astype(np.int32),
+        distance=_distances(embedding[level].astype(np.int32)),
     )
+
+
+def _distances(vectors: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    products = vectors @ vectors.T
+    squares = products.diagonal()
+    return np.asarray(squares[:, None] + squares - 2 * products, np.int32)
 
 
 def _check_contexts(contexts: Array, level: int, levels: int) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, NamedTuple, cast
 
-from .encoder import Encoder
+from .congestion import Report
+from .encoder import LEAST, Candidate, Encoder
 from .images import Frame
-from .packets import Header, Packet
-from .rate import DATAGRAM_OVERHEAD_BYTES, RateController, Report
+from .packets import REFERENCES, Header, Packet
+from .rate import DATAGRAM_OVERHEAD_BYTES, RateController
 from .redundancy import parity_for
 
 AUTOMATIC = -1
 """Value of `parity` for as many packets as the loss requires, none if the link is congested."""
+STALE_SECONDS = 0.5
+"""Time without a frame after which any frame is better than none."""
 
 
 class Setting(NamedTuple):
@@ -53,7 +57,8 @@ class Settings:
     intra_period: float = _setting(
         1.0,
         (0.0, 60.0),
-        "Seconds after which a frame is sent that refers to no other; 0: every frame.",
+        "Seconds after which a frame is sent that refers to no other, or up to twice that if the "
+        "budget has no room for it; 0: every frame.",
     )
     slices: int = _setting(
         1,
@@ -99,10 +104,16 @@ class Feedback(NamedTuple):
     acknowledged: int | None
     """Frame that may be referred to; None: none, or an intra frame is requested."""
     report: Report
+    receiver: int = 0
+    """Number that the receiver has drawn."""
 
 
 class Sender:
-    """Encodes one stream within its settings, one call of :meth:`send` for each frame."""
+    """Encodes one stream within its settings, one call of :meth:`send` for each frame.
+
+    One stream serves all receivers that send feedback: frames refer only to what each of them has
+    acknowledged, the slowest decides the rate, and an intra frame that one requests goes to all.
+    """
 
     def __init__(self, encoder: Encoder, clock: Callable[[], float] = time.monotonic) -> None:
         """Start a stream; `clock` returns monotonic seconds."""
@@ -113,6 +124,8 @@ class Sender:
         self._slices = 1
         self._intra_at = self._sent_at = -math.inf
         self._spacing = 0.0
+        self._acknowledged: dict[int, deque[int]] = {}
+        """What each receiver has acknowledged, the newest last."""
 
     def send(self, frame: Frame, header: Header, settings: Settings) -> Sequence[Packet]:
         """Return the packets of a frame to send now; none if it is skipped.
@@ -130,15 +143,16 @@ class Sender:
             if parity == AUTOMATIC:
                 parity = 0 if control.congested else parity_for(control.loss, self._slices)
 
-        candidates = self.encoder.candidates(
-            frame,
-            header,
-            settings.levels or None,
-            self._is_intra_due(settings.intra_period),
-            settings.slices,
-            parity,
-        )
-        chosen = next((each for each in candidates if self._fits(each.packets)), None)
+        levels = settings.levels or None
+        due, overdue = self._is_intra_due(settings.intra_period)
+        least = LEAST if self._clock() - self._sent_at < STALE_SECONDS else 0.0
+        chosen = None
+        # An intra frame without room may wait for as long again, while a predicted one has room.
+        for intra in [True, False] if due and not overdue else [due]:
+            candidates = self.encoder.candidates(
+                frame, header, levels, intra, settings.slices, parity, least
+            )
+            chosen = chosen or next(filter(self._fits, candidates), None)
         now = self._clock()
         with self._lock:
             if chosen is None:
@@ -161,19 +175,28 @@ class Sender:
         """
         if feedback.stream != self.encoder.stream:
             return
-        self.encoder.acknowledge(feedback.acknowledged)
+        control, receiver = self.control, feedback.receiver
         with self._lock:
-            self.control.on_feedback(feedback.report, self._clock())
+            control.on_feedback(feedback.report, self._clock(), receiver)
+            held = self._acknowledged.setdefault(receiver, deque(maxlen=REFERENCES))
+            if feedback.acknowledged is None:
+                held.clear()
+            elif feedback.acknowledged not in held:
+                held.append(feedback.acknowledged)
+            self._acknowledged = {each: self._acknowledged[each] for each in control.receivers}
+            others = self._acknowledged.values()
+            common = (each for each in reversed(held) if all(each in other for other in others))
+            self.encoder.acknowledge(next(common, None))
 
-    def _fits(self, packets: Sequence[Packet]) -> bool:
-        minimal = packets[0].levels == 1 and not packets[-1].parity
-        size = sum(map(datagram_size, packets))
+    def _fits(self, candidate: Candidate) -> bool:
+        size = sum(map(datagram_size, candidate.packets))
         with self._lock:
-            return self.control.fits(size, minimal, self._clock())
+            return self.control.fits(size, candidate.minimal, self._clock())
 
-    def _is_intra_due(self, period: float) -> bool:
-        """Return whether the period ends before the next frame is expected."""
-        return self._clock() + 0.9 * self._spacing - self._intra_at > period
+    def _is_intra_due(self, period: float) -> tuple[bool, bool]:
+        """Return whether the period ends before the next frame is expected, and a second one."""
+        elapsed = self._clock() - self._intra_at + 0.9 * self._spacing
+        return elapsed > period, elapsed > 2 * period
 
 
 def datagram_size(packet: Packet) -> int:

@@ -31,6 +31,7 @@ from gosvae_codec import (
     packets,
     run,
 )
+from gosvae_codec.encoder import LEAST, SHARES
 from gosvae_codec.packets import serialized_overhead
 from gosvae_codec.testing import write_tiny_bundle
 
@@ -215,6 +216,35 @@ def test_only_the_candidate_that_is_committed_counts(
     for stale in (chosen, next(Encoder(bundle).candidates(frame))):
         with pytest.raises(ValueError, match=r"candidate of frame 0 .* the next is frame 1"):
             encoder.commit(stale)
+
+
+def test_a_predicted_frame_can_leave_out_the_changes_of_little_worth(bundle: ModelBundle) -> None:
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    rng = np.random.default_rng(3)
+    first, second = (
+        rng.integers(0, 256, (8, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(2)
+    )
+    reference = decoder.decode(encoder.encode(first)).tokens[0]
+    encoder.acknowledge(0)
+    _, whole, *thinned = encoder.candidates(second, least=0)
+    assert [each.minimal for each in (whole, *thinned)] == [False] * 3 + [True] * 3
+    assert len(list(encoder.candidates(second))) == 2 + sum(share >= LEAST for share in SHARES)
+    fresh, size = whole.tokens[0], len(whole.packets[0].payload)
+    worth = bundle.coder.worth(whole.tokens, reference[None])
+    changed = fresh != reference
+    assert (np.isfinite(worth) == changed).all() and changed.sum() > 20
+    for share, each in zip(SHARES, thinned, strict=True):
+        (tokens,) = each.tokens
+        left = tokens != reference
+        assert (tokens[left] == fresh[left]).all()
+        assert left.sum() == pytest.approx(share * changed.sum(), abs=2)
+        # What is left out is worth less than what is not.
+        assert worth[changed & ~left].max() < worth[left].min()
+        (packet,) = each.packets
+        assert len(packet.payload) < size
+        size = len(packet.payload)
+    encoder.commit(each)
+    np.testing.assert_array_equal(decoder.decode(each.packets).tokens[0], tokens)
 
 
 def test_a_checksum_is_computed_once(

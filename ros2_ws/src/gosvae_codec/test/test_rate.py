@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gosvae_codec.rate import MIN_BITRATE, PACING_SHARE, WINDOW, RateController, Report
+from gosvae_codec.congestion import MIN_BITRATE, Report
+from gosvae_codec.rate import PACING_SHARE, WINDOW, RateController
 
 
 class Bottleneck:
@@ -142,13 +143,94 @@ def test_a_link_that_carries_less_than_the_limit_is_found_out(rate: float, limit
     assert run.missing == missing
 
 
-def test_random_loss_alone_does_not_starve_a_stream() -> None:
+@pytest.mark.parametrize("loss", [0.1, 0.2, 0.3])
+def test_random_loss_is_no_reason_to_send_less(loss: float) -> None:
     for seed in range(5):
-        run = Run(Bottleneck(1e6, 1, 0.2, 0.05, seed))
-        run.control.limit = 200e3
-        run.go(60)
-        assert run.rate(50) > 0.8 * 15 * 8 * 1200
-        assert 0.02 < run.control.loss < 0.45
+        run = Run(Bottleneck(200e3, 0.3, loss, 0.05, seed))
+        run.control.limit = limit = 160e3
+        for _ in range(60):
+            run.go(1)
+            assert run.control.target == PACING_SHARE * limit
+        assert run.rate(50) > 0.8 * limit
+        assert 0.02 < run.control.loss < 0.55
+
+
+@pytest.mark.parametrize("loss", [0.4, 0.6])
+def test_loss_that_does_not_respond_to_the_rate_is_put_up_with(loss: float) -> None:
+    run = Run(Bottleneck(1e6, 1, 0, 0.05, 0))
+    run.control.limit = 160e3
+    run.go(10)
+    run.link.loss = loss
+    states = set()
+    for _ in range(60):
+        run.go(0.1)
+        states.add(run.control.state(run.now))
+    assert states >= {"backing off", "at the limit"}
+    for _ in range(20):
+        run.go(1)
+        assert run.control.target == PACING_SHARE * 160e3
+
+
+@pytest.mark.parametrize("loss", [0, 0.1])
+@pytest.mark.parametrize("rate", [100e3, 60e3])
+def test_it_backs_off_within_a_second_of_a_growing_queue(rate: float, loss: float) -> None:
+    for seed in range(5):
+        run = Run(Bottleneck(200e3, 2, loss, 0.05, seed))
+        run.control.limit = 160e3
+        run.go(20)
+        assert run.control.queue < 0.05
+        run.link.rate = rate
+        run.go(0.6)
+        longest = run.link.idle_at - run.now
+        run.go(0.4)
+        assert run.control.target < 1.3 * rate
+        run.go(2)
+        assert run.link.idle_at - run.now < longest / 2
+        run.go(20)
+        assert run.rate(15) > 0.6 * rate
+        assert run.worst_delay(15) < 0.5
+
+
+def test_the_slowest_of_several_receivers_decides() -> None:
+    run = Run(Bottleneck(1e6, 1, 0, 0.05, 0))
+    slow = Bottleneck(60e3, 5, 0, 0.05, 1)
+    run.control.limit = 160e3
+    coming: deque[tuple[float, Report]] = deque()
+    received = 0
+
+    def both(seconds: float) -> None:
+        nonlocal received
+        end, known = run.now + seconds, len(run.sent)
+        while run.now < end:
+            run.go(1 / 15)
+            for time, size in run.sent[known:]:
+                arrival = slow.send(size, time)
+                assert arrival is not None
+                received += 1
+                clock = round(arrival * 1e6) % (1 << 32)
+                report = Report(received, 0, run.sequence - 1, clock)
+                coming.append((arrival + slow.delay, report))
+            known = len(run.sent)
+            while coming and coming[0][0] <= run.now:
+                time, report = coming.popleft()
+                run.control.on_feedback(report, run.now, receiver=7)
+
+    both(30)
+    assert len(run.control.receivers) == 2
+    assert 0.5 * 60e3 < run.rate(15) <= 60e3 * 1.05
+    # It leaves: the other one alone decides.
+    run.go(3)
+    assert list(run.control.receivers) == [0]
+    run.go(5)
+    assert run.rate(3) > 0.8 * 160e3
+
+
+def test_few_receivers_are_remembered_however_many_report() -> None:
+    run = Run(Bottleneck(1e6, 1, 0, 0.05, 0))
+    run.go(1)
+    for receiver in range(100):
+        run.control.on_feedback(Report(1, 0, 0, 0), run.now + receiver / 1e3, receiver)
+    assert list(run.control.receivers) == list(range(92, 100))
 
 
 def test_a_link_that_drops_what_it_cannot_carry_is_found_out_by_loss() -> None:

@@ -5,8 +5,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from gosvae_codec import Decoder, Encoder, Header, ModelBundle
-from gosvae_codec.rate import Report
+from gosvae_codec import Decoder, Encoder, Header, MissingReferenceError, ModelBundle
+from gosvae_codec.congestion import Report
 from gosvae_codec.sender import (
     AUTOMATIC,
     SETTINGS,
@@ -128,6 +128,54 @@ def test_foreign_feedback_is_not_heeded(bundle: ModelBundle) -> None:
     feedback = Feedback(stream.sender.encoder.stream ^ 1, 0, Report(1, 0, 0, 0))
     stream.sender.on_feedback(feedback)
     assert stream.send(Settings())[0].reference == 0
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_several_receivers_share_a_stream(bundle: ModelBundle, loss: float) -> None:
+    stream, rng = Stream(bundle), np.random.default_rng(1)
+    decoders = {number: Decoder(bundle) for number in (11, 22, 33)}
+    newest: dict[int, int | None] = {}
+    references = []
+    for index in range(120):
+        if index == 60:
+            # It restarts: without references, and with a number of its own.
+            del decoders[33]
+            decoders[44] = Decoder(bundle)
+        (packet,) = stream.send(Settings(intra_period=60))
+        references.append(packet.reference)
+        for number, decoder in decoders.items():
+            if rng.random() < loss:
+                continue
+            try:
+                newest[number] = decoder.decode([packet]).sequence
+            except MissingReferenceError:
+                newest[number] = None
+                # Only one that has not reported yet lacks what the others have.
+                assert index < 10 or (number == 44 and 60 <= index < 75)
+            if rng.random() >= loss:
+                arrival = round(stream.now * 1e6) % (1 << 32)
+                report = Report(packet.sequence, 0, packet.sequence, arrival)
+                stream.sender.on_feedback(
+                    Feedback(packet.stream, newest[number], report, receiver=number)
+                )
+    predicted = np.array(references) > 0
+    # After a restart every frame is intra until the old receiver is forgotten.
+    assert predicted[10:55].mean() > 0.9 and predicted[100:].all()
+    assert set(stream.sender.control.receivers) == {11, 22, 44}
+
+
+def test_an_intra_frame_without_room_may_wait_for_a_second_period(bundle: ModelBundle) -> None:
+    stream = Stream(bundle)
+    settings = Settings(max_kbit_per_s=12, intra_period=1, max_latency_ms=1000)
+    sent: list[tuple[float, int]] = []
+    for _ in range(150):
+        begin = stream.now
+        if packets := stream.send(settings):
+            sent.append((begin, packets[0].reference))
+            stream.on_feedback(packets[0].sequence)
+    intra = [time for time, reference in sent if reference == 0]
+    assert len(intra) < len(sent) and np.diff(intra).max() < 2.5
+    assert np.diff([time for time, _ in sent]).max() < 1
 
 
 def test_levels_out_of_range_are_refused(bundle: ModelBundle) -> None:

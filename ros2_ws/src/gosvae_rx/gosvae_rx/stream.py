@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -59,6 +60,8 @@ class Stream:
     def __init__(self, decoder: Decoder, log: Callable[[str], object]) -> None:
         """Begin to receive; errors of packets are counted and passed to `log`."""
         self.decoder = decoder
+        self._receiver = secrets.randbits(32)
+        """Number by which the transmitter tells this receiver from others of the stream."""
         self._reassembler = Reassembler()
         self._rejections = ErrorLog(log)
         self._foreign: int | None = None
@@ -151,6 +154,7 @@ class Stream:
         message.header.frame_id = self._frame_id
         message.fingerprint = self.decoder.bundle.fingerprint
         message.stream = stream
+        message.receiver = self._receiver
         # The frame may be of a stream that was replaced while it was decoded.
         if acknowledged is not None and acknowledged[0] == stream:
             message.has_acknowledged = True

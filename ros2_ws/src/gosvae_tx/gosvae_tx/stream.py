@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gosvae_codec import Encoder, Exposure, ImageConverter, Packet
-from gosvae_codec.rate import Report as LinkReport
+from gosvae_codec.congestion import Report as LinkReport
 from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
 from gosvae_common.delivery import DeliveryMeter
 from gosvae_common.diagnostics import Report
@@ -133,7 +133,7 @@ class Stream:
             message.newest_arrival_us,
         )
         acknowledged = message.acknowledged if usable else None
-        self._sender.on_feedback(Feedback(message.stream, acknowledged, link))
+        self._sender.on_feedback(Feedback(message.stream, acknowledged, link, message.receiver))
 
     def report(self, conditions: Conditions, active: bool) -> Report:
         """Return level, text and figures for diagnostics."""
@@ -179,6 +179,7 @@ class Stream:
             "max kbit/s": conditions.max_kbit_per_s or "none",
             "target kbit/s": control.target / 1000 if math.isfinite(control.target) else "none",
             "rate control": control.state(time.monotonic()),
+            "receivers": len(control.receivers),
             "queue on the way ms": control.queue * 1e3,
             "skipped": control.skipped,
             "skipped/s": self._skips.rate(),
