@@ -66,6 +66,12 @@ ARGUMENTS = (
         "Empty: as the parameter file says.",
     ),
     Argument(
+        "key_file",
+        "",
+        "File of keys, the same on both sides, that seal packets and authenticate feedback: "
+        "`gosvae keygen`. Empty: nothing is sealed.",
+    ),
+    Argument(
         "params_file",
         "",
         "YAML file with parameters on top of the shipped config/pipeline.yaml. Arguments win over "

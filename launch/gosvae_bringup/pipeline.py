@@ -203,6 +203,8 @@ def _coding(chosen: Mapping[str, str]) -> dict[str, Value]:
     # The nodes find the same one where none is given; that there is none is said before they start.
     bundle = find_bundle(chosen["bundle"])
     parameters: dict[str, Value] = {"bundle": str(bundle)} if chosen["bundle"] else {}
+    if chosen["key_file"]:
+        parameters["key_file"] = str(existing("key_file", chosen["key_file"]))
     if chosen["providers"]:
         parameters["providers"] = list(split_names(chosen["providers"]))
     if chosen["autostart"] == "false":

@@ -29,6 +29,7 @@ setup(
     extras_require={
         "cpu": ["onnxruntime>=1.19", "opencv-python-headless>=4.8"],
         "gpu": ["onnxruntime-gpu>=1.19", "opencv-python-headless>=4.8"],
+        "seal": ["cryptography>=43"],
     },
     zip_safe=True,
 )

@@ -5,9 +5,9 @@
     mask = Decoder(bundle).decode(packets).mask  # uint8 (H, W) label ids
 
 One module stands for each stage of a frame, in this order: images, encoder, entropy (with prior and
-kernels), slices, packets, redundancy; then reassembly, unpacking, decoder, tasks, masks.
-Manifest, bundle and sessions load the networks; sender, rate and congestion control what a
-stream may send; exposure tells frames that show nothing.
+kernels), slices, packets, redundancy, sealing (with keys); then reassembly, unpacking, decoder,
+tasks, masks. Manifest, bundle and sessions load the networks; sender, rate and congestion control
+what a stream may send; exposure tells frames that show nothing.
 """
 
 try:
@@ -34,10 +34,12 @@ from .errors import (
     FingerprintError,
     GosvaeError,
     ImageError,
+    KeyFileError,
     LabelError,
     MissingReferenceError,
     PacketError,
     ProviderError,
+    SealError,
 )
 from .expert import Expert
 from .exposure import Exposure
@@ -69,6 +71,7 @@ __all__ = [
     "Header",
     "ImageConverter",
     "ImageError",
+    "KeyFileError",
     "Label",
     "LabelError",
     "LabelSpace",
@@ -80,6 +83,7 @@ __all__ = [
     "ProviderError",
     "Reassembler",
     "Reconstructor",
+    "SealError",
     "SemanticResult",
     "Task",
     "UnpackedFrame",

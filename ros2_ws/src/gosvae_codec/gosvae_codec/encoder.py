@@ -55,6 +55,8 @@ class Encoder:
         self.session = bundle.session(ENCODER, providers, threads)
         self.stream = secrets.randbits(32)
         """Random number by which receivers tell this stream from one before a restart."""
+        self.reserved = 0
+        """Bytes to leave free in each packet, for who adds something."""
         self._coder = bundle.coder
         self._sequence = 0
         self._sent: OrderedDict[int, Tokens] = OrderedDict()
@@ -178,7 +180,8 @@ class Encoder:
             sent = tokens[:count]
             if reference is not None and share < 1:
                 sent = self._thin(sent, reference, share)
-            reserved, guess = LENGTH_BYTES if added else 0, self._slices.get(count, 1)
+            reserved = self.reserved + (LENGTH_BYTES if added else 0)
+            guess = self._slices.get(count, 1)
             packets = slice_frame(sent, self._coder, template, reference, slices, reserved, guess)
             self._slices[count] = len(packets)
             minimal = share <= LEAST or (count, share, added) == ways[-1]

@@ -31,6 +31,14 @@ class MissingReferenceError(PacketError):
     """A predicted frame refers to a frame that this receiver does not have."""
 
 
+class KeyFileError(GosvaeError):
+    """A key file cannot be used."""
+
+
+class SealError(PacketError):
+    """A packet or feedback is not sealed, not authentic, replayed, or sealed with another key."""
+
+
 class FingerprintError(PacketError):
     """A packet was made with a bundle other than the receiver's."""
 

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from .errors import FingerprintError, PacketError
+from .errors import FingerprintError, PacketError, SealError
 
 VERSION = 2
+SEALED_VERSION = 3
+"""Version of packets whose payload is sealed; see :mod:`.sealing`."""
 MAX_SERIALIZED_BYTES = 1400
 """Largest packet as CDR, encapsulation header included."""
 MAX_PIXELS = 1 << 26
@@ -75,9 +77,13 @@ class Packet:
         """Whether the payload is parity, which restores lost slices, rather than a slice."""
         return self.slice_index >= self.slice_count
 
-    @cached_property
-    def checksum(self) -> int:
-        """CRC-32C over all other fields: frame_id, fixed fields, payload. Computed once."""
+    @property
+    def authenticated(self) -> bytes:
+        """All fields but the payload and the checksum: frame_id, and 33 bytes of fixed fields.
+
+        Raises:
+            PacketError: the stamp is out of its range.
+        """
         try:
             fields = _FIELDS.pack(
                 self.header.sec,
@@ -98,8 +104,12 @@ class Packet:
                 f"{error}: give int32 seconds and uint32 nanoseconds as the stamp, got "
                 f"{self.header.sec!r} and {self.header.nanosec!r}"
             ) from error
-        name = self.header.frame_id.encode("utf-8", "surrogateescape")
-        return int(crc32c(self.payload, crc32c(fields, crc32c(name))))
+        return self.header.frame_id.encode("utf-8", "surrogateescape") + fields
+
+    @cached_property
+    def checksum(self) -> int:
+        """CRC-32C over all other fields: frame_id, fixed fields, payload. Computed once."""
+        return int(crc32c(self.payload, crc32c(self.authenticated)))
 
     def with_checksum(self) -> Packet:
         """Return the packet with :attr:`crc32c` set to the checksum of its other fields."""
@@ -150,6 +160,11 @@ class Packet:
         payload = bytes(body[end - size : end])
         return cls(header=header, payload=payload, **dict(zip(_CDR_NAMES, fields, strict=True)))
 
+    def check_intact(self) -> None:
+        """Raise PacketError if the packet was damaged on the way."""
+        if self.checksum != self.crc32c:
+            raise PacketError(f"CRC-32C {self.checksum:08x}, packet says {self.crc32c:08x}")
+
     def check(self, fingerprint: int, grid: tuple[int, int], levels: int) -> None:
         """Raise unless the packet arrived intact and its header fits the receiver's bundle.
 
@@ -162,15 +177,17 @@ class Packet:
 
         Raises:
             FingerprintError: the packet was made with another bundle.
+            SealError: it is sealed, and was not opened.
             PacketError: it is corrupt, of another version, or contradicts itself or the bundle.
         """
+        if self.version == SEALED_VERSION:
+            raise SealError("packets are sealed, but no key file is given here: set key_file")
         if self.version != VERSION:
             raise PacketError(
                 f"wire format version {self.version}, this receiver reads {VERSION}: "
                 "install the same release on both sides"
             )
-        if self.checksum != self.crc32c:
-            raise PacketError(f"CRC-32C {self.checksum:08x}, packet says {self.crc32c:08x}")
+        self.check_intact()
         if self.fingerprint != fingerprint:
             raise FingerprintError(self.fingerprint, fingerprint)
         rows = grid[0]
@@ -188,6 +205,11 @@ class Packet:
                 f"levels, {self.source_width}x{self.source_height} pixels, a reference "
                 f"{self.reference} frames back, {len(self.payload)} bytes: not a valid packet"
             )
+
+
+def sequence_distance(sequence: int, other: int) -> int:
+    """Return how far `sequence` is ahead of `other`, in -2^31 .. 2^31 - 1 (RFC 1982)."""
+    return (sequence - other + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def serialized_overhead(frame_id: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .packets import Packet
+from .packets import Packet, sequence_distance
 
 _MAX_PENDING = 4
 _REMEMBERED_STREAMS = 16
@@ -67,7 +67,7 @@ class Reassembler:
         old = (
             packet.stream == self._stream
             and self._released is not None
-            and _distance(packet.sequence, self._released) <= 0
+            and sequence_distance(packet.sequence, self._released) <= 0
         )
         if (retired or old) and now - self._accepted_at <= _RESTART_SECONDS:
             self.stale += 1
@@ -82,7 +82,7 @@ class Reassembler:
             self._start(packet.stream)
         self._accepted_at = now
         self.received += not packet.parity
-        if self.newest is None or _distance(packet.sequence, self.newest[0]) > 0:
+        if self.newest is None or sequence_distance(packet.sequence, self.newest[0]) > 0:
             self.newest = packet.sequence, now
         _, slices = self._pending.setdefault(packet.sequence, (now, {}))
         if packet.slice_index in slices or any(
@@ -115,12 +115,12 @@ class Reassembler:
 
     def _order(self) -> list[int]:
         anchor = next(iter(self._pending), 0)
-        return sorted(self._pending, key=lambda sequence: _distance(sequence, anchor))
+        return sorted(self._pending, key=lambda sequence: sequence_distance(sequence, anchor))
 
     def _release_to(self, newest: int) -> list[EncodedFrame]:
         frames = []
         for sequence in self._order():
-            if _distance(sequence, newest) > 0:
+            if sequence_distance(sequence, newest) > 0:
                 break
             _, slices = self._pending.pop(sequence)
             frame = EncodedFrame([slices[index] for index in sorted(slices)])
@@ -128,14 +128,9 @@ class Reassembler:
             self._missing = set(range(self._slices)) - slices.keys()
             if self._released is not None:
                 # The number of slices of a frame never seen is unknown: assume its successor's.
-                self.lost += (_distance(sequence, self._released) - 1) * self._slices
+                self.lost += (sequence_distance(sequence, self._released) - 1) * self._slices
             self.lost += len(self._missing)
             self._released = sequence
             if frame.complete or len(self._missing) < self._slices:
                 frames.append(frame)
         return frames
-
-
-def _distance(sequence: int, other: int) -> int:
-    """Return how far `sequence` is ahead of `other`, in -2^31 .. 2^31 - 1 (RFC 1982)."""
-    return (sequence - other + (1 << 31)) % (1 << 32) - (1 << 31)

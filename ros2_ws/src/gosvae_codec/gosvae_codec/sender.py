@@ -17,6 +17,7 @@ from .images import Frame
 from .packets import REFERENCES, Header, Packet
 from .rate import DATAGRAM_OVERHEAD_BYTES, RateController
 from .redundancy import parity_for
+from .sealing import SEAL_BYTES, PacketSealer
 
 AUTOMATIC = -1
 """Value of `parity` for as many packets as the loss requires, none if the link is congested."""
@@ -115,9 +116,16 @@ class Sender:
     acknowledged, the slowest decides the rate, and an intra frame that one requests goes to all.
     """
 
-    def __init__(self, encoder: Encoder, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start a stream; `clock` returns monotonic seconds."""
+    def __init__(
+        self,
+        encoder: Encoder,
+        clock: Callable[[], float] = time.monotonic,
+        sealer: PacketSealer | None = None,
+    ) -> None:
+        """Start a stream; `clock` returns monotonic seconds, `sealer` seals what is sent."""
         self.encoder = encoder
+        self._sealer = sealer
+        encoder.reserved = SEAL_BYTES if sealer else 0
         self.control = RateController()
         self._clock = clock
         self._lock = Lock()
@@ -159,14 +167,15 @@ class Sender:
                 control.skip(now)
                 return []
             packets = chosen.packets
-            control.sent(packets[0].sequence, [datagram_size(each) for each in packets], now)
+            control.sent(packets[0].sequence, self._sizes(packets), now)
         self.encoder.commit(chosen)
         self._slices = packets[0].slice_count
         self._spacing = min(now - self._sent_at, 1.0)
         self._sent_at = now
         if packets[0].reference == 0:
             self._intra_at = now
-        return packets
+        # Only now: a nonce must not be used for several candidates.
+        return [self._sealer.seal(each) for each in packets] if self._sealer else packets
 
     def on_feedback(self, feedback: Feedback) -> None:
         """Process feedback from the receiver.
@@ -189,9 +198,12 @@ class Sender:
             self.encoder.acknowledge(next(common, None))
 
     def _fits(self, candidate: Candidate) -> bool:
-        size = sum(map(datagram_size, candidate.packets))
+        size = sum(self._sizes(candidate.packets))
         with self._lock:
             return self.control.fits(size, candidate.minimal, self._clock())
+
+    def _sizes(self, packets: Sequence[Packet]) -> list[int]:
+        return [datagram_size(each) + self.encoder.reserved for each in packets]
 
     def _is_intra_due(self, period: float) -> tuple[bool, bool]:
         """Return whether the period ends before the next frame is expected, and a second one."""

@@ -69,6 +69,7 @@ DROPS = Threshold("drops", "Share of frames dropped before the network", 0.05, 0
 EVENTS = (
     ("provider_fallback", "warn", "networks do not run on the first of `providers`"),
     ("bundle_mismatch", "error", "the other side has another bundle"),
+    ("seal", "error", "packets or feedback are not sealed, not authentic or replayed"),
 )
 """Name, default level and meaning of events; ``diagnostics.<name>`` sets the level."""
 

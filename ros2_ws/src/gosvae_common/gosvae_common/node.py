@@ -18,6 +18,8 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.validate_topic_name import validate_topic_name
 
 from gosvae_codec import ImageConverter, ModelBundle
+from gosvae_codec.errors import KeyFileError
+from gosvae_codec.keys import KeyFile
 from gosvae_codec.sessions import PROVIDERS, Provider, configure
 
 from . import topics
@@ -51,6 +53,8 @@ class PipelineNode(ParameterNode, LifecycleNode):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.bundle: ModelBundle | None = None
+        self.keys: KeyFile | None = None
+        """Keys of sealed packets; None: they are not sealed."""
         self.cameras: list[str] = []
         self._problem = "not configured"
         self.declare(
@@ -58,6 +62,13 @@ class PipelineNode(ParameterNode, LifecycleNode):
             "",
             f"Folder of the model bundle, the same on both sides. Empty: ${BUNDLE_VARIABLE}, or "
             f"the {BUNDLE} that ships.",
+        )
+        self.declare(
+            "key_file",
+            "",
+            "File of keys that seal packets and authenticate feedback, as `gosvae keygen` makes "
+            "it; what is not sealed is dropped then. It is read again when it changes. Empty: "
+            "nothing is sealed.",
         )
         self.declare("cameras", ["camera"], "Base names of the cameras, such as front/left.")
         self.declare(
@@ -227,6 +238,8 @@ class PipelineNode(ParameterNode, LifecycleNode):
                 validate_topic_name(camera)
             for name, *_ in EVENTS:
                 self._check_level(self.get_parameter(f"diagnostics.{name}"))
+            key_file = self.value("key_file")
+            self.keys = KeyFile(key_file) if key_file else None
             self.bundle = ModelBundle.load(find_bundle(self.value("bundle")))
             self.setup()
         except Exception as error:  # rclpy would discard it without a message
@@ -284,7 +297,7 @@ class PipelineNode(ParameterNode, LifecycleNode):
 
     def _dismantle(self) -> None:
         self.teardown()
-        self.bundle = None
+        self.bundle = self.keys = None
         self.cameras = []
 
     def _check_level(self, parameter: Parameter) -> None:
@@ -328,11 +341,22 @@ class PipelineNode(ParameterNode, LifecycleNode):
             self.clock_jumped()
         return self._jump if time.monotonic() - self._jumped_at < JUMP_SHOWN_SECONDS else ""
 
+    def _refresh_keys(self) -> str:
+        """Read the key file again if it has changed; return why that failed, else nothing."""
+        try:
+            if self.keys is not None and self.keys.refresh():
+                self.get_logger().info(f"key file {self.keys.path} holds keys {self.keys.ids}")
+        except KeyFileError as error:
+            return f"{error}; the keys before it are still in use"
+        return ""
+
     def _publish_status(self) -> None:
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        problem = "; ".join(filter(None, (self._problem, self._look_at_clock())))
+        problem = "; ".join(
+            filter(None, (self._problem, self._look_at_clock(), self._refresh_keys()))
+        )
         own = (
             {}
             if self.bundle is None

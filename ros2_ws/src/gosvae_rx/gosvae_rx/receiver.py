@@ -93,7 +93,7 @@ class Receiver(PipelineNode):
             self.get_logger().error(f"{camera}: {reason}")
 
         threads, batch = self.value("threads"), self.value("batch")
-        return Stream(Decoder(self.bundle, self.providers, threads, batch), log)
+        return Stream(Decoder(self.bundle, self.providers, threads, batch), log, self.keys)
 
     def setup(self) -> None:
         """Load the networks, create publishers for each camera and latch the label info."""
@@ -195,6 +195,7 @@ class Receiver(PipelineNode):
     def _send_feedback(self, camera: _Camera) -> None:
         message = camera.stream.feedback()
         message.header.stamp = self.get_clock().now().to_msg()
+        camera.stream.seal(message)
         camera.feedback.publish(message)
 
     def report(self, camera: str) -> Report:

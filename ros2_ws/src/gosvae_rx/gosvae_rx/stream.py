@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,10 @@ from gosvae_codec import (
     FingerprintError,
     MissingReferenceError,
     Reassembler,
+    SealError,
 )
+from gosvae_codec.keys import KeyFile
+from gosvae_codec.sealing import FeedbackSealer, PacketOpener
 from gosvae_common.diagnostics import Report
 from gosvae_common.health import (
     STALE,
@@ -57,10 +61,20 @@ class Conditions(NamedTuple):
 class Stream:
     """One camera's stream since activation."""
 
-    def __init__(self, decoder: Decoder, log: Callable[[str], object]) -> None:
-        """Begin to receive; errors of packets are counted and passed to `log`."""
+    def __init__(
+        self, decoder: Decoder, log: Callable[[str], object], keys: KeyFile | None = None
+    ) -> None:
+        """Begin to receive; errors of packets are counted and passed to `log`.
+
+        With `keys`, packets must be sealed, and feedback is.
+        """
         self.decoder = decoder
-        self._receiver = secrets.randbits(32)
+        self._opener = None if keys is None else PacketOpener(keys)
+        self._sealer = None if keys is None else FeedbackSealer(keys)
+        self._unsealed = ""
+        """Why the last packet could not be opened; empty if it could."""
+        self._unsealed_packets = 0
+        self._receiver = secrets.randbits(64)
         """Number by which the transmitter tells this receiver from others of the stream."""
         self._reassembler = Reassembler()
         self._rejections = ErrorLog(log)
@@ -89,14 +103,19 @@ class Stream:
         bundle = self.decoder.bundle
         try:
             packet = from_packet_message(message)
+            size = packet.serialized_size()
+            if self._opener is not None:
+                packet = self._opener.open(packet)
             packet.check(bundle.fingerprint, bundle.grid, bundle.levels)
         except Exception as error:
             self._foreign = error.theirs if isinstance(error, FingerprintError) else None
+            self._unsealed = str(error) if isinstance(error, SealError) else ""
+            self._unsealed_packets += bool(self._unsealed)
             self._rejections.add(error)
             return []
         self._packets += 1
-        self._foreign = None
-        self._bytes.add(packet.serialized_size())
+        self._foreign, self._unsealed = None, ""
+        self._bytes.add(size)
         return self._reassembler.push(packet, time.monotonic())
 
     def expire(self, before: float) -> list[EncodedFrame]:
@@ -172,6 +191,11 @@ class Stream:
         self._feedback_at = time.monotonic()
         return message
 
+    def seal(self, feedback: Feedback) -> None:
+        """Authenticate feedback whose other fields are all set, where there are keys."""
+        if self._sealer is not None and self._opener is not None:
+            feedback.seal = array("B", self._sealer.seal(feedback, self._opener.key))
+
     def report(self, conditions: Conditions) -> Report:
         """Return level, text and figures for diagnostics."""
         self._loss.update(self._reassembler.lost, self._reassembler.received)
@@ -211,6 +235,7 @@ class Stream:
             "dropped": conditions.dropped,
             "without reference": self._undecodable,
             "rejected": self._rejections.count,
+            "not sealed": self._unsealed_packets,
             "last rejection": self._rejections.last,
         }
 
@@ -222,6 +247,8 @@ class Stream:
         if rejected and self._foreign is not None:
             values["sender fingerprint"] = f"{self._foreign:016x}"
             findings.mismatch("transmitter", self._foreign)
+        elif rejected and self._unsealed:
+            findings.event("seal", self._unsealed)
         elif rejected:
             findings.add(WARN, f"packets rejected: {self._rejections.last}")
         silence = min(self._bytes.silence(), self._rejections.meter.silence())

@@ -25,9 +25,13 @@ from gosvae_codec import (
     ModelBundle,
     Packet,
     PacketError,
+    SealError,
 )
 from gosvae_codec.draft import draft
+from gosvae_codec.keys import KeyFile
 from gosvae_codec.masks import colorize
+from gosvae_codec.packets import SEALED_VERSION
+from gosvae_codec.sealing import PacketOpener
 from gosvae_common.messages import (
     from_packet_message,
     to_header_message,
@@ -52,6 +56,7 @@ def decode(
     coding: Coding,
     color: bool = False,
     max_damaged: float = MAX_DAMAGED,
+    key_file: str = "",
 ) -> Outcome:
     """Write the masks of a bag's packets to a bag, or to a folder of PNG files.
 
@@ -63,14 +68,18 @@ def decode(
         coding: bundle and providers.
         color: colours instead of label ids.
         max_damaged: share of damaged packets above which the outcome has a problem.
+        key_file: opens sealed packets; those that are not sealed are decoded as well.
 
     Raises:
         SourceError: the source cannot be read, has no packets, or none that gives a mask.
         OSError: `output` exists, or cannot be written.
         FingerprintError: a packet was made with another bundle.
+        SealError: a packet is sealed, and `key_file` does not open it.
+        KeyFileError: as :class:`KeyFile` raises it.
         BundleError, ProviderError: as :class:`Decoder` does.
     """
     bundle = coding.load()
+    keys = KeyFile(key_file) if key_file else None
     cameras: dict[str, _Camera] = {}
     read = 0
     with reading(source) as reader:
@@ -92,7 +101,7 @@ def decode(
             for name, time, message, _ in bar.track(packets(reader), total, description="read"):
                 read += 1
                 if name not in cameras:
-                    cameras[name] = _Camera(name, bundle, coding, write)
+                    cameras[name] = _Camera(name, bundle, coding, write, keys)
                 cameras[name].push(from_packet_message(message), time)
             for camera in cameras.values():
                 camera.finish()
@@ -128,18 +137,27 @@ class _Camera:
     bundle: ModelBundle
     coding: Coding
     write: Write
+    keys: KeyFile | None
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.decoder = Decoder(self.bundle, self.coding.providers, self.coding.threads)
         self.assembly = Assembly()
+        self.opener = None if self.keys is None else PacketOpener(self.keys, replays=True)
 
     def push(self, packet: Packet, time: int) -> None:
-        """Add a packet recorded at `time` in ns; raise FingerprintError for another bundle's."""
+        """Add a packet recorded at `time` in ns.
+
+        Raises:
+            FingerprintError: it is of another bundle.
+            SealError: it is sealed, and cannot be opened.
+        """
         try:
             bundle = self.bundle
+            if self.opener is not None and packet.version == SEALED_VERSION:
+                packet = self.opener.open(packet)
             packet.check(bundle.fingerprint, bundle.grid, bundle.levels)
-        except FingerprintError:
+        except (FingerprintError, SealError):
             raise
         except PacketError:
             self.counts["rejected"] += 1

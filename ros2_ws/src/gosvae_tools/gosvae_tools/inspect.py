@@ -13,7 +13,7 @@ from rclpy.serialization import deserialize_message
 
 from gosvae_codec import ModelBundle, Packet, PacketError, Task
 from gosvae_codec.manifest import MANIFEST
-from gosvae_codec.packets import MAX_SERIALIZED_BYTES, VERSION
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES, SEALED_VERSION, VERSION
 from gosvae_common.messages import from_packet_message
 from gosvae_msgs.msg import TokenPacket
 
@@ -136,10 +136,10 @@ def _packet(path: Path) -> Inspection:
         "bytes": packet.serialized_size(),
         "intact": packet.checksum == packet.crc32c,
     }
-    if packet.version != VERSION or not values["intact"]:
+    if packet.version not in (VERSION, SEALED_VERSION) or not values["intact"]:
         raise PacketError(
             f"{path}: version {packet.version}, CRC-32C {packet.checksum:08x}, packet says "
-            f"{packet.crc32c:08x}: not an intact packet of version {VERSION}"
+            f"{packet.crc32c:08x}: not an intact packet of version {VERSION} or {SEALED_VERSION}"
         )
     return Inspection(values, [Table.of(f"packet {path}", values)])
 

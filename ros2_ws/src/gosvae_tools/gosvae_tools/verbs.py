@@ -147,6 +147,7 @@ def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         help="FILE.mcap, or a folder for PNG files of label ids, named by stamp",
     )
     parser.add_argument("--color", action="store_true", help="colours instead of label ids")
+    parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
     _add_coding_arguments(parser, "packets")
 
 
@@ -155,7 +156,14 @@ def _decode(options: argparse.Namespace) -> int:
     from .decode import decode
 
     coding = Coding(options.bundle, options.providers, options.threads)
-    outcome = decode(options.input, options.output, coding, options.color, options.max_damaged)
+    outcome = decode(
+        options.input,
+        options.output,
+        coding,
+        options.color,
+        options.max_damaged,
+        options.key_file,
+    )
     return _report("decode", outcome, options.json)
 
 
@@ -189,6 +197,22 @@ def _restamp(options: argparse.Namespace) -> int:
 
     outcome = restamp(options.input, options.output, options.rate, options.start)
     return _report("restamp", outcome, options.json)
+
+
+def _add_keygen_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="key file to make")
+    parser.add_argument(
+        "--add", action="store_true", help="add the key at the end of a key file that exists"
+    )
+    parser.add_argument("--name", default="", help="that stands beside the key, as a vehicle's")
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from .keygen import keygen
+
+    key = keygen(options.file, options.add, options.name)
+    print(f"key {key.id:08x} is in {options.file}")
+    return 0
 
 
 def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -281,6 +305,18 @@ bundle every file is checked by its SHA-256.
 """,
         _add_inspect_arguments,
         _inspect,
+    ),
+    Verb(
+        "keygen",
+        "make a key that seals packets",
+        """\
+Makes a file with a random key, which only its owner may read, for the parameter key_file of both
+nodes. Give each vehicle a key of its own, and the receiver a file with those of all its vehicles.
+The first key of a file seals, all of them open. To replace a key without a gap: add one with --add
+in both files, then move its line to the top in the vehicle's, then remove the old one.
+""",
+        _add_keygen_arguments,
+        _keygen,
     ),
     Verb(
         "convert-bundle",

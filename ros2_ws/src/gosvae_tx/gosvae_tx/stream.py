@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from gosvae_codec import Encoder, Exposure, ImageConverter, Packet
 from gosvae_codec.congestion import Report as LinkReport
+from gosvae_codec.keys import KeyFile
+from gosvae_codec.sealing import FeedbackOpener, PacketSealer
 from gosvae_codec.sender import Feedback, Sender, Settings, datagram_size
 from gosvae_common.delivery import DeliveryMeter
 from gosvae_common.diagnostics import Report
@@ -51,13 +53,24 @@ class Stream:
     """One camera's stream since activation."""
 
     def __init__(
-        self, encoder: Encoder, converter: ImageConverter, log: Callable[[str], object]
+        self,
+        encoder: Encoder,
+        converter: ImageConverter,
+        log: Callable[[str], object],
+        keys: KeyFile | None = None,
     ) -> None:
-        """Begin a stream; errors of frames are counted and passed to `log`."""
-        self._sender = Sender(encoder)
+        """Begin a stream; errors of frames are counted and passed to `log`.
+
+        With `keys`, packets are sealed, and feedback must be authentic.
+        """
+        self._sender = Sender(encoder, sealer=None if keys is None else PacketSealer(keys))
+        self._opener = None if keys is None else FeedbackOpener(keys)
+        self._unsealed = ""
+        """Why the last feedback was dropped; empty if it was not."""
+        self._unsealed_feedback = 0
         self._converter = converter
         self._feedback: Any = None
-        self._heard = 0.0
+        self._heard = self._heard_any = 0.0
         self._begun = math.inf
         """When the first frame was sent."""
         self._frames = self._intra_frames = self._packets = 0
@@ -121,6 +134,17 @@ class Stream:
 
     def on_feedback(self, message: Any) -> None:
         """Process a ``gosvae_msgs/Feedback`` of the receiver."""
+        self._heard_any = time.monotonic()
+        try:
+            if self._opener is not None:
+                self._opener.check(message)
+        except Exception as error:
+            self._unsealed = str(error)
+            self._unsealed_feedback += 1
+            return
+        self._unsealed = ""
+        if self._opener is None and len(message.seal):
+            self._unsealed = "the receiver expects sealed packets, but no key file is given here"
         self._feedback = message
         self._heard = time.monotonic()
         if message.fingerprint != self._sender.encoder.bundle.fingerprint:
@@ -181,6 +205,7 @@ class Stream:
             "rate control": control.state(time.monotonic()),
             "receivers": len(control.receivers),
             "queue on the way ms": control.queue * 1e3,
+            "feedback not sealed": self._unsealed_feedback,
             "skipped": control.skipped,
             "skipped/s": self._skips.rate(),
             "intra spacing s": 1 / intra if intra else math.nan,
@@ -196,6 +221,8 @@ class Stream:
 
     def _judge_feedback(self, findings: Findings, values: dict[str, Any]) -> None:
         """Add what the receiver tells, where its feedback is current."""
+        if self._unsealed and time.monotonic() - self._heard_any < FEEDBACK_SECONDS:
+            findings.event("seal", self._unsealed)
         feedback = self._feedback
         if feedback is None or time.monotonic() - self._heard >= FEEDBACK_SECONDS:
             return

@@ -92,7 +92,7 @@ class Transmitter(PipelineNode):
             self.get_logger().error(f"{topic}: {reason}")
 
         encoder = Encoder(self.bundle, self.providers, self.value("threads"))
-        return Stream(encoder, self.image_converter(), log)
+        return Stream(encoder, self.image_converter(), log, self.keys)
 
     def setup(self) -> None:
         """Load the encoder and create a packet publisher for each camera."""
