@@ -10,13 +10,14 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper
-from tiny_yolox import write_tiny_yolox
+from tiny_experts import write_tiny_segmenter, write_tiny_yolox
 
 from gosvae_training.models.onnx_network import OnnxNetwork
 from gosvae_training.strict import ConfigError
 from gosvae_training.tasks.average_precision import AveragePrecision
 from gosvae_training.tasks.network import TaskNetwork
 from gosvae_training.tasks.objective import TaskObjective, detection_loss
+from gosvae_training.tasks.segmenter import LABELS, RoadSegmenter, trunk_of
 from gosvae_training.tasks.settings import Config, Losses, Tokens
 from gosvae_training.tasks.views import ViewItems, Views, random_view
 from gosvae_training.tasks.yolox import (
@@ -24,9 +25,9 @@ from gosvae_training.tasks.yolox import (
     Boxes,
     Heads,
     Yolox,
+    backbone_of,
     decode_maps,
     select_boxes,
-    trunk_of,
 )
 
 SHARED = Path(__file__).parents[3] / "shared/data/experts_apache"
@@ -39,9 +40,16 @@ def yolox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_yolox(tmp_path_factory.mktemp("yolox") / "tiny.onnx")
 
 
-def network_of(path: Path) -> TaskNetwork:
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_segmenter(tmp_path_factory.mktemp("segmenter") / "tiny.onnx")
+
+
+@pytest.fixture
+def network(yolox: Path, segmenter: Path) -> TaskNetwork:
     torch.manual_seed(0)
-    return TaskNetwork(TINY, 4, trunk_of(path), Heads(path), rare=0.1)
+    trunks = trunk_of(segmenter), backbone_of(yolox)
+    return TaskNetwork(TINY, 4, trunks, Heads(yolox), rare=0.1)
 
 
 def random_frames(count: int = 2, height: int = 64, width: int = 96) -> torch.Tensor:
@@ -62,7 +70,7 @@ def test_an_onnx_network_computes_what_onnx_runtime_computes(yolox: Path) -> Non
 
 def test_the_parts_of_an_onnx_network_make_the_whole(yolox: Path) -> None:
     pixels = torch.rand(2, 3, 64, 96) * 255
-    cut = ["956", "990", "1024"]
+    cut = ["781", "841", "890"]
     with torch.no_grad():
         whole = OnnxNetwork(yolox, ["images"], HEADS)(pixels)
         parts = OnnxNetwork(yolox, cut, HEADS)(*OnnxNetwork(yolox, ["images"], cut)(pixels))
@@ -150,7 +158,7 @@ def test_yolox_itself_computes_what_onnx_runtime_computes() -> None:
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
     wanted = ort.InferenceSession(str(path)).run(None, {"images": pixels})[0]
     with torch.no_grad():
-        maps = Heads(path)(*trunk_of(path)(torch.from_numpy(pixels))[1:])
+        maps = Heads(path)(*backbone_of(path)(torch.from_numpy(pixels)))
     channels = [*range(5), *(5 + channel for channel in CLASSES.values())]
     made = torch.cat([each.flatten(2) for each in maps], 2).mT
     made[..., 4:] = made[..., 4:].sigmoid()
@@ -164,20 +172,31 @@ def test_the_detector_gives_boxes_in_the_frame_s_pixels(yolox: Path) -> None:
     assert (np.diff(boxes.scores) <= 0).all()
 
 
+def test_the_segmenter_gives_probabilities_of_frames_of_any_size(segmenter: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    probabilities = RoadSegmenter(segmenter).segment(frame)
+    assert probabilities.shape == (128, 224, len(LABELS))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+def test_a_segmenter_that_is_no_network_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(ConfigError, match=r"text\.onnx: not an ONNX network"):
+        RoadSegmenter(tmp_path / "text.onnx")
+
+
 # --- network and losses
 
 
-def test_the_network_gives_each_task_its_shape(yolox: Path) -> None:
-    network = network_of(yolox).eval()
+def test_the_network_gives_each_task_its_shape(network: TaskNetwork) -> None:
     with torch.no_grad():
-        made = network(random_frames())
+        made = network.eval()(random_frames())
     assert made.logits.shape == (2, 4, 32, 48)
     assert [tuple(each.shape[2:]) for each in made.boxes] == [(8, 12), (4, 6), (2, 3)]
     assert made.indices.shape == (2, 4, 6, 2)
 
 
-def test_training_leaves_the_experts_as_they_are(yolox: Path) -> None:
-    network = network_of(yolox)
+def test_training_leaves_the_experts_as_they_are(network: TaskNetwork) -> None:
     objective = TaskObjective(network, Losses(), torch.ones(4))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
@@ -190,7 +209,7 @@ def test_training_leaves_the_experts_as_they_are(yolox: Path) -> None:
     changed = {
         name for name, value in network.state_dict().items() if not value.equal(before[name])
     }
-    experts = ("encoder.trunk", "detection.heads")
+    experts = ("encoder.segmenter", "encoder.detector", "detection.heads")
     assert not [name for name in changed if name.startswith(experts)]
     for part in ("encoder.project", "features", "semantic", "detection.stride8"):
         assert [name for name in changed if name.startswith(part)], part
@@ -299,7 +318,7 @@ def settings(**changes: object) -> dict[str, object]:
 
 
 def test_a_configuration_is_checked() -> None:
-    assert Config(**settings()).tokens.width == 192
+    assert Config(**settings()).tokens.width == 160
     with pytest.raises(ValueError, match="divide by 32"):
         Config(**settings(input_size=(60, 96)))
     with pytest.raises(ValueError, match="has to be input_size"):

@@ -125,6 +125,14 @@ def _resize(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], 
     return lambda x: F.interpolate(x, scale_factor=scales[2:], mode="nearest")
 
 
+def _pad(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    pads = [int(each) for each in fixed[0]]
+    if len(pads) != 8 or any(pads[:2] + pads[4:6]) or any(float(each) for each in fixed[1:]):
+        raise ConfigError(f"Pad by {pads} is not supported")
+    top, left, bottom, right = *pads[2:4], *pads[6:8]
+    return lambda x: F.pad(x, (left, right, top, bottom))
+
+
 def _slice(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     starts, ends, axes, steps = ([int(v) for v in each] for each in fixed)
 
@@ -142,6 +150,7 @@ _OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], Callable[..., Tensor
     "Concat": lambda fixed, attributes: lambda *parts: torch.cat(parts, attributes["axis"]),
     "MaxPool": _max_pool,
     "Mul": lambda fixed, attributes: torch.mul,
+    "Pad": _pad,
     "Relu": lambda fixed, attributes: F.relu,
     "Resize": _resize,
     "Sigmoid": lambda fixed, attributes: torch.sigmoid,

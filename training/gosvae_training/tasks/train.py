@@ -26,10 +26,10 @@ from ..train import add_machine_options
 from .average_precision import AveragePrecision
 from .network import TOKEN_STRIDE, TaskNetwork
 from .objective import TaskObjective
-from .segmenter import LABELS, RoadSegmenter
+from .segmenter import LABELS, RoadSegmenter, trunk_of
 from .settings import Config, Source
 from .views import ViewItems, Views
-from .yolox import CONFIDENT, Boxes, Heads, decode_maps, select_boxes, trunk_of
+from .yolox import CONFIDENT, Boxes, Heads, backbone_of, decode_maps, select_boxes
 
 SEGMENTER, DETECTOR = "road_segmentation_adas_0001.onnx", "yolox_nano_coco_416.onnx"
 """Files of the experts."""
@@ -78,9 +78,10 @@ class Material:
         tokens, codec = self.config.tokens, self.config.codec
         height, width = self.config.input_size
         vectors = codec.batch * height * width / TOKEN_STRIDE**2
-        path = self.experts / DETECTOR
+        segmenter, detector = self.experts / SEGMENTER, self.experts / DETECTOR
+        trunks = trunk_of(segmenter), backbone_of(detector)
         rare = min(0.5, 0.1 * vectors / tokens.codes)
-        return TaskNetwork(tokens, len(LABELS), trunk_of(path), Heads(path), rare)
+        return TaskNetwork(tokens, len(LABELS), trunks, Heads(detector), rare)
 
     def frequencies(self) -> np.ndarray:
         """Return the share of each class among the pixels of the training views, (classes,)."""
@@ -99,7 +100,7 @@ def validate(network: TaskNetwork, parts: list[Views], device: torch.device) -> 
         for frame, target in zip(views.frames, views.targets, strict=True):
             frames = torch.from_numpy(np.array(frame))[None].to(device)
             seen = network.encoder.see(frames)
-            wanted = network.detection.heads(*seen.pyramid)
+            wanted = network.detection.heads(*seen.coarse)
             made = network(frames, seen)
             mask = made.logits[0].argmax(0).cpu().numpy().astype(np.uint8)
             agreement.add(target.argmax(0).astype(np.uint8), mask)

@@ -1,4 +1,4 @@
-"""A detector with YOLOX-nano's tensors and a hundredth of its layers, as an ONNX file."""
+"""Experts with the tensors of the real ones and a hundredth of their layers, as ONNX files."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def write_tiny_yolox(path: Path, seed: int = 0) -> Path:
     nodes.append(
         helper.make_node("Conv", ["rows", "unit"], ["pairs"], strides=[1, 2], kernel_shape=[1, 2])
     )
-    convolution("pairs", "721", 8, 32, 2)
-    convolution("721", "956", 32, 64, 2)
-    convolution("956", "990", 64, 128, 2)
-    convolution("990", "deep", 128, 128, 2)
+    convolution("pairs", "stem", 8, 32, 2)
+    convolution("stem", "781", 32, 64, 2)
+    convolution("781", "841", 64, 128, 2)
+    convolution("841", "deep", 128, 64, 2)
     nodes.append(
         helper.make_node("MaxPool", ["deep"], ["pooled"], kernel_shape=[3, 3], pads=[1] * 4)
     )
-    nodes.append(helper.make_node("Concat", ["deep", "pooled"], ["1024"], axis=1))
+    nodes.append(helper.make_node("Concat", ["deep", "pooled"], ["890"], axis=1))
     groups = (
-        ("956", 64, "1062 1063 1045"),
-        ("990", 128, "1104 1105 1087"),
-        ("1024", 256, "1146 1147 1129"),
+        ("781", 64, "1062 1063 1045"),
+        ("841", 128, "1104 1105 1087"),
+        ("890", 128, "1146 1147 1129"),
     )
     outputs = []
     for taken, channels, made in groups:
@@ -78,6 +78,37 @@ def write_tiny_yolox(path: Path, seed: int = 0) -> Path:
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, "h", "w"])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def write_tiny_segmenter(path: Path, seed: int = 0) -> Path:
+    """Write a segmenter of four classes at 896x512; its weights are random."""
+    rng = np.random.default_rng(seed)
+    scope = "StatefulPartitionedCall/model"
+    pixels, trunk = f"{scope}/conv2d/Conv2D__6:0", f"{scope}/tf.nn.relu_27/Relu:0"
+    weights = {
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "trunk.weight": rng.normal(0, 0.01, (48, 3, 6, 6)).astype(np.float32),
+        "classes.weight": rng.normal(0, 1, (4, 48, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["data"], [pixels], perm=[0, 3, 1, 2]),
+        helper.make_node("Pad", [pixels, "pads"], ["padded"]),
+        helper.make_node("Conv", ["padded", "trunk.weight"], ["made"], strides=[4, 4]),
+        helper.make_node("Relu", ["made"], [trunk]),
+        helper.make_node("Conv", [trunk, "classes.weight"], ["logits"]),
+        helper.make_node("Transpose", ["logits"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Softmax", ["last"], ["probabilities"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 512, 896, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
