@@ -31,10 +31,12 @@ from gosvae_codec.draft import write_text
 from gosvae_codec.masks import enlarge_labels, shrink_labels
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
+from gosvae_codec.tasks import Result, SemanticResult
 
 from .data.datasets import has_splits, load_dataset
 from .data.samples import DataError, Dataset, Part, Sample, describe, iterate
 from .tables import markdown_table
+from .task_meters import task_figures, task_meters
 
 HEADER = Header(0, 0, "camera")
 """Of every frame: as in the benchmark, so that both measure the same bytes."""
@@ -89,6 +91,7 @@ class _Stream:
         self._single, self._encoder = Encoder(bundle), Encoder(bundle)
         self._decoder = Decoder(bundle)
         self.truth, self.agreement = ConfusionMatrix(), ConfusionMatrix()
+        self.meters = task_meters(bundle)
         self.intra_bytes: list[int] = []
         self.bytes: list[int] = []
         self.vehicle_seconds: list[float] = []
@@ -97,9 +100,9 @@ class _Stream:
         """Of an intra frame's first packet, beside its payload."""
 
     def send(
-        self, sample: Sample, wanted: npt.NDArray[np.uint8], intra: bool, distance: int
+        self, sample: Sample, wanted: Mapping[str, Result], intra: bool, distance: int
     ) -> None:
-        """Encode and decode one frame; `wanted` is the expert's mask of it, uint8 (H, W)."""
+        """Encode and decode one frame; `wanted` is what the experts make of it, by task."""
         single = self._single.encode(sample.frame, HEADER, self.levels)
         self.intra_bytes.append(_size(single))
         self.header_bytes = single[0].serialized_size() - len(single[0].payload)
@@ -113,7 +116,14 @@ class _Stream:
         self._encoder.acknowledge(older if older >= 0 else None)
         self.bytes.append(_size(packets))
         self.truth.add(sample.mask, decoded.mask)
-        self.agreement.add(wanted, decoded.mask)
+        self.agreement.add(first_mask(wanted), decoded.mask)
+        for name, meter in self.meters.items():
+            meter.add(wanted[name], decoded.tasks[name])
+
+
+def first_mask(results: Mapping[str, Result]) -> npt.NDArray[np.uint8]:
+    """Return the mask of the first semantic task, uint8 (H, W)."""
+    return next(each.mask for each in results.values() if isinstance(each, SemanticResult))
 
 
 def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[str, Any]:
@@ -127,9 +137,15 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
     frames in one thread on the CPU
     with all levels. The figures at the top are those with all levels, ``levels`` has those of fewer
     too, and ``labels`` those of a vehicle that runs the expert and sends its labels, each frame by
-    itself, packet header included. MACs are the manifest's, null where it has none.
+    itself, packet header included. ``tasks`` compares each task with its expert, see
+    :mod:`gosvae_training.task_meters`. MACs are the manifest's, null where it has none.
     """
-    expert, expert_truth, expert_seconds = Expert(bundle), ConfusionMatrix(), []
+    experts = {
+        name: Expert(bundle, task=name)
+        for name, task in bundle.tasks.items()
+        if "expert" in task.record
+    }
+    expert_truth, expert_seconds = ConfusionMatrix(), []
     streams = [_Stream(bundle, level) for level in range(1, bundle.levels + 1)]
     scales = {scale: (ConfusionMatrix(), ConfusionMatrix(), list[int]()) for scale in LABEL_SCALES}
     progress = tqdm(
@@ -141,11 +157,12 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
     )
     for index, sample in enumerate(progress):
         start = time.perf_counter()
-        wanted = expert.segment(sample.frame)
+        results = {name: expert.apply(sample.frame) for name, expert in experts.items()}
+        wanted = first_mask(results)
         expert_seconds.append(time.perf_counter() - start)
         expert_truth.add(sample.mask, wanted)
         for stream in streams:
-            stream.send(sample, wanted, index % INTRA_FRAMES == 0, distance)
+            stream.send(sample, results, index % INTRA_FRAMES == 0, distance)
         for scale, (truth, agreement, sizes) in scales.items():
             size, mask = send_labels(wanted, scale, bundle.labels)
             truth.add(sample.mask, mask)
@@ -171,6 +188,7 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
         "receiver_ms": _milliseconds(streams[-1].receiver_seconds),
         "expert_ms": _milliseconds(expert_seconds),
         "levels": levels,
+        "tasks": task_figures({stream.levels: stream.meters for stream in streams}),
         "labels": [
             {
                 "scale": scale,

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
+import yaml
 from onnx import TensorProto, helper
 from tiny_experts import write_tiny_segmenter, write_tiny_yolox
 
+from gosvae_codec import Decoder, Encoder, Expert, Header, ModelBundle
+from gosvae_codec.tasks import DetectionResult
+from gosvae_training.average_precision import AveragePrecision
 from gosvae_training.models.onnx_network import OnnxNetwork
 from gosvae_training.strict import ConfigError
-from gosvae_training.tasks.average_precision import AveragePrecision
+from gosvae_training.tasks.expert_graphs import detector_graph, segmenter_graph
+from gosvae_training.tasks.export import main as export
 from gosvae_training.tasks.network import TaskNetwork
 from gosvae_training.tasks.objective import TaskObjective, detection_loss
-from gosvae_training.tasks.segmenter import LABELS, RoadSegmenter, trunk_of
+from gosvae_training.tasks.segmenter import LABELS, RoadSegmenter
 from gosvae_training.tasks.settings import Config, Losses, Tokens
+from gosvae_training.tasks.train import DETECTOR, SEGMENTER
+from gosvae_training.tasks.train import main as train
 from gosvae_training.tasks.views import ViewItems, Views, random_view
 from gosvae_training.tasks.yolox import (
     CLASSES,
-    Boxes,
     Heads,
     Yolox,
-    backbone_of,
     decode_maps,
     select_boxes,
+    trunk_of,
 )
 
 SHARED = Path(__file__).parents[3] / "shared/data/experts_apache"
@@ -46,10 +55,9 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def network(yolox: Path, segmenter: Path) -> TaskNetwork:
+def network(yolox: Path) -> TaskNetwork:
     torch.manual_seed(0)
-    trunks = trunk_of(segmenter), backbone_of(yolox)
-    return TaskNetwork(TINY, 4, trunks, Heads(yolox), rare=0.1)
+    return TaskNetwork(TINY, 4, trunk_of(yolox), Heads(yolox), rare=0.1)
 
 
 def random_frames(count: int = 2, height: int = 64, width: int = 96) -> torch.Tensor:
@@ -59,18 +67,24 @@ def random_frames(count: int = 2, height: int = 64, width: int = 96) -> torch.Te
 # --- ONNX networks as torch modules
 
 
-def test_an_onnx_network_computes_what_onnx_runtime_computes(yolox: Path) -> None:
-    pixels = torch.rand(1, 3, 64, 96) * 255
-    wanted = ort.InferenceSession(str(yolox)).run(HEADS, {"images": pixels.numpy()})
+def check_against_onnx_runtime(path: Path) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
+    wanted = ort.InferenceSession(str(path)).run(None, {"images": pixels})[0]
     with torch.no_grad():
-        made = OnnxNetwork(yolox, ["images"], HEADS)(pixels)
-    for ours, theirs in zip(made, wanted, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-4)
+        maps = Heads(path)(*trunk_of(path)(torch.from_numpy(pixels))[1:])
+    made = torch.cat([each.flatten(2) for each in maps], 2).mT
+    made[..., 4:] = made[..., 4:].sigmoid()
+    channels = [*range(5), *(5 + channel for channel in CLASSES.values())]
+    np.testing.assert_allclose(made.numpy(), wanted[..., channels], atol=1e-3)
+
+
+def test_trunk_and_heads_compute_what_onnx_runtime_computes(yolox: Path) -> None:
+    check_against_onnx_runtime(yolox)
 
 
 def test_the_parts_of_an_onnx_network_make_the_whole(yolox: Path) -> None:
     pixels = torch.rand(2, 3, 64, 96) * 255
-    cut = ["781", "841", "890"]
+    cut = ["956", "990", "1024"]
     with torch.no_grad():
         whole = OnnxNetwork(yolox, ["images"], HEADS)(pixels)
         parts = OnnxNetwork(yolox, cut, HEADS)(*OnnxNetwork(yolox, ["images"], cut)(pixels))
@@ -108,7 +122,7 @@ def test_a_cell_becomes_a_box() -> None:
     maps[1][0, 5 + list(CLASSES).index("car"), 2, 1] = 20
     corners, scores = decode_maps(maps)
     boxes = select_boxes(corners[0].numpy(), scores[0].numpy(), 0.5)
-    np.testing.assert_allclose(boxes.corners, [[24 - 24, 36 - 16, 24 + 24, 36 + 16]], atol=1e-4)
+    np.testing.assert_allclose(boxes.boxes, [[24 - 24, 36 - 16, 24 + 24, 36 + 16]], atol=1e-4)
     assert boxes.scores == pytest.approx([1.0])
     assert list(boxes.classes) == [list(CLASSES).index("car")]
 
@@ -124,21 +138,21 @@ def test_overlapping_boxes_of_a_class_become_one_and_of_two_classes_stay() -> No
 
 def test_no_box_is_no_error() -> None:
     boxes = select_boxes(np.zeros((5, 4), np.float32), np.zeros((9, 5), np.float32), 0.3)
-    assert boxes.corners.shape == (0, 4)
+    assert boxes.boxes.shape == (0, 4)
     assert boxes.scores.shape == boxes.classes.shape == (0,)
 
 
-def some_boxes(*rows: tuple[float, float, float, float, float, int]) -> Boxes:
+def some_boxes(*rows: tuple[float, float, float, float, float, int]) -> DetectionResult:
     table = np.array(rows, np.float32).reshape(-1, 6)
-    return Boxes(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
+    return DetectionResult(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
 
 
 def test_average_precision_of_what_is_right_and_of_what_is_missed() -> None:
     truth = some_boxes((0, 0, 20, 20, 0.9, 2), (40, 40, 60, 60, 0.8, 2), (0, 30, 9, 50, 0.7, 0))
-    counted = AveragePrecision()
+    counted = AveragePrecision(list(CLASSES))
     counted.add(truth, truth)
     assert counted.mean() == pytest.approx(1.0)
-    half = AveragePrecision()
+    half = AveragePrecision(list(CLASSES))
     half.add(truth, some_boxes((1, 0, 20, 20, 0.9, 2)))
     found = half.per_class()
     assert found["person"] == 0
@@ -147,28 +161,20 @@ def test_average_precision_of_what_is_right_and_of_what_is_missed() -> None:
 
 
 def test_average_precision_without_any_box_is_not_a_number() -> None:
-    empty = AveragePrecision()
+    empty = AveragePrecision(list(CLASSES))
     empty.add(some_boxes(), some_boxes((0, 0, 20, 20, 0.9, 2)))
     assert np.isnan(empty.mean())
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/experts_apache")
 def test_yolox_itself_computes_what_onnx_runtime_computes() -> None:
-    path = SHARED / "yolox_nano_coco_416.onnx"
-    pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
-    wanted = ort.InferenceSession(str(path)).run(None, {"images": pixels})[0]
-    with torch.no_grad():
-        maps = Heads(path)(*backbone_of(path)(torch.from_numpy(pixels)))
-    channels = [*range(5), *(5 + channel for channel in CLASSES.values())]
-    made = torch.cat([each.flatten(2) for each in maps], 2).mT
-    made[..., 4:] = made[..., 4:].sigmoid()
-    np.testing.assert_allclose(made.numpy(), wanted[..., channels], atol=1e-3)
+    check_against_onnx_runtime(SHARED / "yolox_nano_coco_416.onnx")
 
 
 def test_the_detector_gives_boxes_in_the_frame_s_pixels(yolox: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
     boxes = Yolox(yolox).detect(frame, confident=0.01)
-    assert boxes.corners.dtype == np.float32
+    assert boxes.boxes.dtype == np.float32
     assert (np.diff(boxes.scores) <= 0).all()
 
 
@@ -183,6 +189,36 @@ def test_a_segmenter_that_is_no_network_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("text")
     with pytest.raises(ConfigError, match=r"text\.onnx: not an ONNX network"):
         RoadSegmenter(tmp_path / "text.onnx")
+
+
+# --- experts as graphs from frame to results
+
+
+@pytest.mark.parametrize("size", [(300, 500), (500, 300), (416, 416), (33, 900)])
+def test_the_detector_s_graph_finds_what_the_detector_finds(
+    yolox: Path, size: tuple[int, int]
+) -> None:
+    coarse = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
+    frame = cv2.resize(coarse, size[::-1])
+    wanted = Yolox(yolox).detect(frame)
+    session = ort.InferenceSession(detector_graph(yolox).SerializeToString())
+    boxes, scores, _, frames = session.run(None, {"pixels": frame[None]})
+    assert (frames == 0).all()
+    assert (np.diff(scores) <= 0).all()
+    assert scores[0] == pytest.approx(wanted.scores[0], abs=0.02)
+    height, width = size
+    # The most likely, as the graph makes no more than a hundred of a class.
+    sides = boxes[:20] * [width, height, width, height]
+    assert len(sides) == 20
+    assert all(np.abs(wanted.boxes - box).max(1).min() < 0.01 * max(size) for box in sides)
+
+
+def test_the_segmenter_s_graph_gives_what_the_segmenter_gives(segmenter: Path) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (300, 500, 3), np.uint8)
+    session = ort.InferenceSession(segmenter_graph(segmenter).SerializeToString())
+    (logits,) = session.run(None, {"frames": frame[None]})
+    wanted = RoadSegmenter(segmenter).segment(frame)
+    assert (logits[0].argmax(0) == wanted.argmax(-1)).mean() > 0.98
 
 
 # --- network and losses
@@ -209,7 +245,7 @@ def test_training_leaves_the_experts_as_they_are(network: TaskNetwork) -> None:
     changed = {
         name for name, value in network.state_dict().items() if not value.equal(before[name])
     }
-    experts = ("encoder.segmenter", "encoder.detector", "detection.heads")
+    experts = ("encoder.trunk", "detection.heads")
     assert not [name for name in changed if name.startswith(experts)]
     for part in ("encoder.project", "features", "semantic", "detection.stride8"):
         assert [name for name in changed if name.startswith(part)], part
@@ -294,6 +330,36 @@ def test_items_are_the_same_each_time_and_use_every_view(tmp_path: Path) -> None
     assert frame.shape == (64, 96, 3) and target.shape == (4, 32, 48)
 
 
+# --- a bundle
+
+
+def test_a_run_becomes_a_bundle(yolox: Path, segmenter: Path, tmp_path: Path) -> None:
+    experts, frames = tmp_path / "experts", tmp_path / "frames"
+    experts.mkdir()
+    shutil.copy(yolox, experts / DETECTOR)
+    shutil.copy(segmenter, experts / SEGMENTER)
+    frames.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        picture = cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (120, 90))
+        cv2.imwrite(str(frames / f"{index}.png"), picture)
+    config = tmp_path / "tiny.yaml"
+    values = json.loads(json.dumps(settings(tokens=TINY.model_dump())))
+    config.write_text(yaml.safe_dump(values | {"prior": {"views": 1, "steps": 2}}))
+    options = [str(config), "--data", f"a={frames}", "--experts", str(experts)]
+    options += ["--runs", str(tmp_path / "runs")]
+    assert train(options) == 0
+    assert export([*options, "--models", str(tmp_path / "models")]) == 0
+    bundle = ModelBundle.load(tmp_path / "models" / "tiny")
+    assert bundle.manifest["compute"]["expert_macs"] > 0
+    frame = np.full((100, 130, 3), 90, np.uint8)
+    decoded = Decoder(bundle).decode(Encoder(bundle).encode(frame, Header(0, 0, "camera")))
+    assert decoded.mask.shape == (100, 130)
+    assert decoded.tasks["detection"].boxes.shape[1] == 4
+    wanted = Expert(bundle, task="detection").apply(frame)
+    assert wanted.boxes.shape[1] == 4
+
+
 # --- configuration
 
 
@@ -318,7 +384,7 @@ def settings(**changes: object) -> dict[str, object]:
 
 
 def test_a_configuration_is_checked() -> None:
-    assert Config(**settings()).tokens.width == 160
+    assert Config(**settings()).tokens.width == 192
     with pytest.raises(ValueError, match="divide by 32"):
         Config(**settings(input_size=(60, 96)))
     with pytest.raises(ValueError, match="has to be input_size"):

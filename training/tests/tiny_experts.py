@@ -50,33 +50,41 @@ def write_tiny_yolox(path: Path, seed: int = 0) -> Path:
     nodes.append(
         helper.make_node("Conv", ["rows", "unit"], ["pairs"], strides=[1, 2], kernel_shape=[1, 2])
     )
-    convolution("pairs", "stem", 8, 32, 2)
-    convolution("stem", "781", 32, 64, 2)
-    convolution("781", "841", 64, 128, 2)
-    convolution("841", "deep", 128, 64, 2)
+    convolution("pairs", "721", 8, 32, 2)
+    convolution("721", "956", 32, 64, 2)
+    convolution("956", "990", 64, 128, 2)
+    convolution("990", "deep", 128, 128, 2)
     nodes.append(
         helper.make_node("MaxPool", ["deep"], ["pooled"], kernel_shape=[3, 3], pads=[1] * 4)
     )
-    nodes.append(helper.make_node("Concat", ["deep", "pooled"], ["890"], axis=1))
+    nodes.append(helper.make_node("Concat", ["deep", "pooled"], ["1024"], axis=1))
     groups = (
-        ("781", 64, "1062 1063 1045"),
-        ("841", 128, "1104 1105 1087"),
-        ("890", 128, "1146 1147 1129"),
+        ("956", 64, "1062 1063 1045"),
+        ("990", 128, "1104 1105 1087"),
+        ("1024", 256, "1146 1147 1129"),
     )
-    outputs = []
+    constant("wide", np.array([1, 85, -1]))
     for taken, channels, made in groups:
-        for name, count in zip(made.split(), (4, 1, 80), strict=True):
+        boxes, objectness, classes = made.split()
+        for name, count in ((boxes, 4), (objectness, 1), (classes, 80)):
             weight = rng.normal(0, 0.5 / channels**0.5, (count, channels, 1, 1)).astype(np.float32)
             constant(f"{name}.weight", weight)
             nodes.append(
                 helper.make_node("Conv", [taken, f"{name}.weight"], [name], kernel_shape=[1, 1])
             )
-            outputs.append(name)
+        squashed = [f"{objectness}.share", f"{classes}.share"]
+        nodes.append(helper.make_node("Sigmoid", [objectness], squashed[:1]))
+        nodes.append(helper.make_node("Sigmoid", [classes], squashed[1:]))
+        nodes.append(helper.make_node("Concat", [boxes, *squashed], [f"{taken}.map"], axis=1))
+        nodes.append(helper.make_node("Reshape", [f"{taken}.map", "wide"], [f"{taken}.flat"]))
+    flat = [f"{taken}.flat" for taken, *_ in groups]
+    nodes.append(helper.make_node("Concat", flat, ["cells"], axis=2))
+    nodes.append(helper.make_node("Transpose", ["cells"], ["output"], perm=[0, 2, 1]))
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, "h", "w"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 416, 416])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3549, 85])],
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -107,7 +115,7 @@ def write_tiny_segmenter(path: Path, seed: int = 0) -> Path:
         nodes,
         "tiny",
         [helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 512, 896, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 128, 224, 4])],
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -35,7 +35,7 @@ def with_suppression(
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "nms/at_most": np.full(1, at_most, np.int64),
         "nms/overlap": np.full(1, overlap, np.float32),
         "nms/least": np.full(1, least_score, np.float32),

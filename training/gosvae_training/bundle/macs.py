@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,12 +42,25 @@ def expert_macs(expert: nn.Module, frames: Tensor) -> int | None:
 def graph_macs(model: onnx.ModelProto, taken: Shape) -> int | None:
     """Return the MACs of an ONNX graph; None where they are not known.
 
-    They are not where a shape depends on values, or where a node of another kind multiplies.
+    They are not where the graph does not run on zeros, or where a node of another kind multiplies.
 
     Args:
-        model: the graph, with one input; it is left as it is. Shapes are those of ONNX's shape
-            inference.
+        model: the graph, with one input; it is left as it is.
         taken: shape of the input.
+    """
+    if any(node.op_type in _NOT_COUNTED for node in model.graph.node):
+        return None
+    counted = [node for node in model.graph.node if node.op_type in _COUNTED]
+    shapes = _computed_shapes(model, taken, counted)
+    return None if shapes is None else sum(_node_macs(node, shapes) for node in counted)
+
+
+def _computed_shapes(
+    model: onnx.ModelProto, taken: Shape, nodes: Iterable[onnx.NodeProto]
+) -> dict[str, Shape] | None:
+    """Return the shapes of what nodes take and make when the graph runs on zeros.
+
+    Shape inference does not know sizes that depend on values; None where the graph does not run.
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
@@ -53,36 +68,26 @@ def graph_macs(model: onnx.ModelProto, taken: Shape) -> int | None:
     weights = {each.name: tuple(each.dims) for each in graph.initializer}
     # Older files list weights among the inputs.
     (given,) = (each for each in graph.input if each.name not in weights)
-    del given.type.tensor_type.shape.dim[:]
-    for side in taken:
-        given.type.tensor_type.shape.dim.add(dim_value=side)
-    # Shapes that the file declares may be those of another input.
-    del graph.value_info[:]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(copied, data_prop=True).graph
-    shapes: dict[str, Shape | None] = {**weights}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
-        known = tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
-        shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim) if known else None
-    total = 0
-    for node in graph.node:
-        macs = _node_macs(node, shapes)
-        if macs is None:
-            return None
-        total += macs
-    return total
-
-
-def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, Shape | None]) -> int | None:
-    """Return one node's MACs, 0 for kinds that have none; None where they are not known."""
-    if node.op_type not in _COUNTED:
-        return None if node.op_type in _NOT_COUNTED else 0
-    taken, weight = (shapes.get(name) for name in node.input[:2])
-    made = shapes.get(node.output[0])
-    if taken is None or weight is None or made is None:
+    names = {name for node in nodes for name in (*node.input[:2], node.output[0])}
+    known = {*weights, given.name, *(value.name for value in graph.output)}
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - known))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
+    try:
+        session = ort.InferenceSession(
+            copied.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        made = session.run(None, {given.name: np.zeros(taken, dtype)})
+    except Exception:  # ONNX Runtime has no base class of its own
         return None
+    computed = zip((each.name for each in session.get_outputs()), made, strict=True)
+    return {**weights, given.name: taken, **{name: array.shape for name, array in computed}}
+
+
+def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Return one node's MACs."""
+    taken, weight, made = (shapes[name] for name in (*node.input[:2], node.output[0]))
     # Weights of a convolution: (outputs, inputs of a group, kernel), transposed the other way.
     if node.op_type == "Conv":
         return math.prod(made) * math.prod(weight[1:])

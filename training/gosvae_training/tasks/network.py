@@ -12,21 +12,22 @@ from ..models.decoders import ContextBlock
 from ..models.efficientnet import separable
 from ..models.onnx_network import OnnxNetwork
 from ..models.quantizers import residual_codes
-from .segmenter import TRUNK_CHANNELS
 from .settings import Tokens
 from .yolox import CHANNELS, Heads
 
 TOKEN_STRIDE = 16
 """Pixels from one token to the next."""
+_STEM_CHANNELS = 32
+"""Of the detector's layer at 4 pixels."""
 
 
 class Seen(NamedTuple):
-    """What the vehicle's frozen trunks see in N frames."""
+    """What the vehicle's frozen trunk sees in N frames."""
 
-    fine: Tensor
-    """The segmenter's features at 4 pixels, float (N, 48, H/4, W/4)."""
-    coarse: list[Tensor]
-    """The detector's at 8, 16 and 32 pixels."""
+    stem: Tensor
+    """At 4 pixels, float (N, 32, H/4, W/4)."""
+    pyramid: list[Tensor]
+    """What the detector's heads take, at 8, 16 and 32 pixels."""
 
 
 class Outputs(NamedTuple):
@@ -34,7 +35,7 @@ class Outputs(NamedTuple):
 
     logits: Tensor
     """Of the semantic task at 2 pixels, float (N, classes, H/2, W/2)."""
-    coarse: list[Tensor]
+    pyramid: list[Tensor]
     """What stands for the detector's features."""
     boxes: list[Tensor]
     """Of the detector's heads, see :class:`.yolox.Heads`."""
@@ -44,8 +45,8 @@ class Outputs(NamedTuple):
     """Loss; zero where vectors were not quantised."""
 
 
-class JoinedTrunks(nn.Module):
-    """The first layers of a segmenter and the backbone of a detector, frozen, as one vector.
+class TrunkWithDetails(nn.Module):
+    """A detector's trunk, frozen, joined with details that it does not keep.
 
     Frames uint8 or float (N, H, W, 3) RGB, sides divisible by 32, to vectors
     (N, dim, H/16, W/16). What is frozen was trained on far more pictures than there are here, so
@@ -54,45 +55,46 @@ class JoinedTrunks(nn.Module):
 
     stride = TOKEN_STRIDE
 
-    def __init__(self, segmenter: OnnxNetwork, detector: OnnxNetwork, dim: int, width: int) -> None:
+    def __init__(self, trunk: OnnxNetwork, dim: int, width: int) -> None:
         """Make it.
 
         Args:
-            segmenter: pixels to the segmenter's features, see :func:`.segmenter.trunk_of`.
-            detector: pixels to the detector's features, see :func:`.yolox.backbone_of`.
+            trunk: pixels to the detector's stem and pyramid, see :func:`.yolox.trunk_of`.
             dim: numbers of a vector.
             width: channels of what makes all features vectors.
         """
         super().__init__()
-        self.segmenter = segmenter.requires_grad_(False)
-        self.detector = detector.requires_grad_(False)
-        self.norm = nn.BatchNorm2d(TRUNK_CHANNELS)
-        self.narrow4 = nn.Conv2d(TRUNK_CHANNELS, 8, 1, bias=False)
-        self.details8 = _convolution(TRUNK_CHANNELS, 32, 3, 2)
-        self.join8 = _convolution(32 + CHANNELS[0], 48)
+        self.trunk = trunk.requires_grad_(False)
+        self.details2 = _convolution(3, 12, 3, 2)
+        self.details4 = _convolution(12, 24, 3, 2)
+        self.join4 = _convolution(24 + _STEM_CHANNELS, 32)
+        self.details8 = _convolution(32, 48, 3, 2)
+        self.join8 = _convolution(48 + CHANNELS[0], 64)
+        self.narrow4 = nn.Conv2d(32, 8, 1, bias=False)
         self.narrow32 = nn.Conv2d(CHANNELS[2], 64, 1, bias=False)
         self.project = nn.Sequential(
-            _convolution(8 * 16 + 48 * 4 + CHANNELS[1] + 64, width),
+            _convolution(8 * 16 + 64 * 4 + CHANNELS[1] + 64, width),
             separable(width, width, 5),
             nn.Conv2d(width, dim, 1, bias=False),
             nn.BatchNorm2d(dim, affine=False),
         )
 
-    def train(self, mode: bool = True) -> JoinedTrunks:
+    def train(self, mode: bool = True) -> TrunkWithDetails:
         super().train(mode)
-        self.segmenter.eval()
-        self.detector.eval()
+        self.trunk.eval()
         return self
 
     def see(self, frames: Tensor) -> Seen:
-        """Return what the trunks see."""
+        """Return what the trunk sees."""
         pixels = frames.permute(0, 3, 1, 2).float().flip(1)
-        return Seen(self.segmenter(pixels)[0], self.detector(pixels))
+        stem, *pyramid = self.trunk(pixels)
+        return Seen(stem, pyramid)
 
     def forward(self, frames: Tensor, seen: Seen | None = None) -> Tensor:
-        """Return the vectors; `seen` where the trunks have looked at the frames before."""
-        fine, (stride8, stride16, stride32) = seen or self.see(frames)
-        fine = self.norm(fine)
+        """Return the vectors; `seen` where the trunk has looked at the frames before."""
+        stem, (stride8, stride16, stride32) = seen or self.see(frames)
+        pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        fine = self.join4(torch.cat([self.details4(self.details2(pixels)), stem], 1))
         middle = self.join8(torch.cat([self.details8(fine), stride8], 1))
         parts = [
             F.pixel_unshuffle(self.narrow4(fine), 4),
@@ -139,7 +141,7 @@ class SemanticHead(nn.Module):
 
 
 class DetectionHead(nn.Module):
-    """Features (N, width, h, w) to the detector's own, from which its heads go on."""
+    """Features (N, width, h, w) to the detector's pyramid, from which its own heads go on."""
 
     def __init__(self, width: int, heads: Heads) -> None:
         super().__init__()
@@ -153,12 +155,12 @@ class DetectionHead(nn.Module):
         )
         self.heads = heads.requires_grad_(False)
 
-    def coarse(self, features: Tensor) -> list[Tensor]:
+    def pyramid(self, features: Tensor) -> list[Tensor]:
         """Return what stands for the detector's features at 8, 16 and 32 pixels."""
         return [self.stride8(features), self.stride16(features), self.stride32(features)]
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        return self.heads(*self.coarse(features))
+        return self.heads(*self.pyramid(features))
 
 
 def _last(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
@@ -173,24 +175,19 @@ class TaskNetwork(nn.Module):
     """
 
     def __init__(
-        self,
-        tokens: Tokens,
-        classes: int,
-        trunks: tuple[OnnxNetwork, OnnxNetwork],
-        heads: Heads,
-        rare: float,
+        self, tokens: Tokens, classes: int, trunk: OnnxNetwork, heads: Heads, rare: float
     ) -> None:
         """Make it.
 
         Args:
             tokens: its description.
             classes: of the semantic task.
-            trunks: of the segmenter and of the detector.
-            heads: the detector's features to its boxes.
+            trunk: pixels to the detector's stem and pyramid.
+            heads: the detector's pyramid to its boxes.
             rare: vectors of a batch with fewer of which a code is restarted.
         """
         super().__init__()
-        self.encoder = JoinedTrunks(*trunks, tokens.dim, tokens.width)
+        self.encoder = TrunkWithDetails(trunk, tokens.dim, tokens.width)
         self.quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
         self.features = Features(tokens.dim, tokens.features, tokens.blocks)
         self.semantic = SemanticHead(tokens.features, classes)
@@ -211,6 +208,6 @@ class TaskNetwork(nn.Module):
             indices = indices.unflatten(1, vectors.shape[2:])
             vectors = flat.mT.unflatten(2, vectors.shape[2:])
         features = self.features(vectors)
-        coarse = self.detection.coarse(features)
-        boxes = self.detection.heads(*coarse)
-        return Outputs(self.semantic(features), coarse, boxes, indices, commitment)
+        pyramid = self.detection.pyramid(features)
+        boxes = self.detection.heads(*pyramid)
+        return Outputs(self.semantic(features), pyramid, boxes, indices, commitment)

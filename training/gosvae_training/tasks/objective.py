@@ -23,7 +23,7 @@ class TaskObjective(Objective):
 
     ``forward(frames, target, warming_up)`` takes frames uint8 (N, H, W, 3) and the segmenter's
     probabilities uint8 (N, classes, H/2, W/2). What the detector makes of the frames is its own
-    heads' output on the encoder's own features.
+    heads' output on the encoder's trunk.
     """
 
     network: TaskNetwork
@@ -40,14 +40,13 @@ class TaskObjective(Objective):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        encoder = self.network.encoder
-        return [encoder.segmenter, encoder.detector, self.network.detection.heads]
+        return [self.network.encoder.trunk, self.network.detection.heads]
 
     def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
         network, weights = self.network, self.losses
         with torch.no_grad():
             seen = network.encoder.see(frames)
-            wanted = network.detection.heads(*seen.coarse)
+            wanted = network.detection.heads(*seen.pyramid)
         made = network(frames, seen, quantize=not warming_up)
         probability = (target.float() / 255).clamp(min=_LEAST)
         logits = made.logits.float()
@@ -55,7 +54,7 @@ class TaskObjective(Objective):
         terms["labels"] = segmentation_loss(logits, probability.argmax(1), self.class_weights)[
             "loss"
         ]
-        terms["features"] = unexplained_variance(made.coarse, seen.coarse)
+        terms["features"] = unexplained_variance(made.pyramid, seen.pyramid)
         terms |= detection_loss(made.boxes, wanted)
         loss = sum(getattr(weights, name) * value for name, value in terms.items())
         return {"loss": loss + made.commitment, **terms}

@@ -12,7 +12,6 @@ import torch
 
 from gosvae_codec.labels import Label, LabelSpace
 
-from ..models.onnx_network import OnnxNetwork
 from ..strict import ConfigError
 
 LABELS = LabelSpace(
@@ -24,20 +23,6 @@ LABELS = LabelSpace(
         Label(3, "marking", (255, 255, 0)),
     ),
 )
-
-
-TRUNK_CHANNELS = 48
-"""Of the trunk's features at 4 pixels."""
-_SCOPE = "StatefulPartitionedCall/model"
-_PIXELS, _TRUNK = f"{_SCOPE}/conv2d/Conv2D__6:0", f"{_SCOPE}/tf.nn.relu_27/Relu:0"
-
-
-def trunk_of(path: Path) -> OnnxNetwork:
-    """Return the trunk: float (N, 3, H, W) BGR, 0 to 255, to features (N, 48, H/4, W/4).
-
-    These are its first layers, up to the fourth block at 4 pixels.
-    """
-    return OnnxNetwork(path, [_PIXELS], [_TRUNK])
 
 
 class RoadSegmenter:

@@ -24,7 +24,7 @@ class Tokens(Strict):
     levels: PositiveInt
     codes: PositiveInt
     dim: PositiveInt
-    width: PositiveInt = 160
+    width: PositiveInt = 192
     """Channels of what makes features vectors, in the vehicle."""
     features: PositiveInt = 224
     """Channels of what the heads share, at the receiver."""

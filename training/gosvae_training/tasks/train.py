@@ -15,21 +15,23 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.tasks import DetectionResult
 
+from ..average_precision import AveragePrecision
 from ..config import Identity
 from ..data.datasets import load_dataset
 from ..data.samples import DataError
 from ..fit import Run, TrainingError, fit, make_fabric
 from ..losses import class_weights
+from ..models.quantizers import RARE
 from ..strict import ConfigError, override, parse, read_yaml
 from ..train import add_machine_options
-from .average_precision import AveragePrecision
 from .network import TOKEN_STRIDE, TaskNetwork
 from .objective import TaskObjective
-from .segmenter import LABELS, RoadSegmenter, trunk_of
+from .segmenter import LABELS, RoadSegmenter
 from .settings import Config, Source
 from .views import ViewItems, Views
-from .yolox import CONFIDENT, Boxes, Heads, backbone_of, decode_maps, select_boxes
+from .yolox import CLASSES, CONFIDENT, Heads, decode_maps, select_boxes, trunk_of
 
 SEGMENTER, DETECTOR = "road_segmentation_adas_0001.onnx", "yolox_nano_coco_416.onnx"
 """Files of the experts."""
@@ -73,16 +75,6 @@ class Material:
 
         return cls(config, experts, views(dict(config.train)), views(dict(config.val)))
 
-    def network(self) -> TaskNetwork:
-        """Return the network, untrained but for the experts' parts."""
-        tokens, codec = self.config.tokens, self.config.codec
-        height, width = self.config.input_size
-        vectors = codec.batch * height * width / TOKEN_STRIDE**2
-        segmenter, detector = self.experts / SEGMENTER, self.experts / DETECTOR
-        trunks = trunk_of(segmenter), backbone_of(detector)
-        rare = min(0.5, 0.1 * vectors / tokens.codes)
-        return TaskNetwork(tokens, len(LABELS), trunks, Heads(detector), rare)
-
     def frequencies(self) -> np.ndarray:
         """Return the share of each class among the pixels of the training views, (classes,)."""
         total = np.zeros(len(LABELS))
@@ -92,15 +84,30 @@ class Material:
         return total / total.sum()
 
 
+def build_network(config: Config, experts: Path) -> TaskNetwork:
+    """Return the network, untrained but for the experts' parts, whose files are in `experts`.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    tokens, codec = config.tokens, config.codec
+    height, width = config.input_size
+    vectors = codec.batch * height * width / TOKEN_STRIDE**2
+    detector = experts / DETECTOR
+    # Of few vectors for many codes no more than a few can be expected for each.
+    rare = min(RARE, 0.1 * vectors / tokens.codes)
+    return TaskNetwork(tokens, len(LABELS), trunk_of(detector), Heads(detector), rare)
+
+
 @torch.inference_mode()
 def validate(network: TaskNetwork, parts: list[Views], device: torch.device) -> dict[str, float]:
     """Return how much of the experts comes out, on views: ``agreement`` (mIoU) and ``ap50``."""
-    agreement, precision = ConfusionMatrix(), AveragePrecision()
+    agreement, precision = ConfusionMatrix(), AveragePrecision(list(CLASSES))
     for views in parts:
         for frame, target in zip(views.frames, views.targets, strict=True):
             frames = torch.from_numpy(np.array(frame))[None].to(device)
             seen = network.encoder.see(frames)
-            wanted = network.detection.heads(*seen.coarse)
+            wanted = network.detection.heads(*seen.pyramid)
             made = network(frames, seen)
             mask = made.logits[0].argmax(0).cpu().numpy().astype(np.uint8)
             agreement.add(target.argmax(0).astype(np.uint8), mask)
@@ -108,7 +115,7 @@ def validate(network: TaskNetwork, parts: list[Views], device: torch.device) -> 
     return {"agreement": agreement.miou(), "ap50": precision.mean()}
 
 
-def _boxes(maps: list[torch.Tensor], confident: float) -> Boxes:
+def _boxes(maps: list[torch.Tensor], confident: float) -> DetectionResult:
     corners, scores = decode_maps([each.float().cpu() for each in maps])
     return select_boxes(corners[0].numpy(), scores[0].numpy(), confident)
 
@@ -117,7 +124,7 @@ def train_tasks(fabric: Fabric, material: Material, folder: Path, workers: int =
     """Return the trained network, averaged; training continues where `folder` has a checkpoint."""
     config = material.config
     weights = class_weights(material.frequencies())
-    objective = TaskObjective(material.network(), config.losses, weights)
+    objective = TaskObjective(build_network(config, material.experts), config.losses, weights)
     objective.network.to(memory_format=torch.channels_last)
 
     def score(network: Any) -> float:

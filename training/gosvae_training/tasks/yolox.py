@@ -1,10 +1,9 @@
-"""YOLOX-nano (Ge et al. 2021) as an expert: its backbone, its heads, and its boxes."""
+"""YOLOX-nano (Ge et al. 2021) as an expert: its trunk, its heads, and its boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,16 +11,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gosvae_codec.tasks import DetectionResult
+
 from ..models.onnx_network import OnnxNetwork
 
 STRIDES = (8, 16, 32)
 """Pixels from one cell to the next, of the three maps."""
-CHANNELS = (64, 128, 128)
-"""Of the backbone's features at each stride."""
+CHANNELS = (64, 128, 256)
+"""Of the features that the heads take at each stride."""
 SIDE = 416
 """Of the square that the detector is trained for."""
 _PADDING = 114
-_PIXELS, _BACKBONE = "images", ("781", "841", "890")
+_PIXELS, _STEM, _PYRAMID = "images", "721", ("956", "990", "1024")
 _MAPS = (("1062", "1063", "1045"), ("1104", "1105", "1087"), ("1146", "1147", "1129"))
 """Offsets and log sizes, objectness, classes; the latter two before the sigmoid."""
 
@@ -43,28 +44,16 @@ OVERLAP = 0.45
 """Intersection over union from which two boxes of a class are one."""
 
 
-class Boxes(NamedTuple):
-    """Boxes in one frame, by falling score."""
+def trunk_of(path: Path) -> OnnxNetwork:
+    """Return the trunk: float (N, 3, H, W) BGR, 0 to 255, to the stem at 4 pixels and the pyramid.
 
-    corners: npt.NDArray[np.float32]
-    """(M, 4): left, top, right, bottom in pixels."""
-    scores: npt.NDArray[np.float32]
-    """(M,), 0 to 1."""
-    classes: npt.NDArray[np.int64]
-    """(M,), places in CLASSES."""
-
-
-def backbone_of(path: Path) -> OnnxNetwork:
-    """Return the backbone: float (N, 3, H, W) BGR, 0 to 255, to features for each of STRIDES.
-
-    H and W divide by 32. What it leaves out, the pyramid of features and the heads, is in
-    :class:`Heads`.
+    The pyramid is what the heads take, at each of STRIDES. H and W divide by 32.
     """
-    return OnnxNetwork(path, [_PIXELS], _BACKBONE)
+    return OnnxNetwork(path, [_PIXELS], [_STEM, *_PYRAMID])
 
 
 class Heads(nn.Module):
-    """The rest: the backbone's features to a map for each of STRIDES, (N, 5 + classes, h, w).
+    """The heads: the pyramid to a map for each of STRIDES, float (N, 5 + classes, h, w).
 
     Channels are the offset of a box's centre from its cell, x and y in cells; the logarithms of its
     width and height in cells; and the logits of objectness and of CLASSES.
@@ -73,11 +62,11 @@ class Heads(nn.Module):
     def __init__(self, path: Path) -> None:
         """Read them; raise ConfigError where that fails."""
         super().__init__()
-        self.network = OnnxNetwork(path, _BACKBONE, [name for names in _MAPS for name in names])
+        self.network = OnnxNetwork(path, _PYRAMID, [name for names in _MAPS for name in names])
         self._channels = list(CLASSES.values())
 
-    def forward(self, *features: Tensor) -> list[Tensor]:
-        made = self.network(*features)
+    def forward(self, *pyramid: Tensor) -> list[Tensor]:
+        made = self.network(*pyramid)
         return [
             torch.cat([boxes, objectness, classes[:, self._channels]], 1)
             for boxes, objectness, classes in zip(made[::3], made[1::3], made[2::3], strict=True)
@@ -108,8 +97,8 @@ def decode_maps(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def select_boxes(
     corners: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], confident: float
-) -> Boxes:
-    """Return the boxes of one frame after non-maximum suppression, class by class.
+) -> DetectionResult:
+    """Return the boxes of one frame after non-maximum suppression, class by class; pixels.
 
     Args:
         corners: (cells, 4).
@@ -130,7 +119,7 @@ def select_boxes(
     found.sort(key=lambda pair: -scores[pair])
     classes = np.array([index for index, _ in found], np.int64)
     cells = np.array([cell for _, cell in found], np.int64)
-    return Boxes(corners[cells].reshape(-1, 4), scores[classes, cells], classes)
+    return DetectionResult(corners[cells].reshape(-1, 4), scores[classes, cells], classes)
 
 
 class Yolox:
@@ -138,10 +127,10 @@ class Yolox:
 
     def __init__(self, path: Path) -> None:
         """Read it; raise ConfigError where that fails."""
-        self._backbone, self._heads = backbone_of(path).eval(), Heads(path).eval()
+        self._trunk, self._heads = trunk_of(path).eval(), Heads(path).eval()
 
     @torch.inference_mode()
-    def detect(self, frame: npt.NDArray[np.uint8], confident: float = CONFIDENT) -> Boxes:
+    def detect(self, frame: npt.NDArray[np.uint8], confident: float = CONFIDENT) -> DetectionResult:
         """Return the boxes in a frame, uint8 (H, W, 3) RGB."""
         height, width = frame.shape[:2]
         scale = SIDE / max(height, width)
@@ -149,5 +138,5 @@ class Yolox:
         size = max(round(width * scale), 1), max(round(height * scale), 1)
         square[: size[1], : size[0]] = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
         pixels = torch.from_numpy(square[..., ::-1].copy()).permute(2, 0, 1)[None].float()
-        corners, scores = decode_maps(self._heads(*self._backbone(pixels)))
+        corners, scores = decode_maps(self._heads(*self._trunk(pixels)[1:]))
         return select_boxes(corners[0].numpy() / scale, scores[0].numpy(), confident)

@@ -40,9 +40,12 @@ class Expert:
         Raises:
             ImageError: `frame` is not such an array.
         """
-        frame, size = as_frame(frame), self.bundle.input_size
+        frame = as_frame(frame)
+        whole = frame.shape[0], frame.shape[1]
+        rows, columns = self.session.input_shapes[0][1:3]
+        size = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else whole
         made = self.session.run_all(resize_frame(frame, size)[None])
-        canvas = Canvas(size, (frame.shape[0], frame.shape[1]), np.zeros(size[0], bool))
+        canvas = Canvas(size, whole, np.zeros(size[0], bool))
         return self.task.finish(self.task.split(made, 1)[0], canvas)
 
     def segment(self, frame: Frame) -> Mask:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gosvae_codec import BundleError, Decoder, Encoder, Expert, ModelBundle, ProviderError
-from gosvae_codec.manifest import head_file
+from gosvae_codec.manifest import MANIFEST, head_file, record
 from gosvae_codec.sessions import PROVIDERS, Session, configure
 from gosvae_codec.testing import (
     describe_tiny_head,
@@ -326,3 +326,25 @@ def test_sessions_are_shared_and_free_of_a_fixed_batch(bundle_path: Path) -> Non
     assert Encoder(bundle, threads=2).session is not Encoder(bundle).session
     model = onnx.load(bundle_path / "encoder.onnx")
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_an_expert_may_take_frames_of_any_size(copy: Path) -> None:
+    bundle = ModelBundle.load(copy)
+    frame = np.random.default_rng(0).integers(0, 256, (160, 240, 3), np.uint8)
+    scaled_down = Expert(bundle).segment(frame)
+    path = bundle.expert_path()
+    model = onnx.load(path)
+    for value, sides in ((model.graph.input[0], (1, 2)), (model.graph.output[0], (2, 3))):
+        for side in sides:
+            value.type.tensor_type.shape.dim[side].Clear()
+            value.type.tensor_type.shape.dim[side].dim_param = f"side{side}"
+    onnx.save(model, path)
+    expert = record(path)
+    path.rename(path.with_name(f"{expert['sha256'][:16]}.onnx"))
+    tasks = yaml.safe_load((copy / MANIFEST).read_text())["tasks"]
+    tasks["semantic"]["expert"] = expert
+    change(copy, tasks=tasks)
+    mask = Expert(ModelBundle.load(copy)).segment(frame)
+    assert mask.shape == (160, 240)
+    # A frame is not scaled to the encoder's size first.
+    assert (mask != scaled_down).any()

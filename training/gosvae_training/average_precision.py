@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .yolox import CLASSES, Boxes
+from gosvae_codec.tasks import DetectionResult
 
 
 class AveragePrecision:
     """AP at an intersection over union of 0.5, the mean over the classes that occur."""
 
-    def __init__(self) -> None:
-        """Begin without frames."""
+    def __init__(self, names: Sequence[str]) -> None:
+        """Begin without frames; `names` are those of the classes, in order."""
+        self._names = names
         self._frames = 0
         self._truth: list[dict[str, object]] = []
         self._found: list[dict[str, object]] = []
 
-    def add(self, truth: Boxes, found: Boxes) -> None:
+    def add(self, truth: DetectionResult, found: DetectionResult) -> None:
         """Add one frame: the boxes that there are, and those found."""
         self._frames += 1
         for boxes, rows in ((truth, self._truth), (found, self._found)):
@@ -45,11 +47,10 @@ class AveragePrecision:
         if not present:
             return {}
         truth, found = COCO(), COCO()
-        names = list(CLASSES)
         for coco, rows in ((truth, self._truth), (found, self._found)):
             coco.dataset = {
                 "images": [{"id": index + 1} for index in range(self._frames)],
-                "categories": [{"id": index + 1, "name": n} for index, n in enumerate(names)],
+                "categories": [{"id": index + 1, "name": n} for index, n in enumerate(self._names)],
                 "annotations": rows,
             }
         # It has no other way to be quiet.
@@ -63,7 +64,7 @@ class AveragePrecision:
         precision = counter.eval["precision"][0, :, :, 0, -1]
         classes = counter.params.catIds
         return {
-            names[each - 1]: float(precision[:, classes.index(each)].mean())  # type: ignore[operator]
+            self._names[each - 1]: float(precision[:, classes.index(each)].mean())  # type: ignore[operator]
             for each in present
         }
 
