@@ -26,7 +26,10 @@ from gosvae_codec import (
     ModelBundle,
     PacketError,
 )
+from gosvae_codec.keys import KeyFile
+from gosvae_codec.sealing import PacketSealer
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_common.messages import from_packet_message, to_packet_message
 from gosvae_msgs.msg import LabelInfo, TokenPacket
 from gosvae_tools.bag_writer import BagWriteError, BagWriter
 from gosvae_tools.bags import packets, reading
@@ -118,6 +121,45 @@ def test_masks_go_to_a_bag_as_well(
             np.testing.assert_array_equal(pixels, bundle.labels.palette[expected[stamp]])
         ((_, _, data),) = reader.messages([found["/camera/semantic/label_info"]])
     assert deserialize_message(bytes(data), LabelInfo).fingerprint == bundle.fingerprint
+
+
+def test_sealed_recordings_are_decoded_with_their_key(
+    encoded: Path, bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key_file, other = tmp_path / "vehicle.key", tmp_path / "other.key"
+    assert gosvae("keygen", key_file, "--name", "vehicle 7") == 0
+    assert gosvae("keygen", other) == 0
+    assert gosvae("keygen", key_file) == 1 and "exists already" in capsys.readouterr().err
+    assert gosvae("keygen", tmp_path / "none", "--add") == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    sealer = PacketSealer(KeyFile(key_file))
+    sealed = tmp_path / "sealed.mcap"
+
+    def seal(index: int, message: TokenPacket) -> TokenPacket:
+        packet = from_packet_message(message)
+        # As where a bag was recorded across the day on which sealing was switched on.
+        return to_packet_message(sealer.seal(packet)) if index >= 5 else message
+
+    rewrite(encoded, sealed, seal)
+    # The key was replaced since.
+    assert gosvae("keygen", key_file, "--add") == 0 and len(KeyFile(key_file).keys) == 2
+    arguments = ("decode", sealed, "--bundle", bundle.path)
+    output = tmp_path / "masks"
+    assert gosvae(*arguments, "-o", output, "--key-file", key_file) == 0
+    assert gosvae("decode", encoded, "--bundle", bundle.path, "-o", tmp_path / "plain") == 0
+    files = sorted(path.name for path in output.iterdir())
+    assert len(files) == FRAMES
+    for name in files:
+        assert (output / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    capsys.readouterr()
+    for options, problem in (
+        ((), "packets are sealed, but no key file"),
+        (("--key-file", other), "packets sealed with key"),
+    ):
+        assert gosvae(*arguments, "-o", tmp_path / "no", *options) == 1
+        assert problem in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert gosvae("inspect", sealed) == 0
 
 
 def test_losses_are_counted(
