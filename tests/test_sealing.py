@@ -97,10 +97,9 @@ def test_the_wrong_key_has_a_line_on_both_sides(pipeline: Pipeline, tmp_path: Pa
 
     def explained() -> bool:
         pipeline.publish(random_frame(0))
-        return (
-            f"packets sealed with key {ids[0]}, but key file" in told(pipeline, RX)
-            and f"feedback sealed with key {ids[1]}, but key file" in told(pipeline, TX)
-        )
+        return f"packets sealed with key {ids[0]}, but key file" in told(
+            pipeline, RX
+        ) and f"feedback sealed with key {ids[1]}, but key file" in told(pipeline, TX)
 
     pipeline.wait("both diagnostics to tell", explained)
     assert masks == [] and transmitter.running and receiver.running

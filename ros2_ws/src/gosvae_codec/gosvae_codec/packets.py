@@ -77,9 +77,11 @@ class Packet:
         """Whether the payload is parity, which restores lost slices, rather than a slice."""
         return self.slice_index >= self.slice_count
 
-    @property
+    @cached_property
     def authenticated(self) -> bytes:
         """All fields but the payload and the checksum: frame_id, and 33 bytes of fixed fields.
+
+        Computed once.
 
         Raises:
             PacketError: the stamp is out of its range.
@@ -110,6 +112,20 @@ class Packet:
     def checksum(self) -> int:
         """CRC-32C over all other fields: frame_id, fixed fields, payload. Computed once."""
         return int(crc32c(self.payload, crc32c(self.authenticated)))
+
+    def with_payload(self, version: int, payload: bytes) -> Packet:
+        """Return the packet with another version and payload, and the checksum of these."""
+        head = self.head_of(version)
+        crc = int(crc32c(payload, crc32c(head)))
+        packet = replace(self, version=version, payload=payload, crc32c=crc)
+        # Known already, and asked for by every receiver.
+        vars(packet).update(authenticated=head, checksum=crc)
+        return packet
+
+    def head_of(self, version: int) -> bytes:
+        """Return :attr:`authenticated` as that of a packet of another version."""
+        head = self.authenticated
+        return head[:-5] + bytes([version]) + head[-4:]
 
     def with_checksum(self) -> Packet:
         """Return the packet with :attr:`crc32c` set to the checksum of its other fields."""

@@ -19,7 +19,6 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import SealError
@@ -64,11 +63,9 @@ class PacketSealer:
             self._begin(key, packet.stream)
         assert self._cipher is not None
         self._last = place
-        sealed = replace(packet, version=SEALED_VERSION, payload=b"")
-        text = self._cipher.encrypt(
-            _PACKET_NONCE.pack(*place), packet.payload, self._prefix + sealed.authenticated
-        )
-        return replace(sealed, payload=self._prefix + text).with_checksum()
+        head = self._prefix + packet.head_of(SEALED_VERSION)
+        text = self._cipher.encrypt(_PACKET_NONCE.pack(*place), packet.payload, head)
+        return packet.with_payload(SEALED_VERSION, self._prefix + text)
 
     def _begin(self, key: Key, stream: int) -> None:
         start, salt = int(self._clock()) % (1 << 32), secrets.randbits(32)
@@ -111,7 +108,7 @@ class PacketOpener:
         known = self._streams.get(place)
         cipher, window = known or (_packet_cipher(key, packet.stream, prefix), _Window())
         nonce = _PACKET_NONCE.pack(packet.sequence, packet.slice_index)
-        head = prefix + replace(packet, payload=b"").authenticated
+        head = prefix + packet.authenticated
         payload = _decrypt(cipher, nonce, packet.payload[_PREFIX.size :], head, key)
         if not self._replays:
             if start < self._began:
@@ -128,7 +125,7 @@ class PacketOpener:
             self._streams[place] = cipher, window
             if len(self._streams) > _REMEMBERED:
                 self._streams.popitem(last=False)
-        return replace(packet, version=VERSION, payload=payload).with_checksum()
+        return packet.with_payload(VERSION, payload)
 
 
 class _Window:
