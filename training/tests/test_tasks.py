@@ -21,6 +21,7 @@ from gosvae_codec.tasks import DetectionResult
 from gosvae_training.average_precision import AveragePrecision
 from gosvae_training.models.onnx_network import OnnxNetwork
 from gosvae_training.strict import ConfigError
+from gosvae_training.tasks.compare import main as compare
 from gosvae_training.tasks.expert_graphs import detector_graph, segmenter_graph
 from gosvae_training.tasks.export import main as export
 from gosvae_training.tasks.network import TaskNetwork
@@ -358,6 +359,15 @@ def test_a_run_becomes_a_bundle(yolox: Path, segmenter: Path, tmp_path: Path) ->
     assert decoded.tasks["detection"].boxes.shape[1] == 4
     wanted = Expert(bundle, task="detection").apply(frame)
     assert wanted.boxes.shape[1] == 4
+    figures = tmp_path / "figures.json"
+    compared = [str(tmp_path / "models" / "tiny"), "--data", str(frames), "--in-order"]
+    assert compare([*compared, "--json", str(figures)]) == 0
+    rows = json.loads(figures.read_text())["rows"]
+    lossless = next(row for row in rows if row["setting"] == "masks at 1/1 of the sides")
+    assert lossless["tasks"]["semantic"]["agreement"] == 1
+    assert {row["name"] for row in rows} == {"tokens", "experts' outputs", "JPEG", "AVIF", "H.264"}
+    jpeg = [row["bytes_per_frame"] for row in rows if row["name"] == "JPEG"]
+    assert jpeg[:4] == sorted(jpeg[:4])
 
 
 # --- configuration
