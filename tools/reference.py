@@ -61,7 +61,18 @@ TOPICS = {
     "/camera/image_raw/gosvae/feedback": "What arrived and may be referred to; back over the link.",
     "/camera/semantic/mask": "Label ids, with the frame's stamp, frame_id and size.",
     "/camera/semantic/color": "The mask in its labels' colours, while someone listens.",
-    "/camera/semantic/overlay": "Frame and colours, half and half, while someone listens.",
+    "/camera/semantic/confidence": "Softmax probability of each label, 255 for 1, while someone "
+    "listens.",
+    "/camera/semantic/overlay": "Frame and colours, half and half, with boxes, while someone "
+    "listens.",
+    "/camera/detections": "Objects by falling score, with bundles that have the task `detection`: "
+    "vision_msgs/Detection2DArray if vision_msgs is installed. If visualization_msgs is, `markers` "
+    "below it is a visualization_msgs/ImageMarker of the boxes.",
+    "/camera/detections/label_info": "Names and colours of the classes, latched.",
+    "/camera/detections/legend": "The same as a picture, latched.",
+    "/camera/depth/image": "Depth as 32FC1, in the bundle's unit, with bundles that have the task "
+    "`depth`.",
+    "/camera/depth/camera_info": "Calibration with each depth's stamp, while someone listens.",
     "/camera/semantic/label_info": "Names and colours of the label ids, latched. If vision_msgs is "
     "installed, `label_info_vision` beside it is a vision_msgs/LabelInfo.",
     "/clock": "Simulated time.",

@@ -20,6 +20,7 @@ from typing import Literal
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+from gosvae_codec import ModelBundle
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
 from gosvae_common.shipped import absolute, existing, find_bundle, find_profile, share_folder
@@ -138,7 +139,8 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     files = _params_files(chosen["params_file"])
     nodes = [dataclasses.replace(node, params_files=files) for node in nodes]
     if side != "tx" and chosen["rviz"] == "true":
-        rviz = _rviz(chosen["rviz_config"], cameras, topics if side == "both" else None)
+        shown = topics if side == "both" else None
+        rviz = _rviz(chosen["rviz_config"], chosen["bundle"], cameras, shown)
         nodes.append(dataclasses.replace(rviz, parameters=clock))
         if len(cameras) > RVIZ_CAMERAS and not chosen["rviz_config"]:
             warnings.append(f"RViz shows the first {RVIZ_CAMERAS} of {len(cameras)} cameras")
@@ -317,11 +319,12 @@ def _frames_of(cameras: list[str], topics: list[str]) -> tuple[tuple[str, str], 
     return tuple(rules)
 
 
-def _rviz(layout: str, cameras: Sequence[str], topics: Sequence[str] | None) -> Node:
+def _rviz(layout: str, bundle: str, cameras: Sequence[str], topics: Sequence[str] | None) -> Node:
     """Return RViz with the user's layout, or with one for these cameras.
 
     Args:
         layout: the user's own; empty: none.
+        bundle: as for the nodes.
         cameras: base names of their topics.
         topics: image topic of each camera; None: frames and overlays are not shown.
     """
@@ -335,7 +338,8 @@ def _rviz(layout: str, cameras: Sequence[str], topics: Sequence[str] | None) -> 
     if layout:
         path = existing("rviz_config", layout)
     else:
-        path = write_layout(share_folder() / "rviz", cameras, topics)
+        tasks = ModelBundle.load(find_bundle(bundle)).tasks
+        path = write_layout(share_folder() / "rviz", cameras, topics, "depth" in tasks)
     arguments = ("-d", str(path))
     return Node("rviz2", "rviz2", "rviz2", arguments=arguments, lifetime="viewer", side="rx")
 

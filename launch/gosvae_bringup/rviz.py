@@ -9,10 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from gosvae_common.topics import IMAGE, OVERLAY
+from gosvae_common.topics import DEPTH, IMAGE, OVERLAY
 
 
-def write_layout(folder: Path, cameras: Sequence[str], topics: Sequence[str] | None) -> Path:
+def write_layout(
+    folder: Path, cameras: Sequence[str], topics: Sequence[str] | None, depth: bool = False
+) -> Path:
     """Write RViz's layout for these cameras, from one that ships, to the user's cache.
 
     Remapping is no way to do it: RViz takes the transport from the end of a topic's name, and
@@ -26,6 +28,7 @@ def write_layout(folder: Path, cameras: Sequence[str], topics: Sequence[str] | N
         folder: of the layouts that ship.
         cameras: base names of their topics; the first four are shown.
         topics: image topic of each camera; None: without their frames and overlays.
+        depth: whether a single camera's depths are shown as well.
 
     Returns:
         The file's path.
@@ -37,6 +40,10 @@ def write_layout(folder: Path, cameras: Sequence[str], topics: Sequence[str] | N
     layout = yaml.safe_load((folder / f"{name}.rviz").read_text())
     manager = layout["Visualization Manager"]
     displays = []
+    if depth and len(cameras) == 1:
+        (mask,) = (each for each in manager["Displays"] if each["Name"] == "Mask")
+        topic = {**mask["Topic"], "Value": f"camera/{DEPTH}"}
+        manager["Displays"].append({**mask, "Name": "Depth", "Topic": topic})
     for display in manager["Displays"]:
         place, _, topic = display["Topic"]["Value"].partition("/")
         number = int(place.partition("_")[2] or 1) - 1

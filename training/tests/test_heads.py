@@ -113,7 +113,7 @@ def test_a_bundle_of_three_tasks_is_written_and_runs(tmp_path: Path) -> None:
         folder,
         frames,
         frames,
-        ["encoder.onnx", "features.onnx"],
+        ["encoder.onnx", "features.onnx", "tasks/depth.onnx"],
     )
     levels, codes, _ = codec.codebooks().shape
     grid = SIZE[0] // 16, SIZE[1] // 16
@@ -147,8 +147,11 @@ def test_a_bundle_of_three_tasks_is_written_and_runs(tmp_path: Path) -> None:
         assert isinstance(boxes, DetectionResult) and (boxes.scores >= 0.5).all()
     assert len(found[1].boxes) > 0
     assert written.compute["receiver_macs"] > 0
-    head = Session(folder / "tasks/depth.onnx", ["cpu"], 1)
-    assert head.metadata[FEATURES_KEY] == manifest["files"]["features.onnx"]["sha256"]
+    assert list(written.tasks["semantic"]["files"]) == ["tasks/semantic.onnx"]
+    for name in ("tasks/depth.onnx", "tasks/depth.int8.onnx"):
+        head = Session(folder / name, ["cpu"], 1)
+        assert head.metadata[FEATURES_KEY] == manifest["files"]["features.onnx"]["sha256"]
+        assert name in written.tasks["depth"]["files"]
     card = model_card(manifest)
     for text in ("camvid: sky", "car, person", "boxes of pixels", "unit: relative"):
         assert text in card

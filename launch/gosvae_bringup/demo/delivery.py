@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ import numpy.typing as npt
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from gosvae_common.topics import FEEDBACK, MASK, PACKETS
+from gosvae_common.boxes import Box
+from gosvae_common.detections import from_detections
+from gosvae_common.topics import DETECTIONS, FEEDBACK, MASK, PACKETS
 from gosvae_tools.drives.stamps import read_stamp
 
 Mask = npt.NDArray[np.uint8]
@@ -58,6 +60,7 @@ class Delivery:
         packet_sizes: serialised sizes of each frame's packets, CDR header included.
         arrived: wall time in ns at which each frame's mask was recorded.
         feedback: the receiver's, in the order of recording.
+        boxes: of each frame, with bundles that detect objects.
     """
 
     bags: Sequence[Path]
@@ -67,6 +70,7 @@ class Delivery:
     packet_sizes: dict[int, list[int]]
     arrived: dict[int, int]
     feedback: Sequence[Feedback]
+    boxes: Mapping[int, Sequence[Box]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, replay_report: Path, bags: Sequence[Path], camera: str) -> Delivery:
@@ -77,8 +81,9 @@ class Delivery:
         packet_sizes: dict[int, list[int]] = {}
         arrived: dict[int, int] = {}
         feedback: list[Feedback] = []
+        boxes: dict[int, list[Box]] = {}
         types = get_typestore(Stores.ROS2_JAZZY)
-        names = {f"/{camera}/{name}": name for name in (PACKETS, MASK, FEEDBACK)}
+        names = {f"/{camera}/{name}": name for name in (PACKETS, MASK, FEEDBACK, DETECTIONS)}
         for bag in bags:
             with Reader(bag) as reader:
                 connections = [each for each in reader.connections if each.topic in names]
@@ -95,10 +100,13 @@ class Delivery:
                         continue
                     elif names[connection.topic] == PACKETS:
                         packet_sizes.setdefault(stamp, []).append(len(data))
+                    elif names[connection.topic] == DETECTIONS:
+                        found: Any = types.deserialize_cdr(data, connection.msgtype)
+                        boxes[stamp] = from_detections(found)
                     else:
                         arrived.setdefault(stamp, time)
         topic = f"/{camera}/{MASK}"
-        return cls(bags, topic, stamps, sent, packet_sizes, arrived, feedback)
+        return cls(bags, topic, stamps, sent, packet_sizes, arrived, feedback, boxes)
 
     @property
     def frames_sent(self) -> int:

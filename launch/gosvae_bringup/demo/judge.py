@@ -17,7 +17,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_tools.drives import Frame
 
 from .delivery import Delivery, FrameReport, Mask, Masks
-from .pictures import SHEET_FRAMES, Panels, Video, contact_sheet, panels
+from .pictures import SHEET_FRAMES, Found, Panels, Video, contact_sheet, panels
 from .play import DemoError, Interrupted
 from .prepare import Run
 
@@ -135,14 +135,23 @@ def judge(
             mask = masks.take(frame.stamp)
             if mask is not None:
                 quality.add(frame, mask, run.expert.segment(frame.image))
-            video.add(frame.image, mask, _caption(report))
+            found = _found(run, delivery, frame.stamp)
+            video.add(frame.image, mask, _caption(report), found)
             if progress.tasks[task].completed in picked:
-                sheet.append((_caption(report), panels(frame.image, mask, labels, SHEET_PANEL)))
+                pictures = panels(frame.image, mask, labels, SHEET_PANEL, found)
+                sheet.append((_caption(report), pictures))
             progress.advance(task)
     if not sheet:
         raise DemoError(f"none of the {len(reports)} frames that were sent is in {run.source.path}")
     _save(Path(outputs["contact_sheet"]), contact_sheet(sheet, labels, title))
     return quality, Counts(read, run.source.lost, unsent, len(reports)), outputs
+
+
+def _found(run: Run, delivery: Delivery, stamp: int) -> Found | None:
+    task = run.bundle.tasks.get("detection")
+    if task is None or stamp not in delivery.boxes:
+        return None
+    return Found(delivery.boxes[stamp], task.labels)
 
 
 def _frame_rate(run: Run) -> Fraction:

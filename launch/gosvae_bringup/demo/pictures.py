@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gosvae_codec.labels import UNLABELLED, LabelSpace
 from gosvae_codec.masks import colorize
+from gosvae_common.boxes import Box, draw_boxes
 from gosvae_common.legend import BRIGHT, DIM, GAP, LINE, blank, legend, write
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,7 +36,17 @@ class Panels(NamedTuple):
     overlay: Pixels
 
 
-def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -> Panels:
+class Found(NamedTuple):
+    """Objects in a frame."""
+
+    boxes: Sequence[Box]
+    labels: LabelSpace
+    """Colours of their classes."""
+
+
+def panels(
+    image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int, found: Found | None = None
+) -> Panels:
     """Return the three pictures of a frame, scaled to `width`, an even number of pixels.
 
     Args:
@@ -43,6 +54,7 @@ def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -
         mask: uint8 (H, W) label ids; None, which is written there, if no mask came.
         labels: colours of the mask.
         width: of each picture.
+        found: objects that are drawn on the overlay.
     """
     size = (width, max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2))
     camera = _scaled(image, size)
@@ -53,7 +65,10 @@ def panels(image: Pixels, mask: Pixels | None, labels: LabelSpace, width: int) -
     color = colorize(mask, labels)
     blended = cv2.addWeighted(image, 1 - BLEND, color, BLEND, 0)
     overlay = np.where((mask == UNLABELLED)[..., None], image, blended)
-    return Panels(camera, _scaled(color, size), _scaled(overlay, size))
+    overlay = _scaled(overlay, size)
+    if found is not None:
+        draw_boxes(overlay, found.boxes, found.labels, width / image.shape[1])
+    return Panels(camera, _scaled(color, size), overlay)
 
 
 class Video:
@@ -91,9 +106,11 @@ class Video:
             self._container.mux(self._stream.encode())
         self._container.close()
 
-    def add(self, image: Pixels, mask: Pixels | None, caption: str) -> None:
+    def add(
+        self, image: Pixels, mask: Pixels | None, caption: str, found: Found | None = None
+    ) -> None:
         """Append a frame; arguments as for :func:`panels`, `caption` stands below."""
-        pictures = panels(image, mask, self._labels, (WIDTH - 4 * GAP) // 6 * 2)
+        pictures = panels(image, mask, self._labels, (WIDTH - 4 * GAP) // 6 * 2, found)
         first = self._picture_size is None
         if self._picture_size is None:
             self._picture_size = pictures.camera.shape[1], pictures.camera.shape[0]

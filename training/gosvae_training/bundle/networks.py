@@ -80,7 +80,8 @@ def write_networks(
         frames: a few at the encoder's size, uint8 (1, H, W, 3), on which files are compared with
             torch.
         ranges: some fifty more that were trained on, for the ranges of 8-bit versions.
-        quantized: which of ``encoder.onnx`` and ``features.onnx`` get an 8-bit version.
+        quantized: which get an 8-bit version: ``encoder.onnx``, ``features.onnx``, heads by their
+            files' names.
 
     Raises:
         ExportError: a written graph differs from the trained network.
@@ -102,12 +103,16 @@ def write_networks(
     if networks.picture is not None:
         write_onnx(networks.picture, alone, (["tokens"], ["frames"]), folder / RECONSTRUCT)
         names.append(RECONSTRUCT)
-    if quantized:
-        _write_8_bit(graphs, encoder, ranges, quantized, folder)
-        names += map(int8, quantized)
     with torch.inference_mode():
         made: list[Inputs] = [(features(*tokens),) for tokens in alone]
-    tasks = {name: _write_head(name, head, made, folder) for name, head in networks.heads.items()}
+    for name, head in networks.heads.items():
+        outputs = list(KINDS[head.kind].outputs)
+        path = folder / head_file(name)
+        graphs[head_file(name)] = write_onnx(head.graph, made, (["features"], outputs), path)
+    if quantized:
+        _write_8_bit(graphs, networks, ranges, quantized, folder)
+        names += [int8(name) for name in quantized if name in (ENCODER, FEATURES)]
+    tasks = {name: _describe_head(name, head, folder) for name, head in networks.heads.items()}
     modules = [each.graph for each in networks.heads.values() if isinstance(each.graph, nn.Module)]
     compute = {
         "vehicle_macs": network_macs(encoder, *taken[0]),
@@ -121,20 +126,21 @@ def write_networks(
     return Written({name: record(folder / name) for name in names}, tasks, compute, kept)
 
 
-def _write_head(name: str, head: Head, made: Sequence[Inputs], folder: Path) -> dict[str, Any]:
-    """Write one head, and return the manifest's entry of its task."""
-    file, outputs = head_file(name), list(KINDS[head.kind].outputs)
-    write_onnx(head.graph, made, (["features"], outputs), folder / file)
+def _describe_head(name: str, head: Head, folder: Path) -> dict[str, Any]:
+    """Return the manifest's entry of a task, whose head is written."""
     features = str(record(folder / FEATURES)["sha256"])
-    # So that the file can be added to another copy of the bundle, and to no other bundle.
-    stored = onnx.load(folder / file)
-    onnx.helper.set_model_props(stored, {FEATURES_KEY: features})
-    onnx.save(stored, folder / file)
+    file = head_file(name)
+    files = [each for each in (file, int8(file)) if (folder / each).exists()]
+    for each in files:
+        # So that the file can be added to another copy of the bundle, and to no other bundle.
+        stored = onnx.load(folder / each)
+        onnx.helper.set_model_props(stored, {FEATURES_KEY: features})
+        onnx.save(stored, folder / each)
     return {
         "kind": head.kind,
         "features": features,
         **head.about,
-        "files": {file: record(folder / file)},
+        "files": {each: record(folder / each) for each in files},
         **({"expert": dict(head.expert)} if head.expert is not None else {}),
     }
 
@@ -147,18 +153,24 @@ def _head_macs(head: Head, example: Inputs) -> int:
 
 def _write_8_bit(
     graphs: Mapping[str, onnx.ModelProto],
-    encoder: EncoderGraph,
+    networks: Networks,
     frames: Iterable[Tensor],
     names: Sequence[str],
     folder: Path,
 ) -> None:
-    pairs = [(frame, encoder.no_reference(frame)) for frame in frames]
-    if ENCODER in names:
-        path = folder / int8(ENCODER)
-        write_int8(graphs[ENCODER], pairs, FLOAT_CONVOLUTIONS, path, last_in_float=True)
-    if FEATURES in names:
-        tokens = [(encoder(*each),) for each in pairs]
-        write_int8(graphs[FEATURES], tokens, 0, folder / int8(FEATURES))
+    encoder, features = networks.encoder, networks.features
+    pairs: list[Inputs] = [(frame, encoder.no_reference(frame)) for frame in frames]
+    with torch.inference_mode():
+        tokens: list[Inputs] = [(encoder(*each),) for each in pairs]
+        seen: list[Inputs] = [(features(*each),) for each in tokens]
+    for name in names:
+        path = folder / int8(name)
+        if name == ENCODER:
+            write_int8(graphs[name], pairs, FLOAT_CONVOLUTIONS, path, last_in_float=True)
+        elif name == FEATURES:
+            write_int8(graphs[name], tokens, 0, path)
+        else:
+            write_int8(graphs[name], seen, 0, path, last_in_float=True)
 
 
 def share_expert(

@@ -21,7 +21,13 @@ IMAGE_TRANSPORTS: Mapping[str, tuple[str, type]] = {
 }
 """Suffix of the topic and message type by the name of an image_transport."""
 
-_CHANNELS = {"mono8": 1, "rgb8": 3, "bgr8": 3}
+_ENCODINGS = {
+    "mono8": (np.uint8, 1),
+    "rgb8": (np.uint8, 3),
+    "bgr8": (np.uint8, 3),
+    "32FC1": (np.float32, 1),
+}
+"""Data type and channels by encoding."""
 
 
 def type_name(kind: type) -> str:
@@ -29,25 +35,25 @@ def type_name(kind: type) -> str:
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
-def to_image(pixels: npt.NDArray[np.uint8], encoding: str, header: HeaderMessage) -> Image:
+def to_image(pixels: npt.NDArray[Any], encoding: str, header: HeaderMessage) -> Image:
     """Return an image message.
 
     Args:
-        pixels: uint8 (H, W) for mono8, (H, W, 3) for rgb8 and bgr8.
-        encoding: one of these three.
+        pixels: uint8 (H, W) for mono8, (H, W, 3) for rgb8 and bgr8; float32 (H, W) for 32FC1.
+        encoding: one of these four.
         header: stamp and frame_id of the message.
 
     Raises:
         ValueError: another encoding, or `pixels` is not of its shape.
     """
-    channels = _CHANNELS.get(encoding)
     shape = pixels.shape[2:] or (1,)
-    if channels is None or shape != (channels,) or pixels.dtype != np.uint8:
+    if _ENCODINGS.get(encoding) != (pixels.dtype, *shape):
         raise ValueError(
-            f"{pixels.dtype} {pixels.shape} as {encoding!r}: give uint8 for {', '.join(_CHANNELS)}"
+            f"{pixels.dtype} {pixels.shape} as {encoding!r}: give uint8 for mono8, rgb8, bgr8, "
+            "float32 for 32FC1"
         )
     message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
-    message.step = pixels.shape[1] * channels
+    message.step = pixels.shape[1] * shape[0] * pixels.itemsize
     # rclpy copies an array('B') at once, anything else element by element: 0.1 ms against 100 ms.
     data = array("B")
     data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
@@ -98,9 +104,9 @@ def from_packet_message(message: TokenPacket) -> Packet:
     )
 
 
-def to_label_info(bundle: ModelBundle, stamp: Time) -> LabelInfo:
-    """Return the meaning of the bundle's label ids as ``gosvae_msgs/LabelInfo``."""
-    labels = bundle.labels.labels
+def to_label_info(bundle: ModelBundle, space: LabelSpace, stamp: Time) -> LabelInfo:
+    """Return the meaning of label ids of a task of the bundle as ``gosvae_msgs/LabelInfo``."""
+    labels = space.labels
     return LabelInfo(
         header=HeaderMessage(stamp=stamp),
         bundle=bundle.name,
@@ -111,17 +117,16 @@ def to_label_info(bundle: ModelBundle, stamp: Time) -> LabelInfo:
     )
 
 
-def to_vision_label_info(bundle: ModelBundle, stamp: Time, messages: Any) -> Any:
-    """Return the meaning of the bundle's label ids as ``vision_msgs/LabelInfo``.
+def to_vision_label_info(labels: LabelSpace, stamp: Time, messages: Any) -> Any:
+    """Return the meaning of label ids as ``vision_msgs/LabelInfo``.
 
     Args:
-        bundle: whose labels.
+        labels: of a task.
         stamp: when this is made.
         messages: the module ``vision_msgs.msg``, which is optional.
     """
     classes = [
-        messages.VisionClass(class_id=label.id, class_name=label.name)
-        for label in bundle.labels.labels
+        messages.VisionClass(class_id=label.id, class_name=label.name) for label in labels.labels
     ]
     return messages.LabelInfo(header=HeaderMessage(stamp=stamp), class_map=classes)
 

@@ -167,6 +167,6 @@ class VisionLabelInfo:
 def test_labels_for_vision_msgs(tmp_path: Path) -> None:
     bundle = ModelBundle.load(write_tiny_bundle(tmp_path / "tiny"))
     messages = SimpleNamespace(LabelInfo=VisionLabelInfo, VisionClass=VisionClass)
-    info = to_vision_label_info(bundle, Time(sec=7), messages)
+    info = to_vision_label_info(bundle.labels, Time(sec=7), messages)
     assert info.header.stamp.sec == 7
     assert info.class_map == [VisionClass(each.id, each.name) for each in bundle.labels.labels]

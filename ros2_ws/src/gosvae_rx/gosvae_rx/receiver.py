@@ -45,7 +45,11 @@ class _Camera:
 
 
 class Receiver(PipelineNode):
-    """Decodes packets and publishes masks, each with its frame's own stamp and frame_id."""
+    """Decodes packets and publishes what the bundle's tasks make of them.
+
+    Each result has its frame's own stamp and frame_id. Features are computed once a frame, and each
+    head runs only while somebody listens to what it makes.
+    """
 
     thresholds = (
         Threshold("silence_s", "Seconds without a packet", 1.0, 5.0, 3600.0),
@@ -173,13 +177,14 @@ class Receiver(PipelineNode):
             [
                 (camera.stream.decoder, frame.packets)
                 for camera, frame in zip(cameras, frames.values(), strict=True)
-            ]
+            ],
+            [camera.outputs.wanted for camera in cameras],
         )
         milliseconds = (time.perf_counter() - begin) * 1e3
         for camera, frame, result in zip(cameras, frames.values(), results, strict=True):
             if isinstance(result, DecodedFrame):
                 now = self.get_clock().now().nanoseconds
-                camera.outputs.publish_mask(result)
+                camera.outputs.publish(result)
                 camera.stream.on_mask(frame, result, milliseconds, now)
                 self._send_feedback(camera)
                 camera.outputs.publish_pictures(result, self._reconstructor)
@@ -212,7 +217,7 @@ class Receiver(PipelineNode):
             judge=self.judge,
             providers=self.value("providers"),
             transmitters=packets.get_publisher_count() if packets is not None else 0,
-            mask_listeners=each.outputs.mask_listeners,
+            listeners=each.outputs.listeners,
             dropped=worker.dropped(camera) if worker else 0,
             drop_rate=worker.drop_rate(camera) if worker else 0.0,
             clock_stands=self.get_clock().now().nanoseconds == 0,

@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gosvae_codec import (
@@ -46,8 +46,8 @@ class Conditions(NamedTuple):
     providers: Sequence[str]
     transmitters: int
     """Publishers of the packets."""
-    mask_listeners: int
-    """Subscribers of the masks."""
+    listeners: Mapping[str, int]
+    """Subscribers of what each task makes, by its name."""
     dropped: int
     """Frames dropped in favour of newer ones since activation."""
     drop_rate: float
@@ -82,6 +82,8 @@ class Stream:
         """Fingerprint of the last packet, where it was made with another bundle."""
         self._frames = self._packets = 0
         self._coverage = 0.0
+        self._tasks: tuple[str, ...] = ()
+        """What was made of the newest frame."""
         self._age = math.nan
         self._acknowledged: tuple[int, int] | None = None
         """Stream and sequence of the newest frame decoded completely."""
@@ -129,7 +131,7 @@ class Stream:
 
         Args:
             frame: its packets.
-            decoded: its mask.
+            decoded: what was made of it.
             milliseconds: that decoding took.
             now: ns of the node's clock; 0: not known yet.
         """
@@ -144,6 +146,7 @@ class Stream:
             self._age = now / 1e6 - (header.sec * 1e3 + header.nanosec / 1e6)
             self._age_ms.add(self._age)
         self._coverage = decoded.coverage
+        self._tasks = tuple(decoded.tasks)
         self._frame_id = header.frame_id
         self._request_intra = False
         if decoded.complete:
@@ -210,15 +213,23 @@ class Stream:
         findings.drops(share(conditions.drop_rate, masks))
         if self._frames:
             findings.rate("masks", masks)
-        findings.fallback(self.decoder.networks.features, conditions.providers)
+        features, heads = self.decoder.networks
+        sessions = [features, *(session for _, session in heads.values())]
+        slow = next((each for each in sessions if each.fell_back), features)
+        findings.fallback(slow, conditions.providers)
         return Report(*findings.summary("receiving"), values)
 
     def _figures(self, conditions: Conditions) -> dict[str, Any]:
         return {
             "provider": self.decoder.networks.features.provider,
             "transmitters": conditions.transmitters,
-            "mask listeners": conditions.mask_listeners,
-            "masks": self._frames,
+            **{f"listeners of {name}": count for name, count in conditions.listeners.items()},
+            **{
+                f"version of {name}": task.version[:16]
+                for name, (task, _) in self.decoder.networks.heads.items()
+            },
+            "tasks": ", ".join(self._tasks),
+            "frames": self._frames,
             "packets": self._packets,
             "frames/s": self._masks.rate(),
             "bytes/frame": self._frame_bytes.mean(),

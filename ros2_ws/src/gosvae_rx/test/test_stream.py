@@ -67,7 +67,7 @@ class Link:
             judge=Judge(Receiver.thresholds, PARAMETERS.__getitem__),
             providers=["cpu"],
             transmitters=1,
-            mask_listeners=3,
+            listeners={"semantic": 3},
             dropped=0,
             drop_rate=0.0,
             clock_stands=False,
@@ -85,8 +85,9 @@ def test_masks_are_counted_and_acknowledged(link: Link) -> None:
     link.send()
     level, text, values = link.report()
     assert (level, text) == (OK, "receiving")
-    assert (values["masks"], values["coverage"], values["decode ms p95"]) == (1, 1.0, 12.0)
-    assert (values["transmitters"], values["mask listeners"]) == (1, 3)
+    assert (values["frames"], values["coverage"], values["decode ms p95"]) == (1, 1.0, 12.0)
+    assert (values["transmitters"], values["listeners of semantic"]) == (1, 3)
+    assert values["version of semantic"] == link.bundle.tasks["semantic"].version[:16]
     assert values["mask age ms p50"] == pytest.approx(200.0)
     feedback = link.stream.feedback()
     assert feedback.has_acknowledged and feedback.acknowledged == 0
@@ -124,7 +125,7 @@ def test_packets_that_cannot_be_used(link: Link, tmp_path: Path) -> None:
     assert link.stream.feedback().packets_rejected == 3
     assert len(link.logged) == 1
     link.send()
-    assert link.report().values["masks"] == 1
+    assert link.report().values["frames"] == 1
 
 
 def test_packets_are_old_only_where_some_were_found_so(link: Link) -> None:

@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from gosvae_codec.errors import GosvaeError
+from gosvae_common.detections import VISION
 from gosvae_common.messages import type_name
 
 from .bags import reading
@@ -132,8 +133,10 @@ class BagWriter:
 
 
 def message_types() -> Typestore:
-    """Return the types of ROS 2 Jazzy and of the installed gosvae_msgs."""
+    """Return the types of ROS 2 Jazzy, of gosvae_msgs, and of vision_msgs where installed."""
     types = get_typestore(Stores.ROS2_JAZZY)
-    for file in Path(get_package_share_directory("gosvae_msgs"), "msg").glob("*.msg"):
-        types.register(get_types_from_msg(file.read_text(), f"gosvae_msgs/msg/{file.stem}"))
+    packages = ["gosvae_msgs", *(["vision_msgs"] if VISION is not None else [])]
+    for package in packages:
+        for file in Path(get_package_share_directory(package), "msg").glob("*.msg"):
+            types.register(get_types_from_msg(file.read_text(), f"{package}/msg/{file.stem}"))
     return types

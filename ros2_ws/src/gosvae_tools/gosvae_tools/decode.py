@@ -1,4 +1,4 @@
-"""`gosvae decode`: a bag's packets to masks, without nodes.
+"""`gosvae decode`: a bag's packets to masks, boxes and depths, without nodes.
 
 A bag may hold packets in any order, see :mod:`.assembly`. Stamps are carried unchanged.
 """
@@ -6,19 +6,17 @@ A bag may hold packets in any order, see :mod:`.assembly`. Stamps are carried un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
 from gosvae_codec import (
     DecodedFrame,
     Decoder,
+    DepthResult,
+    DetectionResult,
     EncodedFrame,
     FingerprintError,
     MissingReferenceError,
@@ -26,24 +24,29 @@ from gosvae_codec import (
     Packet,
     PacketError,
     SealError,
+    Task,
 )
 from gosvae_codec.draft import draft
 from gosvae_codec.keys import KeyFile
 from gosvae_codec.masks import colorize
 from gosvae_codec.packets import SEALED_VERSION
 from gosvae_codec.sealing import PacketOpener
+from gosvae_codec.tasks import Result
+from gosvae_common.boxes import boxes_of
+from gosvae_common.detections import to_detections
 from gosvae_common.messages import (
     from_packet_message,
     to_header_message,
     to_image,
     to_label_info,
 )
-from gosvae_common.topics import COLOR, LABEL_INFO, MASK
+from gosvae_common.topics import task_base
 
 from .assembly import Assembly
-from .bag_writer import BagWriteError, BagWriter
+from .bag_writer import BagWriter
 from .bags import PACKET_TYPE, packets, reading
 from .coding import Coding, progress
+from .decoded_files import DecodedFiles
 from .drives import SourceError
 from .outcome import MAX_DAMAGED, Outcome, damage_problem
 
@@ -54,31 +57,33 @@ def decode(
     source: Path,
     output: Path,
     coding: Coding,
+    tasks: Sequence[str] | None = None,
     color: bool = False,
     max_damaged: float = MAX_DAMAGED,
     key_file: str = "",
 ) -> Outcome:
-    """Write the masks of a bag's packets to a bag, or to a folder of PNG files.
+    """Write what a bundle makes of a bag's packets to a bag, or to a folder of files.
 
     Args:
         source: a bag with packets, of `gosvae encode` or recorded.
-        output: an MCAP file where it ends in ``.mcap``; else a folder with
-            ``<seconds>.<nanoseconds>.png`` for each mask, in a folder of its camera where there are
-            several. The second mask of a stamp ends in ``_2.png``, and so on.
+        output: an MCAP file where it ends in ``.mcap``; else a folder, see
+            :class:`~gosvae_tools.decoded_files.DecodedFiles`.
         coding: bundle and providers.
-        color: colours instead of label ids.
+        tasks: names of the bundle's tasks; None: all.
+        color: colours of masks instead of label ids.
         max_damaged: share of damaged packets above which the outcome has a problem.
         key_file: opens sealed packets; those that are not sealed are decoded as well.
 
     Raises:
-        SourceError: the source cannot be read, has no packets, or none that gives a mask.
+        SourceError: the source cannot be read, has no packets, or none that gives a frame.
         OSError: `output` exists, or cannot be written.
         FingerprintError: a packet was made with another bundle.
         SealError: a packet is sealed, and `key_file` does not open it.
         KeyFileError: as :class:`KeyFile` raises it.
-        BundleError, ProviderError: as :class:`Decoder` does.
+        BundleError, ProviderError: as :class:`Decoder` does; there is no such task.
     """
     bundle = coding.load()
+    chosen = bundle.choose(tasks)
     keys = KeyFile(key_file) if key_file else None
     cameras: dict[str, _Camera] = {}
     read = 0
@@ -95,31 +100,32 @@ def decode(
         several = len({each.topic for each in connections}) > 1
         with (
             draft(output) as path,
-            _writing(path, bundle, color, several) as write,
+            _writing(path, bundle, chosen, color, several) as write,
             progress() as bar,
         ):
             for name, time, message, _ in bar.track(packets(reader), total, description="read"):
                 read += 1
                 if name not in cameras:
-                    cameras[name] = _Camera(name, bundle, coding, write, keys)
+                    cameras[name] = _Camera(name, bundle, coding, [*chosen], write, keys)
                 cameras[name].push(from_packet_message(message), time)
             for camera in cameras.values():
                 camera.finish()
             counts = sum((camera.counts for camera in cameras.values()), Counter())
-            if not counts["masks"]:
+            if not counts["decoded"]:
                 raise SourceError(
-                    f"{source}: none of its {read} packets gave a mask: {counts['rejected']} are "
+                    f"{source}: none of its {read} packets gave a frame: {counts['rejected']} are "
                     f"damaged, {counts['frames_without_reference']} frames lack the one that they "
                     "are predicted from"
                 )
     problems = [damage_problem("packets", counts["rejected"], read, max_damaged)]
     if read != total:
         problems.append(f"{read} packets were read, but the bag says to have {total}")
-    names = ("frames", "masks", "masks_with_lost_slices", "frames_without_reference")
+    names = ("frames", "decoded", "decoded_with_lost_slices", "frames_without_reference")
     figures: dict[str, Any] = {
         "output": str(output),
         "bundle": bundle.name,
         "fingerprint": f"{bundle.fingerprint:016x}",
+        "tasks": ", ".join(f"{name} {task.version[:16]}" for name, task in chosen.items()),
         "packets": read,
         "packets_lost": counts["lost"],
         "packets_rejected": counts["rejected"],
@@ -131,17 +137,19 @@ def decode(
 
 @dataclass
 class _Camera:
-    """One camera's packets on their way to masks, and what became of them."""
+    """One camera's packets on their way to results, and what became of them."""
 
     name: str
     bundle: ModelBundle
     coding: Coding
+    tasks: Sequence[str]
     write: Write
     keys: KeyFile | None
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.decoder = Decoder(self.bundle, self.coding.providers, self.coding.threads)
+        coding = self.coding
+        self.decoder = Decoder(self.bundle, coding.providers, coding.threads, tasks=self.tasks)
         self.assembly = Assembly()
         self.opener = None if self.keys is None else PacketOpener(self.keys, replays=True)
 
@@ -189,49 +197,48 @@ class _Camera:
             self.counts["frames_incomplete"] += 1
         else:
             self.write(self.name, time, decoded)
-            self.counts["masks"] += 1
-            self.counts["masks_with_lost_slices"] += not decoded.complete
+            self.counts["decoded"] += 1
+            self.counts["decoded_with_lost_slices"] += not decoded.complete
 
 
 @contextmanager
-def _writing(path: Path, bundle: ModelBundle, color: bool, several: bool) -> Iterator[Write]:
-    """Yield what writes a mask of a camera, decoded at a time in ns."""
-    if path.suffix == ".mcap":
-        with BagWriter(path) as writer:
-            labelled: set[str] = set()
-
-            def write(camera: str, time: int, decoded: DecodedFrame) -> None:
-                header = to_header_message(decoded.header)
-                if camera not in labelled:
-                    labelled.add(camera)
-                    info = to_label_info(bundle, header.stamp)
-                    writer.write(f"/{camera}/{LABEL_INFO}", time, info)
-                encoding, topic = ("rgb8", COLOR) if color else ("mono8", MASK)
-                image = to_image(_pixels(decoded, bundle, color), encoding, header)
-                writer.write(f"/{camera}/{topic}", time, image)
-
-            yield write
+def _writing(
+    path: Path, bundle: ModelBundle, tasks: Mapping[str, Task], color: bool, several: bool
+) -> Iterator[Write]:
+    """Yield what writes the results of a camera's frame, decoded at a time in ns."""
+    if path.suffix != ".mcap":
+        files = DecodedFiles(path, tasks, color, several)
+        yield files.write
+        files.check()
         return
-    stamps: Counter[tuple[str, str]] = Counter()
+    with BagWriter(path) as writer:
+        labelled: set[str] = set()
 
-    def save(camera: str, time: int, decoded: DecodedFrame) -> None:
-        # A bag may call its topics anything.
-        folder = path / camera.replace("..", "_") if several else path
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{decoded.header.sec}.{decoded.header.nanosec:09d}"
-        stamps[camera, name] += 1
-        place = stamps[camera, name]
-        file = folder / (f"{name}.png" if place == 1 else f"{name}_{place}.png")
-        pixels = _pixels(decoded, bundle, color)
-        if color:
-            pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
-        if not cv2.imwrite(str(file), pixels):
-            raise BagWriteError(f"{file} cannot be written")
+        def write(camera: str, time: int, decoded: DecodedFrame) -> None:
+            header = to_header_message(decoded.header)
+            if camera not in labelled:
+                labelled.add(camera)
+                for task in tasks.values():
+                    if "labels" in task.record:
+                        info = to_label_info(bundle, task.labels, header.stamp)
+                        topic = f"/{camera}/{task_base(task.name)}/label_info"
+                        writer.write(topic, time, info)
+            for name, result in decoded.tasks.items():
+                topic, message = _message(tasks[name], result, color, header)
+                writer.write(f"/{camera}/{topic}", time, message)
 
-    yield save
-    if (files := sum(1 for _ in path.rglob("*.png"))) != stamps.total():
-        raise BagWriteError(f"{stamps.total()} masks were written, but there are {files} files")
+        yield write
 
 
-def _pixels(decoded: DecodedFrame, bundle: ModelBundle, color: bool) -> npt.NDArray[np.uint8]:
-    return colorize(decoded.mask, bundle.labels) if color else decoded.mask
+def _message(task: Task, result: Result, color: bool, header: Any) -> tuple[str, Any]:
+    """Return topic and message of a result, those of the receiver."""
+    base = task_base(task.name)
+    if isinstance(result, DepthResult):
+        return f"{base}/image", to_image(result.depth, "32FC1", header)
+    if isinstance(result, DetectionResult):
+        # Of our own type: a bag with it can be read where vision_msgs is not installed.
+        boxes = boxes_of(result, task.labels)
+        return base, to_detections(boxes, task.labels, header, vision=None)
+    if color:
+        return f"{base}/color", to_image(colorize(result.mask, task.labels), "rgb8", header)
+    return f"{base}/mask", to_image(result.mask, "mono8", header)

@@ -1,8 +1,8 @@
-"""Node `gosvae_record`: writes packets, feedback and masks to a rosbag2 MCAP.
+"""Node `gosvae_record`: writes packets, feedback, masks and boxes to a rosbag2 MCAP.
 
-For each camera the packets, feedback, masks, label info and, where there are any, true labels; and
-`/diagnostics`. A message's time in the bag is the wall clock's at its arrival, even with
-simulated time, so that it compares with the times in the replay's report.
+For each camera the packets, feedback, masks, detections, label info and, where there are any, true
+labels; and `/diagnostics`. A message's time in the bag is the wall clock's at its arrival, even
+with simulated time, so that it compares with the times in the replay's report.
 
 What has arrived is on the disk within a second, in chunks that can be read without the index at the
 end of the file: a recording that is cut off lacks its last second alone. Diagnostics tell how many
@@ -42,6 +42,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from gosvae_codec.errors import GosvaeError
 from gosvae_common import topics
+from gosvae_common.detections import detections_type
 from gosvae_common.messages import type_name
 from gosvae_common.parameters import ParameterNode
 from gosvae_common.process import running
@@ -90,6 +91,8 @@ TOPICS = (
     Topic(topics.FEEDBACK, "rx", Feedback, 50),
     Topic(topics.MASK, "rx", Image, 50),
     Topic(topics.LABEL_INFO, "rx", LabelInfo, 10, reliable=True, latched=True),
+    Topic(topics.DETECTIONS, "rx", detections_type(), 50),
+    Topic(f"{topics.DETECTIONS}/label_info", "rx", LabelInfo, 10, reliable=True, latched=True),
     Topic(topics.LABEL, "tx", Image, 50, reliable=True),
     Topic(topics.COMPRESSED_LABEL, "tx", CompressedImage, 50, reliable=True),
 )

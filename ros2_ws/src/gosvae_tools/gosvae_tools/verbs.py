@@ -144,7 +144,14 @@ def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="FILE.mcap, or a folder for PNG files of label ids, named by stamp",
+        help="FILE.mcap, or a folder for files named by stamp: PNG of label ids, JSON of boxes, "
+        "TIFF of depths",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=split_names,
+        metavar="NAMES",
+        help="tasks of the bundle, separated by commas (default: all)",
     )
     parser.add_argument("--color", action="store_true", help="colours instead of label ids")
     parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
@@ -160,6 +167,7 @@ def _decode(options: argparse.Namespace) -> int:
         options.input,
         options.output,
         coding,
+        options.tasks,
         options.color,
         options.max_damaged,
         options.key_file,
@@ -227,6 +235,37 @@ def _convert(options: argparse.Namespace) -> int:
     return _report("convert-bundle", convert(options.old, options.new), options.json)
 
 
+def _add_head_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="it is not changed")
+    parser.add_argument("head", type=Path, metavar="HEAD", help="ONNX file, on its features")
+    parser.add_argument("output", type=Path, metavar="NEW", help="folder to write")
+    parser.add_argument("--name", required=True, help="of the task; one of that name is replaced")
+    parser.add_argument("--kind", required=True, help="semantic, detection or depth")
+    parser.add_argument(
+        "--labels",
+        default="",
+        metavar="NAME",
+        help="label space, or a YAML file of labels, of channels or classes in order",
+    )
+    parser.add_argument("--unit", default="", help="of depths: metres or relative")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_head(options: argparse.Namespace) -> int:
+    from .add_head import add_head
+
+    outcome = add_head(
+        options.bundle,
+        options.head,
+        options.output,
+        options.name,
+        options.kind,
+        options.labels,
+        options.unit,
+    )
+    return _report("add-head", outcome, options.json)
+
+
 def _report(command: str, outcome: Outcome, as_json: bool) -> int:
     from .tables import Table, show, show_json
 
@@ -274,11 +313,12 @@ nothing, so frames are predicted between intra frames. Damaged frames are left o
     ),
     Verb(
         "decode",
-        "decode a bag of packets to masks",
+        "decode a bag of packets to masks, boxes and depths",
         """\
 Decodes the packets of a bag, made by `gosvae encode` or recorded on a link, without nodes, in
 whatever order they were recorded. What was lost on the link is concealed as the receiver does it,
-and counted.
+and counted. A bundle with the same fingerprint and other heads, as `gosvae add-head` makes it,
+reads old recordings as well.
 """,
         _add_decode_arguments,
         _decode,
@@ -317,6 +357,17 @@ in both files, then move its line to the top in the vehicle's, then remove the o
 """,
         _add_keygen_arguments,
         _keygen,
+    ),
+    Verb(
+        "add-head",
+        "add a task to a bundle at the receiver",
+        """\
+Writes a bundle with one more task, or with another head for one. Encoder, prior and features stay,
+and so does the fingerprint: the receiver takes the new bundle, vehicles keep theirs, and recordings
+of packets can be decoded with it. A head of another bundle is refused.
+""",
+        _add_head_arguments,
+        _add_head,
     ),
     Verb(
         "convert-bundle",

@@ -40,6 +40,8 @@ from gosvae_codec.images import ImageConverter
 from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.masks import resize_mask
 from gosvae_common import topics
+from gosvae_common.boxes import UNKNOWN
+from gosvae_common.detections import detections_type, from_detections
 from gosvae_common.health import share
 from gosvae_common.legend import legend
 from gosvae_common.messages import IMAGE_TRANSPORTS, from_label_info
@@ -109,14 +111,18 @@ class View(ParameterNode):
         self._losses = {camera: _Loss() for camera in self._cameras}
         self._frames: dict[str, Subscription] = {}
         self._converters: defaultdict[str, ImageConverter] = defaultdict(ImageConverter)
-        self._drawn: set[str] = set()
-        """Cameras of which there is a reconstruction."""
+        self._drawn: dict[str, set[str]] = {camera: set() for camera in self._cameras}
+        """What there is of each camera beside masks: ``reconstruction``, ``depth``."""
+        self._classes: dict[str, dict[str, tuple[int, int, int]]] = {}
+        """Colours of each camera's detections by the class's name."""
+        self._scales: dict[str, float] = {}
+        """Width that each camera's masks are shown in, by their own."""
         for index, camera in enumerate(self._cameras):
             self._show(camera, SERIES_COLORS[index % len(SERIES_COLORS)])
         self._subscribe(DiagnosticArray, topics.DIAGNOSTICS, QoSProfile(depth=10), self._diagnose)
         if self.value("frames"):
             self.create_timer(0.5, self._find_frames)
-        self.create_timer(0.5, self._find_reconstructions)
+        self.create_timer(0.5, self._find_more)
 
     def close(self) -> None:
         """Stop serving, and finish the file.
@@ -169,10 +175,12 @@ class View(ParameterNode):
         for name in FIGURES:
             style = rr.SeriesLines(colors=[color], names=[camera], widths=[2.0])
             self._recording.log(f"{name}/{camera}", style, static=True)
-        sensor_data = qos_profile("sensor_data")
+        sensor_data, latched = qos_profile("sensor_data"), qos_profile("latched")
         inputs: tuple[tuple[Any, str, QoSProfile, Callable[[str, Any], None]], ...] = (
-            (LabelInfo, topics.LABEL_INFO, qos_profile("latched"), self._learn_labels),
+            (LabelInfo, topics.LABEL_INFO, latched, self._learn_labels),
             (Image, topics.MASK, sensor_data, self._show_mask),
+            (LabelInfo, f"{topics.DETECTIONS}/label_info", latched, self._learn_classes),
+            (detections_type(), topics.DETECTIONS, sensor_data, self._show_boxes),
             (Feedback, topics.FEEDBACK, qos_profile("packets"), self._plot),
         )
         for msgtype, topic, qos, handle in inputs:
@@ -210,24 +218,22 @@ class View(ParameterNode):
                         partial(self._show_picture, f"{camera}/image"),
                     )
 
-    def _find_reconstructions(self) -> None:
-        """Subscribe to the reconstructions that there are, and make room for them on the page."""
-        drawn = {
-            camera
-            for camera in self._cameras
-            if self.count_publishers(f"{camera}/{topics.RECONSTRUCTION}")
+    def _find_more(self) -> None:
+        """Subscribe to reconstructions and depths that there are, and make room on the page."""
+        more: dict[str, tuple[str, Callable[[str, Any], None]]] = {
+            "reconstruction": (topics.RECONSTRUCTION, self._show_picture),
+            "depth": (topics.DEPTH, self._show_depth),
         }
-        for camera in sorted(drawn - self._drawn):
-            self._drawn.add(camera)
-            self._subscribe(
-                Image,
-                f"{camera}/{topics.RECONSTRUCTION}",
-                qos_profile("sensor_data"),
-                partial(self._show_picture, f"{camera}/reconstruction"),
-            )
-            self._recording.send_blueprint(
-                blueprint(self._cameras, self.value("frames"), self._drawn)
-            )
+        for camera, drawn in self._drawn.items():
+            for name, (topic, show) in more.items():
+                if name in drawn or not self.count_publishers(f"{camera}/{topic}"):
+                    continue
+                drawn.add(name)
+                handle = partial(show, f"{camera}/{name}")
+                self._subscribe(Image, f"{camera}/{topic}", qos_profile("sensor_data"), handle)
+                self._recording.send_blueprint(
+                    blueprint(self._cameras, self.value("frames"), self._drawn)
+                )
 
     def _learn_labels(self, camera: str, message: LabelInfo) -> None:
         labels = from_label_info(message)
@@ -241,7 +247,29 @@ class View(ParameterNode):
         mask = rows[:, : message.width]
         self._set_time(message.header.stamp)
         shown = resize_mask(mask, self._shown_size(mask))
+        self._scales[camera] = shown.shape[1] / mask.shape[1]
         self._recording.log(f"{camera}/mask", rr.SegmentationImage(shown))
+
+    def _learn_classes(self, camera: str, message: LabelInfo) -> None:
+        labels = from_label_info(message)
+        self._classes[camera] = {label.name: label.color for label in labels.labels}
+
+    def _show_boxes(self, camera: str, message: Any) -> None:
+        self._set_time(message.header.stamp)
+        boxes, classes = from_detections(message), self._classes.get(camera, {})
+        sides = np.array([box[2:] for box in boxes], np.float32).reshape(-1, 4)
+        shown = rr.Boxes2D(
+            array=sides * self._scales.get(camera, 1.0),
+            array_format=rr.Box2DFormat.XYXY,
+            labels=[f"{box.name} {box.score:.2f}" for box in boxes],
+            colors=[classes.get(box.name, UNKNOWN) for box in boxes],
+        )
+        self._recording.log(f"{camera}/mask/boxes", shown)
+
+    def _show_depth(self, entity: str, message: Image) -> None:
+        self._set_time(message.header.stamp)
+        depth = np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
+        self._recording.log(entity, rr.DepthImage(depth, meter=1.0))
 
     def _show_picture(self, entity: str, message: Image | CompressedImage) -> None:
         frame = self._converters[entity].to_rgb(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import rerun.blueprint as rrb
 
@@ -18,20 +18,21 @@ SHOWN_SECONDS = 60.0
 """Length of the time series in view."""
 
 
-def blueprint(cameras: Sequence[str], frames: bool, drawn: Collection[str] = ()) -> rrb.Blueprint:
+def blueprint(
+    cameras: Sequence[str], frames: bool, drawn: Mapping[str, Collection[str]] | None = None
+) -> rrb.Blueprint:
     """Return the page's layout: each camera's pictures on the left, its figures on the right.
 
     Args:
         cameras: base names of their topics.
         frames: whether there are frames and overlays beside the masks.
-        drawn: those of `cameras` of which there is a reconstruction.
+        drawn: what there is of each camera beside masks: ``reconstruction``, ``depth``.
     """
     blocks: list[rrb.Vertical | rrb.Horizontal] = []
     for camera in cameras:
         received = [rrb.Spatial2DView(origin=f"{camera}/mask", name=f"{camera}: mask")]
-        if camera in drawn:
-            origin = f"{camera}/reconstruction"
-            received.append(rrb.Spatial2DView(origin=origin, name=f"{camera}: reconstruction"))
+        for name in sorted((drawn or {}).get(camera, ())):
+            received.append(rrb.Spatial2DView(origin=f"{camera}/{name}", name=f"{camera}: {name}"))
         if frames:
             image = rrb.Spatial2DView(origin=f"{camera}/image", name=f"{camera}: frame")
             overlay = rrb.Spatial2DView(origin=f"{camera}/overlay", name=f"{camera}: overlay")

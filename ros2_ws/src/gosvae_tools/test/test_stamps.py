@@ -91,7 +91,7 @@ def test_stamps_are_only_carried(stamps: Callable[[int], int], run: Any, tmp_pat
     assert carried == [stamps(i) for i in range(FRAMES)]
     status, figures, err = run("decode", tmp_path / "packets.mcap", "-o", tmp_path / "masks")
     assert (status, err) == (0, "")
-    assert figures["masks"] == figures["frames"] == FRAMES
+    assert figures["decoded"] == figures["frames"] == FRAMES
     assert (figures["packets_lost"], figures["frames_without_reference"]) == (0, 0)
     assert len(picture(tmp_path / "masks")) == FRAMES
 
@@ -134,7 +134,7 @@ def test_times_before_1970_are_recorded_in_order(run: Any, tmp_path: Path) -> No
     write(tmp_path / "bag", items, StoragePlugin.SQLITE3)
     status, figures, _ = run("encode", tmp_path / "bag", "-o", tmp_path / "packets.mcap")
     assert (status, figures["frames_encoded"]) == (0, 20)
-    assert run("decode", tmp_path / "packets.mcap", "-o", tmp_path / "masks")[1]["masks"] == 20
+    assert run("decode", tmp_path / "packets.mcap", "-o", tmp_path / "masks")[1]["decoded"] == 20
 
 
 @pytest.mark.parametrize("order", ["pairs", "reversed", "shuffled"])
@@ -159,7 +159,7 @@ def test_packets_in_any_order_give_all_masks(order: str, run: Any, tmp_path: Pat
     status, figures, _ = run("decode", tmp_path / "mixed.mcap", "-o", tmp_path / "masks")
     assert status == 0
     assert (figures["packets"], figures["packets_lost"]) == (len(made), 0)
-    assert (figures["masks"], figures["frames_without_reference"]) == (FRAMES, 0)
+    assert (figures["decoded"], figures["frames_without_reference"]) == (FRAMES, 0)
     values = inspect(tmp_path / "mixed.mcap").values["cameras"]["camera"]
     assert (values["frames"], values["loss"], values["streams"]) == (FRAMES, 0.0, 1)
     expected, found = picture(tmp_path / "expected"), picture(tmp_path / "masks")
@@ -180,7 +180,7 @@ def test_packets_that_come_twice_count_once(run: Any, tmp_path: Path) -> None:
                 writer.write("/camera/image_raw/gosvae", each.time + later, each.message)
     assert inspect(tmp_path / "twice.mcap").values["cameras"]["camera"]["loss"] == 0
     _, figures, _ = run("decode", tmp_path / "twice.mcap", "-o", tmp_path / "masks")
-    assert (figures["masks"], figures["packets_repeated"]) == (40, 20)
+    assert (figures["decoded"], figures["packets_repeated"]) == (40, 20)
     assert len(picture(tmp_path / "masks")) == 40
 
 
@@ -224,7 +224,7 @@ def test_damaged_frames_are_left_out_and_counted(run: Any, tmp_path: Path) -> No
     assert (figures["frames_in_input"], figures["frames_damaged"]) == (20, 2)
     assert figures["frames_encoded"] == figures["packets"] == 18
     assert err.count("left out: ") == err.count("\n") == 2
-    assert run("decode", tmp_path / "p.mcap", "-o", tmp_path / "masks")[1]["masks"] == 18
+    assert run("decode", tmp_path / "p.mcap", "-o", tmp_path / "masks")[1]["decoded"] == 18
 
 
 def test_too_many_damaged_frames_fail_but_keep_the_rest(run: Any, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_too_many_damaged_frames_fail_but_keep_the_rest(run: Any, tmp_path: Path
     assert (status, figures["frames_encoded"]) == (1, 15)
     assert "5 of 20 frames are damaged, more than the share 0.1" in err
     assert "left out for like reasons: 2 more" in err
-    assert run("decode", tmp_path / "p.mcap", "-o", tmp_path / "masks")[1]["masks"] == 15
+    assert run("decode", tmp_path / "p.mcap", "-o", tmp_path / "masks")[1]["decoded"] == 15
     options = ("--max-damaged", 0.25)
     assert run("encode", tmp_path / "bag", "-o", tmp_path / "q.mcap", *options)[0] == 0
     options = ("--max-damaged", 0)
@@ -267,6 +267,6 @@ def test_damaged_packets_above_the_share_fail(run: Any, tmp_path: Path) -> None:
                 each.message.payload[0] ^= 1
             writer.write("/camera/image_raw/gosvae", each.time, each.message)
     status, figures, err = run("decode", tmp_path / "spoilt.mcap", "-o", tmp_path / "masks")
-    assert (status, figures["masks"], figures["packets_rejected"]) == (1, 16, 4)
+    assert (status, figures["decoded"], figures["packets_rejected"]) == (1, 16, 4)
     assert "4 of 20 packets are damaged" in err
     assert len(picture(tmp_path / "masks")) == 16

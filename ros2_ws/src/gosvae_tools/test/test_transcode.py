@@ -170,7 +170,7 @@ def test_losses_are_counted(
     arguments = ("-o", tmp_path / "masks", "--bundle", bundle.path, "--json")
     assert gosvae("decode", tmp_path / "lossy.mcap", *arguments) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["masks"], figures["frames_without_reference"]) == (FRAMES - 12, 11)
+    assert (figures["decoded"], figures["frames_without_reference"]) == (FRAMES - 12, 11)
     assert (figures["packets"], figures["packets_lost"]) == (FRAMES - 1, 1)
     values = inspect(tmp_path / "lossy.mcap").values["cameras"]["camera"]
     assert values["loss"] == round(1 / FRAMES, 4)

@@ -24,6 +24,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from gosvae_codec.labels import CAMVID
+from gosvae_codec.testing import OBJECTS
+from gosvae_common.boxes import Box
+from gosvae_common.detections import to_detections
 from gosvae_common.messages import to_image
 from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import Feedback, LabelInfo
@@ -85,6 +88,9 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
     header = Image().header
     colors = [value for label in CAMVID.labels for value in label.color]
     labels = LabelInfo(ids=CAMVID.ids, names=[x.name for x in CAMVID.labels], colors=colors)
+    classes = LabelInfo(ids=[0, 1], names=["car", "person"], colors=[0, 0, 142, 220, 20, 60])
+    boxes = [Box("car", 0.5, 1.0, 2.0, 3.0, 4.0)]
+    depth = np.ones((60, 80), np.float32)
     status = DiagnosticStatus(
         name="gosvae_rx: camera",
         message="no packets",
@@ -98,6 +104,10 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
         ("camera/semantic/mask", "sensor_data", to_image(pixels, "mono8", header)),
         ("camera/semantic/overlay", "sensor_data", to_image(frame, "rgb8", header)),
         ("camera/semantic/reconstruction", "sensor_data", to_image(frame, "rgb8", header)),
+        ("camera/detections/label_info", "latched", classes),
+        ("camera/detections", "sensor_data", to_detections(boxes, OBJECTS, header)),
+        ("camera/detections", "sensor_data", to_detections([], OBJECTS, header)),
+        ("camera/depth/image", "sensor_data", to_image(depth, "32FC1", header)),
         ("camera/image_raw", "sensor_data", to_image(frame, "rgb8", header)),
         ("camera/image_raw/gosvae/feedback", "packets", Feedback(coverage=0.5, mask_age_ms=40.0)),
         ("/diagnostics", "default", DiagnosticArray(status=[status])),
@@ -109,7 +119,7 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
     view.close()
     done = subprocess.run([str(RERUN), "rrd", "print", saved], capture_output=True, text=True)
     assert done.returncode == 0
-    pictures = ("image", "mask", "overlay", "reconstruction")
+    pictures = ("image", "mask", "mask/boxes", "overlay", "reconstruction", "depth")
     entities = (*(f"camera/{each}" for each in pictures), "legend")
     for entity in (*entities, "coverage/camera", "mask_age/camera", "kbit_per_s/camera", "status"):
         assert f"/{entity} " in done.stdout, entity
@@ -192,13 +202,13 @@ def test_a_reconstruction_has_a_place_once_one_is_published(
     view = make()
     sent: list[Any] = []
     monkeypatch.setattr(rr.RecordingStream, "send_blueprint", lambda _, page: sent.append(page))
-    view._find_reconstructions()
+    view._find_more()
     assert sent == []
     sender = rclpy.create_node("sender", context=view.context)
     publisher = sender.create_publisher(Image, "camera/semantic/reconstruction", 1)
     while not publisher.get_subscription_count():
-        view._find_reconstructions()
-    view._find_reconstructions()
+        view._find_more()
+    view._find_more()
     sender.destroy_node()
     (page,) = sent
     assert "camera/reconstruction" in set(origins(page.root_container))
@@ -222,7 +232,7 @@ def test_every_level_has_its_colour() -> None:
 def test_the_page_has_a_place_for_every_camera(frames: bool) -> None:
     cameras = ["front", "rear/left"]
 
-    found = set(origins(blueprint(cameras, frames, ["front"]).root_container))
+    found = set(origins(blueprint(cameras, frames, {"front": ["reconstruction"]}).root_container))
     kinds = ["mask", *(["image", "overlay"] if frames else [])]
     pictures = {f"{camera}/{kind}" for camera in cameras for kind in kinds}
     pictures.add("front/reconstruction")
