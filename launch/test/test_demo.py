@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
@@ -27,15 +27,18 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gosvae_bringup.demo.delivery import Delivery, Masks, Usage
 from gosvae_bringup.demo.judge import Counts, Quality
-from gosvae_bringup.demo.pictures import Video, contact_sheet, legend, panels
+from gosvae_bringup.demo.pictures import Found, Video, contact_sheet, legend, panels
 from gosvae_bringup.demo.report import figures, problems
 from gosvae_bringup.pipeline import Node, Pipeline
 from gosvae_bringup.processes import Ended
-from gosvae_codec.labels import CAMVID, CITYSCAPES
+from gosvae_codec.labels import CAMVID, CITYSCAPES, Label, LabelSpace
+from gosvae_common.boxes import Box
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE
 from gosvae_tools.drives import EPOCH, Frame, SourceError
 from gosvae_tools.link.emulator import unavailable
+
+MESSAGES = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "gosvae_msgs" / "msg"
 
 SECOND = 1_000_000_000
 SIZE = (48, 72)
@@ -64,12 +67,14 @@ def delivery(
     stamp_of: Callable[[int], int] = stamp_of,
     feedback: list[tuple[int, int, int, float]] | None = None,
     shift: int = 0,
+    found: Sequence[int] = (),
 ) -> Delivery:
     """Return ten frames sent at 10 Hz, two packets of 100 bytes each, and masks of some of them.
 
     The mask of frame i holds i, and comes after 20 + i ms, or right after the one before it in
     `masks` if that is later. Feedback is ms after the start, packets received and lost, coverage.
-    What was sent bears stamps that are `shift` ns later than the drive's.
+    What was sent bears stamps that are `shift` ns later than the drive's. A car is found in the
+    frames `found`.
     """
     walls = [START + i * SECOND // 10 for i in range(20)]
     frames = [
@@ -82,6 +87,9 @@ def delivery(
     types.register(get_types_from_msg("std_msgs/Header header\nuint8[] payload", "x/msg/Packet"))
     fields = "uint32 packets_received\nuint32 packets_lost\nfloat32 coverage"
     types.register(get_types_from_msg(fields, "x/msg/Feedback"))
+    for name in ("Detection", "Detections"):
+        text = (MESSAGES / f"{name}.msg").read_text()
+        types.register(get_types_from_msg(text, f"gosvae_msgs/msg/{name}"))
     message = {name.rpartition("/")[2]: each for name, each in types.types.items()}
 
     def header(index: int) -> Any:
@@ -97,12 +105,13 @@ def delivery(
         return bytes(types.serialize_cdr(image, "sensor_msgs/msg/Image"))
 
     with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        packets, images, said = (
+        packets, images, said, boxes = (
             writer.add_connection(f"/camera/{topic}", msgtype, typestore=types)
             for topic, msgtype in (
                 ("image_raw/gosvae", "x/msg/Packet"),
                 ("semantic/mask", "sensor_msgs/msg/Image"),
                 ("image_raw/gosvae/feedback", "x/msg/Feedback"),
+                ("detections", "gosvae_msgs/msg/Detections"),
             )
         )
         payload = 100 - len(packet(0, 0))
@@ -113,6 +122,11 @@ def delivery(
         for i in masks:
             time = max(time + 1, walls[i] + (20 + i) * 1_000_000)
             writer.write(images, time, mask(i))
+        for i in found:
+            box = message["Detection"]("car", 0, 0.5, 1.0, 2.0, 30.0, 40.0)
+            content = message["Detections"](header(i), [box])
+            data = types.serialize_cdr(content, "gosvae_msgs/msg/Detections")
+            writer.write(boxes, walls[i], bytes(data))
         for at, *values in feedback or []:
             content = types.serialize_cdr(message["Feedback"](*values), "x/msg/Feedback")
             writer.write(said, START + at * 1_000_000, bytes(content))
@@ -261,6 +275,23 @@ def test_panels_show_camera_colours_and_both() -> None:
     assert result.mask[20, 40].tolist() == [0, 0, 142]
     assert result.overlay[20, 10].tolist() == [100, 100, 100]
     assert result.overlay[20, 40].tolist() == [45, 45, 123]
+
+
+def test_boxes_are_drawn_on_the_overlay_alone() -> None:
+    image, mask = np.full((80, 120, 3), 100, np.uint8), np.full((80, 120), 255, np.uint8)
+    labels = LabelSpace("objects", (Label(0, "car", (0, 0, 142)),))
+    found = Found([Box("car", 0.5, 20.0, 40.0, 100.0, 70.0)], labels)
+    result, without = (panels(image, mask, CITYSCAPES, 60, each) for each in (found, None))
+    assert result.overlay[35, 30].tolist() == [0, 0, 142]
+    np.testing.assert_array_equal(result.camera, without.camera)
+    np.testing.assert_array_equal(result.mask, without.mask)
+
+
+def test_recorded_boxes_are_those_of_their_frames(tmp_path: Path) -> None:
+    drive = delivery(tmp_path, list(range(10)), shift=3, found=[2, 5])
+    assert dict(drive.boxes) == {
+        stamp_of(i): [Box("car", 0.5, 1.0, 2.0, 30.0, 40.0)] for i in (2, 5)
+    }
 
 
 def test_the_sheet_has_a_legend_of_all_labels() -> None:

@@ -17,6 +17,7 @@ import yaml
 from gosvae_bringup import pipeline as module
 from gosvae_bringup.arguments import ARGUMENTS, arguments_of
 from gosvae_bringup.pipeline import Node, Pipeline, describe, describe_view
+from gosvae_codec.testing import write_tiny_bundle
 from gosvae_common import fastdds, shipped
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
@@ -287,6 +288,17 @@ def test_rviz_shows_live_cameras_of_any_topic() -> None:
     layout = Path(named(describe(values))["rviz2"].arguments[1])
     assert "/zed/image_rect_color" in topics_of(layout)
     assert "zed/semantic/overlay" in topics_of(layout)
+
+
+@pytest.mark.usefixtures("rviz")
+def test_rviz_shows_depths_where_the_bundle_has_them(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny", tasks=["semantic", "depth"])
+    values = {"rviz": "true", "cameras": "zed", "bundle": str(bundle)}
+    layout = Path(named(describe(values))["rviz2"].arguments[1])
+    assert "zed/depth/image" in topics_of(layout) and "zed/semantic/color" in topics_of(layout)
+    del values["bundle"]
+    layout = Path(named(describe(values))["rviz2"].arguments[1])
+    assert "zed/depth/image" not in topics_of(layout)
 
 
 @pytest.mark.usefixtures("rviz")
