@@ -20,7 +20,8 @@ from typing import Literal
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from gosvae_codec import ModelBundle
+from gosvae_codec import BundleError
+from gosvae_codec.manifest import read_manifest
 from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
 from gosvae_common.shipped import absolute, existing, find_bundle, find_profile, share_folder
@@ -338,10 +339,16 @@ def _rviz(layout: str, bundle: str, cameras: Sequence[str], topics: Sequence[str
     if layout:
         path = existing("rviz_config", layout)
     else:
-        tasks = ModelBundle.load(find_bundle(bundle)).tasks
-        path = write_layout(share_folder() / "rviz", cameras, topics, "depth" in tasks)
+        path = write_layout(share_folder() / "rviz", cameras, topics, _has_depth(bundle))
     arguments = ("-d", str(path))
     return Node("rviz2", "rviz2", "rviz2", arguments=arguments, lifetime="viewer", side="rx")
+
+
+def _has_depth(bundle: str) -> bool:
+    try:
+        return "depth" in read_manifest(find_bundle(bundle))["tasks"]
+    except BundleError:  # which the nodes tell
+        return False
 
 
 def _shared_memory_problem(processes: int) -> str:
