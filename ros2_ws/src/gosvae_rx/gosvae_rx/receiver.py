@@ -82,7 +82,7 @@ class Receiver(PipelineNode):
             (1, 64),
         )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
-        self.declare_qos("mask_qos", "sensor_data", "masks and pictures")
+        self.declare_qos("mask_qos", "sensor_data", "what tasks make, and pictures")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
         self._cameras: dict[str, _Camera] = {}
         self._reconstructor: Reconstructor | None = None

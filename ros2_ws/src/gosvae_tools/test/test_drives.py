@@ -318,7 +318,8 @@ def test_bag_topics_are_chosen_by_name_then_order_then_parameter(tmp_path: Path)
         "/a/image_color": "raw",
         "/a/image_color/compressed": "compressed",
     }
-    path = write_bag(tmp_path / "bag", topics | {"/a/label": "label", "/b/semantic/mask": "label"})
+    others = {"/a/label": "label", "/b/semantic/mask": "label", "/b/detections/legend": "raw"}
+    path = write_bag(tmp_path / "bag", topics | others)
 
     def chosen(*cameras: str, topics: tuple[str, ...] = ()) -> list[str]:
         source = open_source(path, cameras, topics)

@@ -17,7 +17,9 @@ from .source import COMPRESSED_IMAGE, IMAGE, AmbiguousTopicsError, SourceError
 
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
 
-_OURS = re.compile(r"/label(/compressed)?$|/semantic/|/reconstruction$")
+_OURS = re.compile(
+    r"/label(/compressed)?$|/(semantic|detections)/|/(mask|confidence|legend|reconstruction)$"
+)
 _DEPTH_ENCODINGS = ("16uc1", "16sc1", "32fc1", "32sc1", "64fc1")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PERHAPS = "PNG of one 16-bit channel"
