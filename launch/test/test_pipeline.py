@@ -190,6 +190,17 @@ def test_a_bag_of_raw_and_compressed_cameras_plays(
     assert "image_transport" not in parameters
 
 
+def test_both_nodes_get_the_key_file_and_nothing_else_does(tmp_path: Path, drive: Path) -> None:
+    key_file = tmp_path / "vehicle.key"
+    with pytest.raises(UsageError, match=r"key_file: .*vehicle.key does not exist"):
+        describe({"key_file": str(key_file)})
+    key_file.touch()
+    nodes = named(describe({"key_file": str(key_file), "bag": str(drive)}))
+    given = {name for name, node in nodes.items() if "key_file" in node.parameters}
+    assert given == {"gosvae_tx", "gosvae_rx"}
+    assert nodes["gosvae_tx"].parameters["key_file"] == str(key_file)
+
+
 def test_how_all_nodes_are_started(drive: Path) -> None:
     values = {"bag": str(drive), "namespace": "fleet/robot1/", "log_level": "DEBUG"}
     values |= {"use_respawn": "true", "autostart": "false", "record": "rec"}

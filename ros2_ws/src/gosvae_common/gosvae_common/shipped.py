@@ -87,6 +87,7 @@ _REMEDIES = {
     "bundle": "give a folder like models/camvid-base, or leave it empty for the one that ships",
     BUNDLE_VARIABLE: "name a folder like models/camvid-base, or unset it",
     "params_file": "copy config/pipeline.yaml of this package, and name the copy",
+    "key_file": "make one with `gosvae keygen`, or copy that of the other side",
     "rviz_config": "give a layout that RViz saved, or leave it empty for one that is made",
 }
 
