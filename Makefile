@@ -16,7 +16,7 @@ BUNDLE_THAT_SHIPS := models/camvid-base
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo view test test-slow test-training test-streets lint reference train evaluate sweep \
+.PHONY: help demo view test test-slow test-training test-streets lint reference adapt train evaluate sweep \
 	bench bench-pipeline streets shell lock clean
 .DEFAULT_GOAL := help
 
@@ -26,6 +26,7 @@ help:
 	@echo "  TOPIC=NAME              the image topic of the bag, if it has several"
 	@echo "  BUNDLE=DIR              another model bundle than $(BUNDLE_THAT_SHIPS)"
 	@echo "  JSON=FILE               write the figures there as well"
+	@echo "  LABELS=SPACE            what ids in the drive's labels mean, if not Cityscapes' train ids"
 	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
 	@echo "make view                 the same drive in a loop, in the browser, until Ctrl-C"
 	@echo "  INPUT, TOPIC, BUNDLE    as above"
@@ -36,6 +37,14 @@ help:
 	@echo "make lint                 ruff and mypy"
 	@echo "make reference            write docs/reference.md from the code"
 	@echo "make lock                 write requirements.lock from pyproject.toml; ARGS=--upgrade for news"
+	@echo
+	@echo "make adapt                a bundle for your camera and your segmentation network, without labels"
+	@echo "  DRIVE=PATH EXPERT=FILE  a bag, video or folder of images, or DRIVE='A B' of several; an ONNX file"
+	@echo "  LABELS=FILE             YAML of its classes, or camvid, cityscapes, ade20k"
+	@echo "  MINUTES=N OUTPUT=DIR    that it may take, 10 if not given; where the bundle goes, models/mine"
+	@echo "  BUDGET=NAME START=DIR   base or tiny; a bundle to go on from"
+	@echo "  PICTURES, ORDER, TOPIC  what the network takes, if it is not told rightly; of a bag"
+	@echo "  JSON=FILE               write agreement, bytes_per_frame and bundle there"
 	@echo
 	@echo "make train DATA=PATH      train a model bundle on CamVid at PATH, and export it"
 	@echo "  CONFIG=FILE             with another configuration than $(CONFIG)"
@@ -59,7 +68,7 @@ help:
 
 demo:
 	@$(RUN) gosvae demo $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} \
-		$${LINK:+--link "$$LINK"} $${BUNDLE:+--bundle "$$BUNDLE"}
+		$${LABELS:+--labels "$$LABELS"} $${LINK:+--link "$$LINK"} $${BUNDLE:+--bundle "$$BUNDLE"}
 
 view:
 	@$(VIEW) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} \
@@ -87,6 +96,16 @@ lint:
 
 reference:
 	@$(VIEW) python tools/reference.py
+
+# DRIVE may be one path with spaces, or several that the shell would split.
+adapt:
+	@test -n "$$DRIVE" -a -n "$$EXPERT" -a -n "$$LABELS" || { \
+		echo "make adapt DRIVE=PATH EXPERT=net.onnx LABELS=names.yaml: give all three" >&2; exit 1; }
+	@drives=("$$DRIVE"); test -e "$$DRIVE" || eval "drives=($$DRIVE)"; \
+	$(TRAIN) python -m gosvae_training.adapt --drive "$${drives[@]}" --expert "$$EXPERT" --labels "$$LABELS" \
+		$${START:+--start "$$START"} $${BUDGET:+--budget "$$BUDGET"} $${MINUTES:+--minutes "$$MINUTES"} \
+		$${OUTPUT:+--output "$$OUTPUT"} $${PICTURES:+--pictures "$$PICTURES"} $${ORDER:+--order "$$ORDER"} \
+		$${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} $(ARGS)
 
 # Export takes the same NAME=VALUE as training, but not its options.
 train:

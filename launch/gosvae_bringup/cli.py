@@ -20,9 +20,9 @@ from gosvae_common.errors import UsageError
 from gosvae_tools import verbs as tools
 from gosvae_tools.link.channel import LinkError
 
-from . import demo, doctor, run
+from . import adapt, demo, doctor, run
 
-VERBS = (run.RUN, run.VIEW, demo.DEMO, *tools.VERBS, doctor.DOCTOR)
+VERBS = (run.RUN, run.VIEW, demo.DEMO, adapt.ADAPT, *tools.VERBS, doctor.DOCTOR)
 
 
 class Parser(argparse.ArgumentParser):

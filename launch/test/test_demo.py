@@ -48,7 +48,7 @@ KEYS = [
     *("frames_read", "damaged", "frames_sent", "packets", "masks_received", "frames_scored"),
     *("bytes_per_frame", "kbit_per_s", "mask_age_ms"),
     *("longest_gap_ms", "coverage", "loss", "link_kbit_per_s", "link_loss"),
-    *("miou", "expert_miou", "agreement", "outputs"),
+    *("miou", "expert_miou", "classes_compared", "agreement", "outputs"),
 ]
 
 
@@ -244,6 +244,20 @@ def test_quality_leaves_out_what_the_networks_do_not_know() -> None:
     truth[:2] = CITYSCAPES.by_name("train").id
     quality.add(Frame(1, "camera", np.zeros((*SIZE, 3), np.uint8), truth), mask, mask)
     assert quality.miou == quality.expert_miou == 1
+
+
+def test_quality_matches_classes_by_name_and_says_which() -> None:
+    own = LabelSpace(
+        "yard",
+        (Label(0, "sky", (0, 0, 9)), Label(4, "road", (9, 0, 0)), Label(5, "pit", (0, 9, 0))),
+    )
+    truth, mask = mask_of(4), mask_of(CITYSCAPES.by_name("road").id)
+    truth[:2], mask[:2] = 0, CITYSCAPES.by_name("sky").id
+    truth[2:4] = 5
+    quality = Quality(CITYSCAPES, own)
+    quality.add(Frame(1, "camera", np.zeros((*SIZE, 3), np.uint8), truth), mask, mask)
+    assert quality.miou == quality.expert_miou == 1
+    assert quality.compared == ["road", "sky"]
 
 
 @pytest.mark.parametrize("size", [(37, 50), (360, 480), (1080, 1920)])

@@ -155,6 +155,8 @@ class Config(Strict):
     prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""
+    command: str = ""
+    """What wrote this configuration; stands in the card as how the bundle was made."""
 
     @field_validator("labels")
     @classmethod

@@ -29,7 +29,8 @@ from .data.samples import DataError, Dataset, Judged, Sample, describe, is_label
 from .fit import Run, Stopped, TrainingError, fit, make_fabric
 from .losses import class_weights
 from .models.experts import build_expert, frozen
-from .models.settings import Tokens
+from .models.settings import Light, Tokens
+from .models.start import calibrate
 from .models.token_network import TokenNetwork, resize_logits
 from .objectives import ExpertObjective, build_objective
 from .strict import ConfigError
@@ -222,8 +223,12 @@ def train_codec(
     if config.losses.supervised:
         weights = class_weights(material.frequencies())
     objective = build_objective(config, material.labels, expert, guides, weights)
+    encoder = getattr(config.tokens, "encoder", None)
+    if isinstance(encoder, Light) and encoder.start:
+        some = list(iterate(material.familiar(), 16))[:16]
+        frames = [torch.from_numpy(resize_frame(s.frame, config.input_size)) for s in some]
+        calibrate(objective.network.encoder, [each[None] for each in frames])
     objective.network.to(memory_format=torch.channels_last)
-
     judged = material.judged_by(expert, fabric.device)
 
     def score(network: nn.Module) -> float:

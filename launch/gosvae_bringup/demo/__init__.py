@@ -19,6 +19,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topic", default="", metavar="NAME", help="the bag's image topic, if it has several"
     )
     parser.add_argument(
+        "--labels",
+        default="",
+        metavar="SPACE",
+        help="what ids in the drive's labels mean: cityscapes (the default), camvid, ade20k or a "
+        "YAML file; a folder of images/ and masks/ may have labels.yaml",
+    )
+    parser.add_argument(
         "--link",
         default="",
         metavar="SPEC",
@@ -57,8 +64,9 @@ Plays a drive through the pipeline over DDS, and reports what crossed, how fast 
 figures, a video, a contact sheet and the recorded bag.
 
 Every frame whose mask came is scored. A frame without one is not, but makes the run fail: its exit
-status is 1. mIoU is over the bundle's classes: pixels whose true class the bundle lacks are left
-out. Agreement, mIoU with the expert's own masks as the truth, needs no labels and is always given.
+status is 1. Classes are matched by name: pixels whose true class the bundle lacks are left out of
+mIoU, and the classes compared are listed. Agreement, mIoU with the expert's own masks as the truth,
+needs no labels and is always given.
 """,
     _add_arguments,
     _demo,

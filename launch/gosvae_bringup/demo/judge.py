@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from rich.progress import Progress
 
-from gosvae_codec.labels import UNLABELLED, LabelSpace
+from gosvae_codec.labels import CITYSCAPES, LabelSpace, translate
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_tools.drives import Frame
 
@@ -28,17 +28,18 @@ SHEET_PANEL = 470
 class Quality:
     """Quality of the masks, over the frames whose mask came.
 
-    Pixels whose true label is not in `labels`, the classes of the networks, do not count.
+    True labels are matched by name; pixels whose class the networks do not have do not count.
 
     Attributes:
         frames: number of frames counted.
         labelled: number of these that have true labels.
     """
 
-    def __init__(self, labels: LabelSpace) -> None:
+    def __init__(self, labels: LabelSpace, truth: LabelSpace = CITYSCAPES) -> None:
+        """Take the classes of the networks' masks, and those of true labels."""
         self.frames = self.labelled = 0
-        self._known = np.full(256, UNLABELLED, np.uint8)
-        self._known[labels.ids] = labels.ids
+        self._labels = labels
+        self._known = translate(truth, labels, fallbacks={})
         self._truth = ConfusionMatrix()
         self._expert_truth = ConfusionMatrix()
         self._expert = ConfusionMatrix()
@@ -56,6 +57,12 @@ class Quality:
             truth = self._known[frame.label]
             self._truth.add(truth, mask)
             self._expert_truth.add(truth, expert_mask)
+
+    @property
+    def compared(self) -> list[str]:
+        """Names of the classes that mIoU against true labels is the mean of."""
+        occurs = self._truth.iou()
+        return [label.name for label in self._labels.labels if label.id in occurs]
 
     @property
     def miou(self) -> float | None:
@@ -119,7 +126,7 @@ def judge(
     reports = dict(delivery.frames())
     picked = set(np.linspace(0, len(reports) - 1, SHEET_FRAMES).astype(int).tolist())
     sheet: list[tuple[str, Panels]] = []
-    quality = Quality(labels)
+    quality = Quality(labels, run.source.labels)
     masks = Masks(delivery)
     read = unsent = 0
     task = progress.add_task("scored and filmed", total=len(reports))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gosvae_codec import ModelBundle
 from gosvae_codec.expert import Expert
+from gosvae_codec.labels import label_space
 from gosvae_common.errors import UsageError
 from gosvae_common.shipped import find_bundle, find_drive
 from gosvae_common.topics import DIAGNOSTICS, Side
@@ -35,6 +36,7 @@ class Options:
 
     input: str = ""
     topic: str = ""
+    labels: str = ""
     json: str = ""
     output: str = ""
     rate: str = "1.0"
@@ -102,12 +104,15 @@ def open_drive(options: Options) -> Source:
     Raises:
         UsageError: the bag has several image topics.
         SourceError: it cannot be read, or its frames share stamps.
+        LabelError: there is no such label space.
     """
     path = options.input or find_drive()
     try:
         source = open_source(path, (CAMERA,), (options.topic,) if options.topic else ())
     except AmbiguousTopicsError as error:
         raise UsageError(f"{error}: --topic NAME, or make demo TOPIC=NAME") from error
+    if options.labels:
+        source.labels = label_space(options.labels)
     if repeated := source.count_repeated_stamps():
         raise SourceError(
             f"{path}: {repeated} of {len(source)} frames repeat a header stamp: masks cannot be "

@@ -46,6 +46,7 @@ def figures(
         "link_loss": usage and {k: rounded(each.loss) for k, each in usage.items()},
         "miou": rounded(quality.miou),
         "expert_miou": rounded(quality.expert_miou),
+        "classes_compared": quality.compared,
         "agreement": rounded(quality.agreement),
         "outputs": outputs,
     }
@@ -85,6 +86,8 @@ def show(console: Console, report: Mapping[str, Any], quality: Quality) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+    if report["classes_compared"]:
+        print(f"mIoU against labels is over: {', '.join(report['classes_compared'])}")
     # Not in the table, which would break long paths.
     for name, path in report["outputs"].items():
         print(f"{name.replace('_', ' '):<14} {path}")

@@ -22,8 +22,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     if pictures:
         way = "decoded to a picture that the expert segments"
     fitted = """
-After training, an offset for each class was fitted to the logits on `train`, for mIoU; the expert
-has none.
+After training, an offset for each class was fitted to the logits on frames trained on, for mIoU
+with their labels or, where they have none, with the expert's masks; the expert has no offsets.
 """
     return f"""# {manifest["name"]}
 
@@ -44,7 +44,7 @@ Trained on {provenance["data"]}. Figures are of frames that were not trained on.
 
 ## Made by
 
-{_commands(manifest["name"], provenance.get("datasets", ["camvid"]))}
+{provenance.get("command") or _commands(manifest["name"], provenance.get("datasets", ["camvid"]))}
 {"" if pictures else fitted}
 Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
 """
@@ -89,21 +89,27 @@ def _figures(manifest: dict[str, Any], sends: str) -> str:
     figures, compute = manifest["figures"], manifest["compute"]
     if "levels" not in figures:
         return f"Not measured; `make evaluate BUNDLE=models/{manifest['name']} DATA=PATH` does."
+    values, metric = figures.get("float16_miou"), "mIoU"
+    if values is None:
+        values, metric = figures["float16_agreement"], "agreement"
     half = f"""weights stored as float16, which keeps {figures["tokens_kept_by_float16"]:.1%} of the
-tokens and gives mIoU {", ".join(f"{miou:.3f}" for miou in figures["float16_miou"])} from one level
-to all."""
+tokens and gives {metric} {", ".join(f"{value:.3f}" for value in values)} from one level to all."""
     precision = f"Both ends compute in float from {half}"
     if quantized := [name for name in manifest["files"] if name.endswith(".int8.onnx")]:
         precision = f"""The CPU computes in 8-bit integers ({", ".join(quantized)}); the GPU
 in float from {half}"""
     measured = f"{figures['data']}, {figures['date']}, ONNX Runtime on the CPU"
+    agreement = ""
+    if figures["miou"] is None:
+        truth = "agreement is mIoU with the expert's masks as truth"
+        agreement = f"These frames have no labels: {truth}.\n\n"
     text = f"""{measured}. Bytes a frame are whole
 serialised packets: with codes of fixed length, as in wire format 1; as intra frames; and at the
 data's frame rate, each frame predicted from the one before but for one in {INTRA_FRAMES}.
 
 {table(figures, sends)}
 
-{precision}"""
+{agreement}{precision}"""
     if not compute["expert_macs"]:
         return text
     share = compute["vehicle_macs"] / compute["expert_macs"]

@@ -12,7 +12,7 @@ from gosvae_codec.draft import write_text
 from gosvae_codec.manifest import FORMAT, MANIFEST, dump
 
 from ..config import Config
-from ..models.settings import Fpn
+from ..models.settings import EspNet, Fpn, Onnx
 from ..models.token_network import TokenNetwork
 from ..train import Material
 from .card import expert_card, model_card
@@ -48,7 +48,9 @@ def provenance(material: Material) -> dict[str, Any]:
         "license": material.terms(),
         "commit": commit(),
         "seed": config.seed,
+        "tokens": config.tokens.model_dump(mode="json"),
         **({"notes": config.notes} if config.notes else {}),
+        **({"command": config.command} if config.command else {}),
     }
 
 
@@ -71,7 +73,9 @@ def expert_name(config: Config) -> str:
     network = config.expert.network
     if isinstance(network, Fpn):
         return f"EfficientNet-{network.backbone.capitalize()} FPN"
-    return {"espnet": "ESPNet"}.get(network.kind) or f"{network.kind} network"
+    if isinstance(network, Onnx):
+        return Path(network.path).stem
+    return "ESPNet" if isinstance(network, EspNet) else network.factory
 
 
 def commit() -> str:

@@ -196,7 +196,9 @@ def write_bundle(
     config = material.config
     frames = some_frames(material.val, 5, config.input_size)
     outputs = list(KINDS["semantic"].outputs)
-    shared = share_expert(expert, expert_name(config), frames, outputs, models)
+    # A foreign expert looks at frames at its own size, if it has one.
+    own = some_frames(material.val, 5, getattr(expert, "size", None) or config.input_size)
+    shared = share_expert(expert, expert_name(config), own, outputs, models)
     about = {"label_space": material.labels.name, "labels": list_labels(material.labels)}
     head = Head("semantic", semantic_head(codec, expert), about, shared)
     networks = Networks(
@@ -222,7 +224,7 @@ def write_bundle(
             "initial_weights": "EfficientNet-Lite, ImageNet (Apache-2.0)",
             "prior": config.prior.model_dump(),
         },
-        "compute": {**written.compute, "expert_macs": expert_macs(expert, frames[0])},
+        "compute": {**written.compute, "expert_macs": expert_macs(expert, own[0])},
         "figures": {"tokens_kept_by_float16": round(written.tokens_kept, 4)},
     }
     write_manifest(folder, manifest)
@@ -239,9 +241,10 @@ def report(folder: Path, samples: Dataset) -> None:
         bundle = ModelBundle.load(folder)
         manifest = copy.deepcopy(bundle.manifest)
         known = manifest["figures"]
-        if "float16_miou" not in known:
+        if not {"float16_miou", "float16_agreement"} & set(known):
             unquantized = evaluate(_without_int8(bundle), samples)
-            known["float16_miou"] = [row["miou"] for row in unquantized["levels"]]
+            metric = "agreement" if unquantized["miou"] is None else "miou"
+            known[f"float16_{metric}"] = [row[metric] for row in unquantized["levels"]]
         manifest["figures"] = {**known, **evaluate(bundle, samples)}
         write_manifest(folder, manifest)
 

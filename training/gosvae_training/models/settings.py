@@ -129,6 +129,8 @@ class Light(Strict):
     """Pixels from one vector to the next; at least twice `shrink`."""
     width: PositiveInt
     """Channels of what joins the blocks' features."""
+    start: str = ""
+    """Folder of a bundle with such an encoder, whose weights it starts from."""
 
 
 class Trunk(Strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from .experts import load_weights
 from .pixels import ConvolutionalEncoder, PixelDecoder
 from .quantizers import RARE, Argmax, Rounding, residual_codes
 from .settings import Convolutional, LabelSender, Light, Pixels, Tokens, Trunk, Upper
+from .start import load_encoder
 
 
 class Sent(NamedTuple):
@@ -203,4 +205,6 @@ def _light_encoder(
     except ValueError as error:
         raise ConfigError(f"encoder of kind light: {error}") from error
     encoder.backbone.load_first(theirs)
+    if each.start:
+        load_encoder(encoder, Path(each.start))
     return encoder

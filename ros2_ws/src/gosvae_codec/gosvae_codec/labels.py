@@ -229,10 +229,12 @@ FALLBACKS: Mapping[str, str] = {
 """What a class becomes, step by step, in a label space that lacks its name."""
 
 
-def translate(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
+def translate(
+    source: LabelSpace, target: LabelSpace, fallbacks: Mapping[str, str] = FALLBACKS
+) -> npt.NDArray[np.uint8]:
     """Return the table from ids of `source` to ids of `target`, uint8 (256,).
 
-    A class keeps its name, else takes its group's, else the first of its FALLBACKS that `target`
+    A class keeps its name, else takes its group's, else the first of its fallbacks that `target`
     has, else is unlabelled.
     """
     table = np.full(256, UNLABELLED, np.uint8)
@@ -242,7 +244,7 @@ def translate(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
         if name not in ids and label.group in ids:
             name = label.group
         while name is not None and name not in ids:
-            name = FALLBACKS.get(name)
+            name = fallbacks.get(name)
         if name is not None:
             table[label.id] = ids[name]
     return table

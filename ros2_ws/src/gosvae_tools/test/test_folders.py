@@ -253,3 +253,26 @@ def test_files_that_go_away_are_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "val" / "0.png").unlink()
     with pytest.raises(SourceError, match=r"0\.png: it does not decode"):
         list(source.frames())
+
+
+def test_images_and_masks_have_ids_of_their_own(tmp_path: Path) -> None:
+    ids = np.zeros((4, 6), np.uint8)
+    ids[:, 3:] = 7
+    for folder, pixels in (("images", np.zeros((4, 6, 3), np.uint8)), ("masks", ids)):
+        (tmp_path / folder / "day one").mkdir(parents=True)
+        for number in (9, 10):
+            cv2.imwrite(str(tmp_path / folder / "day one" / f"{number}.png"), pixels)
+    source = open_source(tmp_path)
+    assert "images and masks, 2 frames at 15 Hz, 2 with labels" in source.description
+    assert source.labels is CITYSCAPES
+    for frame in source.frames():
+        assert frame.label is not None and (frame.label == ids).all()
+    (tmp_path / "labels.yaml").write_text("[road, {name: pallet, id: 7}]")
+    assert [label.name for label in open_source(tmp_path).labels.labels] == ["road", "pallet"]
+    cv2.imwrite(str(tmp_path / "masks/day one/9.png"), np.full((4, 6, 3), (1, 2, 99), np.uint8))
+    source = open_source(tmp_path)
+    assert next(iter(source.frames())).label is None
+    assert "it is in colours" in source.losses[0].reason
+    (tmp_path / "labels.yaml").write_text("road")
+    with pytest.raises(SourceError, match="expected a list of labels"):
+        open_source(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gosvae_codec.errors import ImageError
+from gosvae_codec.errors import ImageError, LabelError
 from gosvae_codec.images import ImageConverter
+from gosvae_codec.labels import label_space
 
-from .label_files import read_label
+from .label_files import read_label, read_values
 from .layouts import find_layout
 from .source import EPOCH, Frame, Loss, Pictures, Pixels, SourceError, check_label_size
+
+LABELS = "labels.yaml"
+"""File in a folder of ``images/`` and ``masks/`` that names the ids in these."""
 
 
 class Folder(Pictures):
@@ -29,6 +33,12 @@ class Folder(Pictures):
         self._fps = fps
         layout = find_layout(path)
         self._files, self._label_of, self.notes = layout.files, layout.label_of, layout.notes
+        self._read_label = _read_ids if layout.is_plain else read_label
+        if layout.is_plain and (path / LABELS).is_file():
+            try:
+                self.labels = label_space(str(path / LABELS))
+            except LabelError as error:
+                raise SourceError(str(error)) from error
         self.interval = round(1e9 / fps)
         self.duration = self._stamp(len(self._files) - 1) - EPOCH
         labelled = sum(self._label_of(file) is not None for file in self._files)
@@ -56,7 +66,9 @@ class Folder(Pictures):
                 losses.append(Loss("frame", 1, f"{file}: {error}"))
                 continue
             label_file = self._label_of(file) if labels else None
-            ids = None if label_file is None else _label(label_file, image, losses)
+            ids = None
+            if label_file is not None:
+                ids = _label(label_file, self._read_label, image, losses)
             yield Frame(stamp, self.cameras[0], image, ids, time=stamp, index=index)
 
 
@@ -82,10 +94,20 @@ def _read_image(file: Path) -> Any:
     )
 
 
-def _label(file: Path, image: Pixels, losses: list[Loss]) -> Pixels | None:
+def _read_ids(file: Path) -> Pixels:
+    """Return a label file's own ids, uint8 (H, W); raise ImageError where it is in colours."""
+    values = read_values(file)
+    if values.ndim != 2:
+        raise ImageError("it is in colours; labels in masks/ have ids, as one channel or a palette")
+    return values
+
+
+def _label(
+    file: Path, read: Callable[[Path], Pixels], image: Pixels, losses: list[Loss]
+) -> Pixels | None:
     """Return a label's ids, uint8 (H, W); None if they cannot be used, which goes to `losses`."""
     try:
-        ids = read_label(file)
+        ids = read(file)
         check_label_size(ids, image)
     except (ImageError, OSError) as error:
         losses.append(Loss("label", 1, f"label {file}: {error}"))

@@ -34,6 +34,8 @@ class Layout(NamedTuple):
     label_of: Callable[[Path], Path | None]
     without_labels: str
     notes: tuple[str, ...] = ()
+    is_plain: bool = False
+    """Whether label files hold ids as they are; see :func:`_plain`."""
 
 
 def find_layout(path: Path) -> Layout:
@@ -42,6 +44,8 @@ def find_layout(path: Path) -> Layout:
     Raises:
         SourceError: there are no frames.
     """
+    if (path / "images").is_dir() and (path / "masks").is_dir():
+        return _plain(path)
     images = sorted(_images(path), key=_natural)
     cityscapes = [file for file in images if _CITYSCAPES.search(file.stem)]
     if cityscapes:
@@ -56,6 +60,20 @@ def find_layout(path: Path) -> Layout:
     there = {file.with_suffix("") for file in files}
     files = [file for file in files if _frame_beside(file) not in there]
     return _camvid(path, files)
+
+
+def _plain(path: Path) -> Layout:
+    """Return ``images/`` with ``masks/`` of the same names: ids of a label space of their own."""
+    files = sorted(_images(path / "images"), key=_natural)
+    if not files:
+        raise SourceError(f"{path / 'images'} has no images in it; {_hint(path)}")
+
+    def label_of(file: Path) -> Path | None:
+        label = path.joinpath("masks", file.relative_to(path / "images")).with_suffix(".png")
+        return label if label.is_file() else None
+
+    reason = f"{path / 'masks'} has no PNG file of a frame's name, such as {files[0].stem}.png"
+    return Layout("images and masks", files, label_of, reason, is_plain=True)
 
 
 def is_image(file: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gosvae_codec.errors import GosvaeError, ImageError
+from gosvae_codec.labels import CITYSCAPES, LabelSpace
 from gosvae_common import topics as names
 
 Pixels = npt.NDArray[np.uint8]
@@ -62,7 +63,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """A camera frame: stamp in ns, camera, uint8 (H, W, 3) RGB, uint8 (H, W) train ids if any.
+    """A camera frame: stamp in ns, camera, uint8 (H, W, 3) RGB, uint8 (H, W) label ids if any.
 
     `frame_id` is that of a bag's header. `time` is when it was recorded in ns: it never falls from
     one frame to the next, which stamps may do. `index` counts the camera's image messages from 0,
@@ -113,8 +114,10 @@ class Source(ABC):
         description: one line for people.
         notes: what people should know about the input before it is read, one line each.
         losses: what the reading that began last could not give; complete when it has ended.
+        labels: what ids in the frames' labels mean: Cityscapes' train ids, unless others are named.
     """
 
+    labels: LabelSpace = CITYSCAPES
     path: Path
     cameras: tuple[str, ...]
     transport: dict[str, Transport]

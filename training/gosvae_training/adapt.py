@@ -1,0 +1,424 @@
+"""From a drive and an expert to a running bundle: ``python -m gosvae_training.adapt``.
+
+Nothing needs labels: the expert's masks of the first four fifths of each drive are learnt, and the
+bundle is compared with the expert on the last fifth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from lightning_fabric import Fabric
+from torch import nn
+
+from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle
+from gosvae_codec.draft import whole_file, write_text
+from gosvae_codec.images import resize_frame
+from gosvae_codec.labels import LabelSpace, label_space
+from gosvae_codec.masks import colorize
+
+from .bundle.onnx_export import ExportError
+from .bundle.write import export
+from .config import Config
+from .data.augment import RandomCrops
+from .data.datasets import load_dataset
+from .data.samples import DataError, Dataset, Part, Sample, iterate
+from .evaluate import classes_table, gigamacs, table
+from .fit import Stopped, TrainingError, make_fabric
+from .models import settings
+from .models.experts import build_expert
+from .models.guess import CERTAIN, PICTURES, rank_pictures
+from .models.onnx_expert import OnnxExpert
+from .models.start import started_tokens
+from .objectives import build_objective
+from .strict import ConfigError, parse, read_yaml
+from .train import Material, train_codec
+
+HELD_BACK = 0.8
+"""Share of a drive from which on its frames are not trained on."""
+FRAMES = 600
+"""Of all drives that are used at the most, evenly spaced."""
+PIXELS = 480 * 360
+"""Of the frames that the encoder takes, about; the budgets are of as many."""
+BUDGETS: Mapping[str, dict[str, Any]] = {
+    "base": {"kind": "light", "shrink": 1, "blocks": 5, "stride": 16, "width": 64},
+    "tiny": {"kind": "light", "shrink": 2, "blocks": 6, "stride": 16, "width": 56},
+}
+"""Encoders of at most 0.5 and 0.15 GMACs a frame."""
+EXPORT_STEPS = 250
+"""Training steps that take as long as export and measuring."""
+STEPS = (100, 6000)
+"""Fewest and most."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asked for."""
+
+    drives: tuple[str, ...]
+    expert: str
+    labels: str
+    start: str
+    budget: str
+    minutes: float
+    output: Path
+    pictures: str
+    order: str
+    topic: str
+
+    @property
+    def runs(self) -> Path:
+        """Where checkpoints and the configuration go."""
+        return Path("runs")
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration that is written, and read again when a stopped run goes on."""
+        return self.runs / self.output.name / "adapt.yaml"
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The drives by the names that they have in the configuration."""
+        return {f"drive{place}": Path(each) for place, each in enumerate(self.drives, 1)}
+
+    def command(self) -> str:
+        """Return the command that was given."""
+        words = ["python", "-m", "gosvae_training.adapt", "--drive", *self.drives]
+        words += ["--expert", self.expert, "--labels", self.labels]
+        given = {"start": self.start, "topic": self.topic, "pictures": self.pictures}
+        given |= {"order": self.order, "budget": self.budget}
+        words += [word for name, value in given.items() if value for word in (f"--{name}", value)]
+        return shlex.join([*words, "--minutes", f"{self.minutes:g}", "--output", str(self.output)])
+
+
+def adapt(wanted: Wanted) -> dict[str, Any]:
+    """Make a bundle, and return what ``--json`` writes of it.
+
+    Raises:
+        ConfigError, DataError: an argument is wrong; nothing was started.
+        Stopped: by Ctrl-C; what was trained is kept.
+        ExportError, TrainingError, GosvaeError: no bundle came out.
+    """
+    began = time.monotonic()
+    fabric = make_fabric("auto", "1", 1, "bf16-mixed")
+    labels = label_space(wanted.labels)
+    described, samples = look_at(wanted)
+    network = describe_expert(wanted, labels, samples)
+    expert = build_expert(network, labels).eval().requires_grad_(False)
+    print(f"{Path(wanted.expert).name}: {expert.form}\n{expert.after[1]}\n")
+    config = resume(wanted) or plan(wanted, network, described, samples, expert, fabric)
+    material = Material.load(config, wanted.folders)
+    torch.manual_seed(config.seed)
+    run = wanted.runs / config.name
+    train_codec(fabric, material, expert, run / "codec", report=False)
+    print("training is done; the bundle is written and measured", flush=True)
+    folder = export(material, wanted.runs, wanted.output.parent)
+    bundle = ModelBundle.load(folder)
+    figures = bundle.manifest["figures"]
+    if "agreement" not in figures:
+        raise ExportError(f"{folder}: complete, but it could not be measured; see above")
+    sheet = run / "contact_sheet.png"
+    draw_sheet(bundle, material.val, sheet)
+    print(f"\n{figures['data']}\n\n{table(figures)}\n\n{classes_table(figures)}\n")
+    print(
+        f"{figures['agreeing_pixels']:.1%} of the pixels are as the expert's, "
+        f"{figures['bytes_per_frame']:.0f} bytes a frame; vehicle "
+        f"{gigamacs(figures['vehicle_macs'])} GMACs, {figures['vehicle_ms']} ms, receiver "
+        f"{figures['receiver_ms']} ms, expert {figures['expert_ms']} ms"
+    )
+    shown = shlex.quote(wanted.drives[0])
+    print(f"bundle         {folder}\ncontact sheet  {sheet}\nto run it      ", end="")
+    print(f"make demo BUNDLE={shlex.quote(str(folder))} INPUT={shown}")
+    names = ("agreement", "agreeing_pixels", "per_class", "bytes_per_frame", "vehicle_ms")
+    return {
+        **{name: figures[name] for name in names},
+        "bundle": str(folder),
+        "contact_sheet": str(sheet),
+        "seconds": round(time.monotonic() - began),
+    }
+
+
+def look_at(wanted: Wanted) -> tuple[dict[str, Part], dict[str, Dataset]]:
+    """Return which part of each drive is used, and a few frames of each."""
+    labels, few = label_space(wanted.labels), {}
+    counts = {}
+    for name, path in wanted.folders.items():
+        whole = load_dataset(path, "all", labels, Part(topic=wanted.topic))
+        counts[name] = len(whole)
+        few[name] = whole
+    total = sum(counts.values())
+    if total < 10:
+        raise DataError(f"{total} frames in {', '.join(wanted.drives)}: give ten or more")
+    every = max(-(-total // FRAMES), 1)
+    return {name: Part(every, topic=wanted.topic) for name in counts}, few
+
+
+def describe_expert(
+    wanted: Wanted, labels: LabelSpace, samples: Mapping[str, Dataset]
+) -> settings.Onnx:
+    """Return how the expert is fed, of which the pictures it takes are told by trying."""
+    values: dict[str, Any] = {
+        "kind": "onnx",
+        "path": wanted.expert,
+        "channels": [label.name for label in labels.labels],
+    }
+    first = next(iter(samples.values()))
+    size = first[0].frame.shape[:2]
+    expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
+    assert isinstance(expert, OnnxExpert)
+    if expert.size is None:
+        # Networks of free size want sides that their strides divide.
+        values["size"] = [max(round(side / 32), 1) * 32 for side in size]
+        expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
+        assert isinstance(expert, OnnxExpert)
+    if wanted.pictures:
+        picture = PICTURES[wanted.pictures].model_copy(update={"order": wanted.order or "rgb"})
+    else:
+        frames = [s.frame for s in iterate(first, 8)][:8]
+        with torch.inference_mode():
+            guesses = rank_pictures(expert, frames, size)
+        if wanted.order:
+            guesses = [each for each in guesses if each.picture.order == wanted.order]
+        best, second = guesses[0], guesses[1] if len(guesses) > 1 else None
+        lead = best.information - second.information if second else 1.0
+        print(f"the expert takes pictures {best.name}, as its masks of them are the surest")
+        if second and lead < CERTAIN:
+            print(
+                f"but {second.name} is as likely; look at the contact sheet, or say with "
+                f"PICTURES= ({', '.join(PICTURES)}) and ORDER= (rgb, bgr) what it takes"
+            )
+        picture = best.picture
+    values["picture"] = picture.model_dump()
+    return parse(settings.Onnx, values, wanted.expert)
+
+
+def resume(wanted: Wanted) -> Config | None:
+    """Return the configuration of a run that was begun with the same arguments, if there is one.
+
+    With more minutes than before it gets as many more steps.
+
+    Raises:
+        ConfigError: there is one that was begun with other arguments.
+    """
+    if not wanted.config_file.exists():
+        return None
+    values = read_yaml(wanted.config_file)
+    before, _, rest = str(values["command"]).partition(" --minutes ")
+    minutes = float(rest.split()[0])
+    if before != wanted.command().partition(" --minutes ")[0] or minutes > wanted.minutes:
+        raise ConfigError(
+            f"{wanted.config_file.parent}: begun by `{values['command']}`; delete that folder, or "
+            "name another output"
+        )
+    if minutes < wanted.minutes:
+        values["codec"]["steps"] = round(values["codec"]["steps"] * wanted.minutes / minutes)
+        values["command"] = wanted.command()
+        write_text(wanted.config_file, yaml.safe_dump(values, sort_keys=False))
+    print(f"going on with {wanted.config_file}: {values['codec']['steps']} steps in all")
+    return parse(Config, values, wanted.config_file)
+
+
+def plan(
+    wanted: Wanted,
+    network: settings.Onnx,
+    parts: Mapping[str, Part],
+    samples: Mapping[str, Dataset],
+    expert: nn.Module,
+    fabric: Fabric,
+) -> Config:
+    """Write the configuration that the minutes suffice for, and say how long it takes."""
+    first = next(iter(samples.values()))[0].frame
+    scale = (PIXELS / (first.shape[0] * first.shape[1])) ** 0.5
+    size = [max(round(side * min(scale, 1) / 16), 4) * 16 for side in first.shape[:2]]
+    crop = [min(192, size[0] // 32 * 32), min(256, size[1] // 32 * 32)]
+    schedule = {"batch": 8, "crop": crop, "frozen_blocks": 0}
+
+    def source(part: Part, span: tuple[float, float]) -> dict[str, Any]:
+        return {"split": "all", "every": part.every, "range": list(span), "topic": part.topic}
+
+    tokens: dict[str, Any] = {
+        "levels": 2,
+        "codes": 32,
+        "dim": 8,
+        "encoder": dict(BUDGETS[wanted.budget or "base"]),
+        "decoder": {"kind": "masks", "width": 128, "blocks": 3},
+    }
+    if wanted.start:
+        tokens.update(started_tokens(Path(wanted.start)))
+    values: dict[str, Any] = {
+        "name": wanted.output.name,
+        "seed": 1,
+        "input_size": size,
+        "labels": wanted.labels,
+        "data": {
+            "train": {name: source(part, (0.0, HELD_BACK)) for name, part in parts.items()},
+            "val": {name: source(part, (HELD_BACK, 1.0)) for name, part in parts.items()},
+        },
+        "expert": {
+            **schedule,
+            "network": network.model_dump(),
+            "steps": 0,
+            "learning_rate": 0.0,
+            "backbone_learning_rate": 0.0,
+        },
+        "tokens": tokens,
+        "losses": {"supervised": 0.0},
+        "codec": {
+            **schedule,
+            "steps": 1,
+            "learning_rate": 2e-3,
+            "backbone_learning_rate": 5e-4,
+            "teacher": "frame",
+        },
+        "inertia": [0.5, 0.5][: tokens["levels"]],
+        "prior": {"views": 1, "steps": 300},
+        "command": wanted.command(),
+    }
+    config = parse(Config, values, "adapt")
+    seconds = rehearse(config, samples, expert, fabric)
+    frames = sum(len(each) // parts[name].every for name, each in samples.items())
+    # The expert sees every frame once, and those held back again in each measurement.
+    teaching = seconds["expert"] * frames * (1 + 3 * (1 - HELD_BACK))
+    steps = round((60 * wanted.minutes - teaching) / seconds["step"]) - EXPORT_STEPS
+    steps = min(max(steps, STEPS[0]), STEPS[1])
+    values["codec"] |= {"steps": steps, "validate_every": max(steps // 4, 1)}
+    config = parse(Config, values, "adapt")
+    write_text(wanted.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    whole = teaching + seconds["step"] * (steps + EXPORT_STEPS)
+    print(
+        f"{frames} frames, the last fifth held back; {steps} steps of {seconds['step']:.2f} s, "
+        f"the expert {seconds['expert']:.2f} s a frame: about {whole / 60:.0f} minutes in all; "
+        f"Ctrl-C saves. The configuration is {wanted.config_file}",
+        flush=True,
+    )
+    return config
+
+
+def rehearse(
+    config: Config, samples: Mapping[str, Dataset], expert: nn.Module, fabric: Fabric
+) -> dict[str, float]:
+    """Return the seconds of a training step and of the expert's look at a frame."""
+    labels = label_space(config.labels)
+    frame = next(iter(samples.values()))[0]
+    size = getattr(expert, "size", None) or config.input_size
+    shown = torch.from_numpy(resize_frame(frame.frame, size))[None].to(fabric.device)
+    objective = build_objective(config, labels, expert, {}, torch.ones(len(labels)))
+    objective.to(fabric.device)
+    rows = config.input_size[0]
+    height, width = frame.frame.shape[:2]
+    quarter = (-(-rows // 4), -(-round(width * rows / height) // 4), len(labels))
+    blank = Sample(
+        resize_frame(frame.frame, (rows, round(width * rows / height))),
+        np.zeros((rows, round(width * rows / height)), np.uint8),
+        np.zeros(quarter, np.float16),
+    )
+    crops = RandomCrops(_One(blank), labels, rows, config.codec.crop, 99, 0)
+    step, looks = [], []
+    for index in range(4):
+        begin = time.perf_counter()
+        batch = [torch.stack(p) for p in zip(*(crops[index + i] for i in range(8)), strict=True)]
+        with fabric.autocast():
+            taken, target, logits = (each.to(fabric.device) for each in batch)
+            loss = objective(taken, target, index == 0, logits)["loss"]
+        loss.backward()
+        step.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            expert(shown)
+        looks.append(time.perf_counter() - begin)
+    return {"step": float(np.median(step[1:])), "expert": min(looks)}
+
+
+class _One(list[Sample]):
+    """One sample as a dataset."""
+
+    title = terms = ""
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__([sample])
+
+
+def draw_sheet(bundle: ModelBundle, samples: Dataset, path: Path) -> None:
+    """Write a picture of four held-back frames: the frame, the expert's mask, the bundle's."""
+    encoder, decoder, expert = Encoder(bundle), Decoder(bundle), Expert(bundle)
+    labels, rows = bundle.semantic.labels, []
+    assert labels is not None
+    for index in np.linspace(0, len(samples) - 1, 4).astype(int):
+        frame = samples[int(index)].frame
+        masks = [expert.segment(frame), decoder.decode(encoder.encode(frame)).mask]
+        pictures = [frame, *(colorize(mask, labels) for mask in masks)]
+        size = (480, round(480 * frame.shape[0] / frame.shape[1]))
+        rows.append(
+            np.concatenate([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures], 1)
+        )
+    height = max(row.shape[0] for row in rows)
+    padded = [np.pad(row, ((0, height - row.shape[0]), (0, 0), (0, 0))) for row in rows]
+    with whole_file(path) as draft:
+        cv2.imwrite(str(draft), np.concatenate(padded)[..., ::-1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Adapt a bundle to a drive and an expert."""
+    parser = argparse.ArgumentParser(prog="gosvae_training.adapt", description=__doc__)
+    add = parser.add_argument
+    add("--drive", nargs="+", required=True, help="bags, videos or folders of images")
+    add("--expert", required=True, help="ONNX file of a segmentation network")
+    add("--labels", required=True, help="YAML file of its classes, or camvid, cityscapes, ade20k")
+    add("--start", default="", help="folder of a bundle whose encoder is trained further")
+    add("--budget", default="", choices=["", *BUDGETS], help="of the vehicle; base if not given")
+    add("--minutes", type=float, default=10, help="that it may take in all")
+    add("--output", type=Path, default=Path("models/mine"), help="folder of the bundle")
+    add("--pictures", default="", choices=["", *PICTURES], help="what the expert takes")
+    add("--order", default="", choices=["", "rgb", "bgr"], help="of its colours")
+    add("--topic", default="", help="of a bag with several image topics")
+    add("--json", type=Path, help="write agreement, bytes_per_frame and bundle to this file")
+    add("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    # What exporter and quantisation warn of is their own affair.
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    wanted = Wanted(
+        tuple(options.drive),
+        options.expert,
+        options.labels,
+        options.start,
+        options.budget,
+        options.minutes,
+        options.output,
+        options.pictures,
+        options.order,
+        options.topic,
+    )
+    try:
+        result = adapt(wanted)
+    except Stopped as error:
+        print(f"{error}\nto go on: {wanted.command()}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(f"stopped; to go on: {wanted.command()}", file=sys.stderr)
+        return 130
+    except (ConfigError, DataError, ExportError, TrainingError, GosvaeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""From a drive and somebody's expert to a bundle, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from test_experts import NAMES, SHARED, described, frame, write
+from tiny import SIZE
+
+from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
+from gosvae_codec.labels import Label, LabelSpace
+from gosvae_training import adapt, evaluate
+from gosvae_training.models import settings as cfg
+from gosvae_training.models.encoders import LightEncoder
+from gosvae_training.models.experts import build_expert
+from gosvae_training.models.guess import information, rank_pictures
+from gosvae_training.models.start import calibrate, load_encoder, started_tokens
+from gosvae_training.models.token_network import build_tokens
+from gosvae_training.strict import ConfigError
+
+ROOT = Path(__file__).parents[2]
+LABELS = LabelSpace("three", tuple(Label(i, name, (i, i, i)) for i, name in enumerate(NAMES)))
+
+
+def write_drive(path: Path, frames: int = 15, size: tuple[int, int] = (128, 192)) -> Path:
+    """A video of blocks in three colours that move."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size[::-1])
+    picture = frame((size[0], 2 * size[1]))[0][0].numpy()
+    for index in range(frames):
+        shown = np.ascontiguousarray(picture[:, 4 * index : 4 * index + size[1]])
+        writer.write(shown[..., ::-1])
+    writer.release()
+    return path
+
+
+def run(folder: Path, *more: str) -> int:
+    labels = folder / "names.yaml"
+    labels.write_text(yaml.safe_dump(list(NAMES)))
+    return adapt.main(
+        [
+            *("--drive", str(folder / "my drive.avi"), "--expert", str(folder / "net.onnx")),
+            *("--labels", str(labels), "--output", str(folder / "models" / "mine")),
+            *("--json", str(folder / "mine.json"), "--minutes", "0.1", *more),
+        ]
+    )
+
+
+@pytest.mark.slow
+def test_a_drive_and_an_expert_become_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(adapt, "STEPS", (60, 60))
+    drive = write_drive(tmp_path / "my drive.avi")
+    write(tmp_path / "net.onnx", "softmax", (128, 192))
+    assert run(tmp_path, "--pictures", "0..255") == 0
+    result = json.loads((tmp_path / "mine.json").read_text())
+    bundle = ModelBundle.load(result["bundle"])
+    assert bundle.input_size == (128, 192)
+    assert result["agreement"] > 0.5 and 0 < result["bytes_per_frame"] < 500
+    assert set(result["per_class"]) == set(NAMES)
+    assert (tmp_path / "runs/mine/contact_sheet.png").exists()
+    said = capsys.readouterr().out
+    assert "12 frames" not in said and "15 frames, the last fifth held back; 60 steps" in said
+    assert "BUNDLE=" in said and "INPUT='" in said and "nan" not in said.lower()
+    # The expert of the bundle is the one that was brought.
+    picture = frame((128, 192))
+    assert (Expert(bundle).segment(picture[0][0].numpy()) == picture[1]).mean() > 0.99
+    mask = Decoder(bundle).decode(Encoder(bundle).encode(picture[0][0].numpy())).mask
+    assert (mask == picture[1]).mean() > 0.5
+    card = (bundle.path / "README.md").read_text()
+    assert "gosvae_training.adapt" in card and "agreement" in card and "mIoU 0" not in card
+    assert evaluate.main([str(bundle.path), "--data", str(drive)]) == 0
+    assert "agreement" in capsys.readouterr().out
+    # The same command again has nothing to train; more minutes give more steps.
+    assert run(tmp_path, "--pictures", "0..255", "--minutes", "0.15") == 0
+    assert "90 steps in all" in capsys.readouterr().out
+    assert run(tmp_path, "--pictures", "0..1", "--minutes", "0.2") == 1
+    assert "delete that folder, or name another output" in capsys.readouterr().err
+
+
+def test_mistakes_are_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(message: str, *more: str) -> None:
+        assert run(tmp_path, *more) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists() and not (tmp_path / "models").exists()
+
+    refuse("my drive.avi: no such")
+    write_drive(tmp_path / "my drive.avi", frames=5)
+    refuse("5 frames in")
+    write_drive(tmp_path / "my drive.avi")
+    refuse("net.onnx: not an ONNX network")
+    write(tmp_path / "net.onnx", "150 classes")
+    refuse("has 150 channels, but 3 are named")
+    write(tmp_path / "net.onnx", "fixed size")
+    refuse("camvid-f16: cannot be a start", "--start", str(ROOT / "models" / "camvid-f16"))
+
+
+def test_the_pictures_that_an_expert_takes_are_told_by_trying(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truths = [rng.integers(0, 3, (4, 6)).repeat(16, 0).repeat(16, 1) for _ in range(4)]
+    frames = [(np.eye(3)[truth] * 180 + 30).astype(np.uint8) for truth in truths]
+    for form, names in (
+        ("fixed size", {"0..255 rgb", "0..255 bgr"}),
+        ("uint8 nhwc", {"rgb", "bgr"}),
+    ):
+        expert = build_expert(described(write(tmp_path / "a.onnx", form), form), LABELS)
+        assert rank_pictures(expert, frames, SIZE)[0].name in names
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_the_pictures_of_a_road_network_are_told() -> None:
+    path = SHARED / "experts_apache" / "road_segmentation_adas_0001.onnx"
+    names = ["background", "road", "curb", "mark"]
+    labels = LabelSpace("roads", tuple(Label(i, n, (i, i, i)) for i, n in enumerate(names)))
+    expert = build_expert(described(path, channels=names), labels)
+    files = sorted((SHARED / "camvid" / "val").glob("*.png"))[::14]
+    frames = [cv2.imread(str(file))[..., ::-1] for file in files]
+    best, second, *_ = rank_pictures(expert, frames, (360, 480))
+    assert {best.name, second.name} == {"0..255 bgr", "0..255 rgb"}
+
+
+def test_information_is_great_where_masks_are_certain_varied_and_the_same() -> None:
+    classes = torch.randint(0, 3, (1, 8, 8), generator=torch.Generator().manual_seed(0))
+    sure = torch.nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2).float()
+    vague, same = 0.1 * sure + 0.3, torch.zeros_like(sure)
+    same[:, 0] = 1
+    assert information(sure, sure) > 0.9
+    assert information(sure, vague) < information(sure, sure)
+    assert information(same, same) == pytest.approx(0, abs=1e-6)
+    assert information(sure, sure.flip(2)) < 0.5
+
+
+def test_an_encoder_goes_on_from_a_bundles() -> None:
+    tokens = started_tokens(ROOT / "models" / "camvid-base")
+    assert tokens["levels"] == 2 and tokens["encoder"]["stride"] == 8
+    encoder = build_tokens(cfg.Tokens.model_validate(tokens), 3).encoder.eval()
+    assert isinstance(encoder, LightEncoder)
+    drive = torch.from_numpy(
+        cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8), (480, 360))
+    )
+    bundle = ModelBundle.load(ROOT / "models" / "camvid-base")
+    with torch.inference_mode():
+        before = encoder(drive[None])
+        assert before.std() > 0.1
+    calibrate(encoder, [drive[None]])
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(drive[None]), before, atol=1e-2, rtol=1e-2)
+        encoder.train()
+        again = encoder(drive[None])
+    # Normalisation by the batch's own statistics changes nothing but the last, which has no scale.
+    ours, theirs = (each.flatten(2)[0] for each in (again, before))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.99
+    assert bundle.levels == 2
+    wider = LightEncoder(8, 8, 1, 5, 32)
+    with pytest.raises(ConfigError, match=r"has no weights details.0.weight of \(32, 16, 4, 4\)"):
+        load_encoder(wider, bundle.path)
