@@ -1,4 +1,4 @@
-"""`gosvae adapt`: hands its arguments to the training package, in the environment of that."""
+"""`gosvae adapt`: hands its arguments to the training package, in the environment of that one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,39 @@ from gosvae_common.errors import UsageError
 from gosvae_tools.verbs import Verb
 
 _SETUP = "tools/environment.py"
-_DESCRIPTION = """Make a bundle for your camera and your segmentation network.
+_DESCRIPTION = """\
+Makes a bundle for your camera and your segmentation network. No labels are needed: the network's
+own masks are learnt. See docs/bring-your-own.md.
 
-gosvae adapt --drive my_drive.mcap --expert net.onnx --labels names.yaml --output models/mine
-
-No labels are needed: the network's own masks are learnt. Training has an environment of its own,
-.venv-training, which is set up in the repository at the first call. `gosvae adapt -- --help` lists
-all arguments, docs/bring-your-own.md explains them."""
+Training has an environment of its own, .venv-training, which is set up in the repository at the
+first call.
+"""
+_OPTIONAL = {
+    "start": "folder of a bundle whose encoder is trained further",
+    "budget": "of the vehicle: base (default) or tiny",
+    "minutes": "that it may take in all (default: 10)",
+    "output": "folder of the bundle (default: models/mine)",
+    "pictures": "what the network takes, imagenet, 0..255, 0..1 or -1..1 (default: told by trying)",
+    "order": "of its colours, rgb or bgr (default: told by trying)",
+    "topic": "of a bag with several image topics",
+    "json": "file for agreement, bytes_per_frame and bundle",
+}
+"""Arguments of the training package that are passed on where given."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of gosvae_training.adapt")
+    parser.add_argument(
+        "--drive", nargs="+", required=True, metavar="PATH", help="bags, videos, folders of images"
+    )
+    parser.add_argument("--expert", required=True, metavar="FILE", help="the network, as ONNX")
+    parser.add_argument(
+        "--labels",
+        required=True,
+        metavar="SPACE",
+        help="a YAML file of its classes, or camvid, cityscapes or ade20k",
+    )
+    for name, text in _OPTIONAL.items():
+        parser.add_argument(f"--{name}", metavar=name.upper(), default="", help=text)
 
 
 def _handle(options: argparse.Namespace) -> int:
@@ -32,7 +54,10 @@ def _handle(options: argparse.Namespace) -> int:
     """
     for folder in Path(__file__).resolve().parents:
         if (folder / _SETUP).is_file():
-            words = [word for word in options.arguments if word != "--"]
+            words = ["--drive", *options.drive]
+            for name in ("expert", "labels", *_OPTIONAL):
+                if value := getattr(options, name):
+                    words += [f"--{name}", value]
             command = ["python", "-m", "gosvae_training.adapt", *words]
             setup = [sys.executable, str(folder / _SETUP), "training", "--exec"]
             os.execv(sys.executable, [*setup, *command])

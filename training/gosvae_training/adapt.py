@@ -59,7 +59,7 @@ BUDGETS: Mapping[str, dict[str, Any]] = {
     "tiny": {"kind": "light", "shrink": 2, "blocks": 6, "stride": 16, "width": 56},
 }
 """Encoders of at most 0.5 and 0.15 GMACs a frame."""
-EXPORT_STEPS = 250
+EXPORT_STEPS = 150
 """Training steps that take as long as export and measuring."""
 STEPS = (100, 6000)
 """Fewest and most."""

@@ -178,6 +178,7 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
         "miou": full["miou"],
         "expert_miou": _rounded(expert_truth.miou()),
         "agreement": full["agreement"],
+        "agreeing_pixels": full["agreeing_pixels"],
         "per_class": full["per_class"],
         "expert_per_class": _per_class(bundle, expert_truth),
         "bytes_per_frame": full["bytes_per_frame"],

@@ -22,8 +22,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     if pictures:
         way = "decoded to a picture that the expert segments"
     fitted = """
-After training, an offset for each class was fitted to the logits on frames trained on, for mIoU
-with their labels or, where they have none, with the expert's masks; the expert has no offsets.
+After training, an offset for each class was fitted to the logits on `train`, for mIoU; the expert
+has none.
 """
     return f"""# {manifest["name"]}
 
@@ -45,7 +45,7 @@ Trained on {provenance["data"]}. Figures are of frames that were not trained on.
 ## Made by
 
 {provenance.get("command") or _commands(manifest["name"], provenance.get("datasets", ["camvid"]))}
-{"" if pictures else fitted}
+{fitted if provenance.get("offsets", not pictures) else ""}
 Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
 """
 

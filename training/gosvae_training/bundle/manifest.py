@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
+from gosvae_codec import ModelBundle
 from gosvae_codec.draft import write_text
 from gosvae_codec.manifest import FORMAT, MANIFEST, dump
 
 from ..config import Config
-from ..models.settings import EspNet, Fpn, Onnx
+from ..models.settings import EspNet, Fpn, Light, Onnx
 from ..models.token_network import TokenNetwork
 from ..train import Material
 from .card import expert_card, model_card
@@ -76,6 +77,15 @@ def expert_name(config: Config) -> str:
     if isinstance(network, Onnx):
         return Path(network.path).stem
     return "ESPNet" if isinstance(network, EspNet) else network.factory
+
+
+def initial_weights(config: Config) -> str:
+    """Return what the encoder's weights were before training, with its terms."""
+    encoder = getattr(config.tokens, "encoder", None)
+    if not isinstance(encoder, Light) or not encoder.start:
+        return "EfficientNet-Lite, ImageNet (Apache-2.0)"
+    start = ModelBundle.load(encoder.start).manifest
+    return f"the encoder of {start['name']} ({start['provenance']['license']})"
 
 
 def commit() -> str:

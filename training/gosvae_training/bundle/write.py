@@ -29,7 +29,7 @@ from gosvae_codec.manifest import (
 )
 from gosvae_codec.tasks import KINDS
 
-from ..data.samples import Dataset, describe, iterate
+from ..data.samples import Dataset, describe, is_labelled, iterate
 from ..evaluate import evaluate
 from ..files import whole_folder
 from ..models.experts import build_expert
@@ -52,6 +52,7 @@ from .manifest import (
     EXPERT_MANIFEST,
     describe_codec,
     expert_name,
+    initial_weights,
     provenance,
     write_expert_manifest,
     write_manifest,
@@ -161,9 +162,10 @@ def load_trained(material: Material, runs: Path) -> tuple[nn.Module, TokenNetwor
     load_averaged(codec, run / "codec", config.codec.steps)
     for network in (expert, codec):
         network.eval().requires_grad_(False)
-    if not reconstructs(codec):
+    familiar = material.familiar()
+    # With an expert's masks as truth, mIoU would buy thin classes with bands along all edges.
+    if not reconstructs(codec) and is_labelled(familiar):
         logits = first_level_logits(codec, config.input_size)
-        familiar = material.judged_by(expert).familiar()
         offsets = fit_offsets(logits, familiar, labels, config.input_size)
         part = codec.encoder if sends_labels(codec) else codec.decoder
         part.classifier.bias.add_(offsets)
@@ -221,7 +223,8 @@ def write_bundle(
         "tasks": written.tasks,
         "provenance": {
             **provenance(material),
-            "initial_weights": "EfficientNet-Lite, ImageNet (Apache-2.0)",
+            "initial_weights": initial_weights(config),
+            "offsets": not reconstructs(codec) and is_labelled(material.familiar()),
             "prior": config.prior.model_dump(),
         },
         "compute": {**written.compute, "expert_macs": expert_macs(expert, own[0])},
