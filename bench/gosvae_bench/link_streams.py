@@ -80,8 +80,10 @@ class Networks:
         features, heads = Decoder(bundle, tasks=[task.name]).networks
         _, head = heads[task.name]
         remembered = _Remembering(lambda tokens: head.run(*features.compute(tokens)))
-        self.masks: Any = codec.Networks(_Deferred(), {task.name: (task, remembered)})  # type: ignore[arg-type]
-        self.expert.session = _Remembering(self.expert.session.run)
+        self.masks: Any = codec.Networks(_Deferred(), {task.name: (task, remembered)})
+        session = self.expert.session
+        remembering: Any = _Remembering(session.run, session.input_shapes)
+        self.expert.session = remembering
 
 
 class _Deferred:
@@ -94,8 +96,10 @@ class _Deferred:
 class _Remembering:
     """A session of one output with a cache of it."""
 
-    def __init__(self, run: Callable[..., npt.NDArray[Any]]) -> None:
-        self._run = run
+    def __init__(
+        self, run: Callable[..., npt.NDArray[Any]], input_shapes: Sequence[Any] = ()
+    ) -> None:
+        self._run, self.input_shapes = run, input_shapes
         self._outputs: dict[bytes, npt.NDArray[Any]] = {}
 
     def run_all(self, *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
