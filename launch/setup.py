@@ -3,7 +3,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-MODELS = [each for each in glob("../models/*/*") if Path(each).is_file()]
+MODELS = [Path(each) for each in glob("../models/*/**", recursive=True) if Path(each).is_file()]
 
 setup(
     name="gosvae_bringup",
@@ -22,7 +22,10 @@ setup(
         ("share/gosvae_bringup/rviz", glob("rviz/*")),
         ("share/gosvae_bringup/drives", glob("../drives/*.mcap")),
         # So that an installed workspace needs no repository around it.
-        *((f"share/gosvae_bringup/models/{Path(each).parent.name}", [each]) for each in MODELS),
+        *(
+            (f"share/gosvae_bringup/{path.parent.relative_to('..')}", [str(path)])
+            for path in MODELS
+        ),
     ],
     python_requires=">=3.10",
     install_requires=["argcomplete", "av", "numpy", "pyyaml", "rich"],
