@@ -14,7 +14,6 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +27,27 @@ from torch import nn
 from gosvae_codec import Decoder, Encoder, Expert, GosvaeError, ModelBundle
 from gosvae_codec.draft import whole_file, write_text
 from gosvae_codec.images import resize_frame
-from gosvae_codec.labels import LabelSpace, label_space
+from gosvae_codec.labels import label_space
 from gosvae_codec.masks import colorize
 
 from .bundle.onnx_export import ExportError
 from .bundle.write import export
 from .config import Config
-from .data.augment import RandomCrops
-from .data.datasets import load_dataset
-from .data.samples import DataError, Dataset, Part, Sample, iterate
+from .data.augment import RandomCrops, fit_rows
+from .data.samples import DataError, Dataset, Part, Sample
 from .evaluate import classes_table, gigamacs, table
 from .fit import Stopped, TrainingError, make_fabric
 from .models import settings
 from .models.experts import build_expert
-from .models.guess import CERTAIN, PICTURES, rank_pictures
-from .models.onnx_expert import OnnxExpert
+from .models.guess import PICTURES
 from .models.start import started_tokens
 from .objectives import build_objective
 from .strict import ConfigError, parse, read_yaml
+from .survey import Look, Wanted, describe_expert, look_at
 from .train import Material, train_codec
 
 HELD_BACK = 0.8
 """Share of a drive from which on its frames are not trained on."""
-FRAMES = 600
-"""Of all drives that are used at the most, evenly spaced."""
 PIXELS = 480 * 360
 """Of the frames that the encoder takes, about; the budgets are of as many."""
 BUDGETS: Mapping[str, dict[str, Any]] = {
@@ -65,46 +61,6 @@ STEPS = (100, 6000)
 """Fewest and most."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What somebody asked for."""
-
-    drives: tuple[str, ...]
-    expert: str
-    labels: str
-    start: str
-    budget: str
-    minutes: float
-    output: Path
-    pictures: str
-    order: str
-    topic: str
-
-    @property
-    def runs(self) -> Path:
-        """Where checkpoints and the configuration go."""
-        return Path("runs")
-
-    @property
-    def config_file(self) -> Path:
-        """The configuration that is written, and read again when a stopped run goes on."""
-        return self.runs / self.output.name / "adapt.yaml"
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """The drives by the names that they have in the configuration."""
-        return {f"drive{place}": Path(each) for place, each in enumerate(self.drives, 1)}
-
-    def command(self) -> str:
-        """Return the command that was given."""
-        words = ["python", "-m", "gosvae_training.adapt", "--drive", *self.drives]
-        words += ["--expert", self.expert, "--labels", self.labels]
-        given = {"start": self.start, "topic": self.topic, "pictures": self.pictures}
-        given |= {"order": self.order, "budget": self.budget}
-        words += [word for name, value in given.items() if value for word in (f"--{name}", value)]
-        return shlex.join([*words, "--minutes", f"{self.minutes:g}", "--output", str(self.output)])
-
-
 def adapt(wanted: Wanted) -> dict[str, Any]:
     """Make a bundle, and return what ``--json`` writes of it.
 
@@ -116,11 +72,11 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     began = time.monotonic()
     fabric = make_fabric("auto", "1", 1, "bf16-mixed")
     labels = label_space(wanted.labels)
-    described, samples = look_at(wanted)
-    network = describe_expert(wanted, labels, samples)
+    look = look_at(wanted)
+    network = describe_expert(wanted, labels, look.few)
     expert = build_expert(network, labels).eval().requires_grad_(False)
     print(f"{Path(wanted.expert).name}: {expert.form}\n{expert.after[1]}\n")
-    config = resume(wanted) or plan(wanted, network, described, samples, expert, fabric)
+    config = resume(wanted) or plan(wanted, network, look, expert, fabric)
     material = Material.load(config, wanted.folders)
     torch.manual_seed(config.seed)
     run = wanted.runs / config.name
@@ -152,60 +108,6 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def look_at(wanted: Wanted) -> tuple[dict[str, Part], dict[str, Dataset]]:
-    """Return which part of each drive is used, and a few frames of each."""
-    labels, few = label_space(wanted.labels), {}
-    counts = {}
-    for name, path in wanted.folders.items():
-        whole = load_dataset(path, "all", labels, Part(topic=wanted.topic))
-        counts[name] = len(whole)
-        few[name] = whole
-    total = sum(counts.values())
-    if total < 10:
-        raise DataError(f"{total} frames in {', '.join(wanted.drives)}: give ten or more")
-    every = max(-(-total // FRAMES), 1)
-    return {name: Part(every, topic=wanted.topic) for name in counts}, few
-
-
-def describe_expert(
-    wanted: Wanted, labels: LabelSpace, samples: Mapping[str, Dataset]
-) -> settings.Onnx:
-    """Return how the expert is fed, of which the pictures it takes are told by trying."""
-    values: dict[str, Any] = {
-        "kind": "onnx",
-        "path": wanted.expert,
-        "channels": [label.name for label in labels.labels],
-    }
-    first = next(iter(samples.values()))
-    size = first[0].frame.shape[:2]
-    expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
-    assert isinstance(expert, OnnxExpert)
-    if expert.size is None:
-        # Networks of free size want sides that their strides divide.
-        values["size"] = [max(round(side / 32), 1) * 32 for side in size]
-        expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
-        assert isinstance(expert, OnnxExpert)
-    if wanted.pictures:
-        picture = PICTURES[wanted.pictures].model_copy(update={"order": wanted.order or "rgb"})
-    else:
-        frames = [s.frame for s in iterate(first, 8)][:8]
-        with torch.inference_mode():
-            guesses = rank_pictures(expert, frames, size)
-        if wanted.order:
-            guesses = [each for each in guesses if each.picture.order == wanted.order]
-        best, second = guesses[0], guesses[1] if len(guesses) > 1 else None
-        lead = best.information - second.information if second else 1.0
-        print(f"the expert takes pictures {best.name}, as its masks of them are the surest")
-        if second and lead < CERTAIN:
-            print(
-                f"but {second.name} is as likely; look at the contact sheet, or say with "
-                f"PICTURES= ({', '.join(PICTURES)}) and ORDER= (rgb, bgr) what it takes"
-            )
-        picture = best.picture
-    values["picture"] = picture.model_dump()
-    return parse(settings.Onnx, values, wanted.expert)
-
-
 def resume(wanted: Wanted) -> Config | None:
     """Return the configuration of a run that was begun with the same arguments, if there is one.
 
@@ -235,15 +137,37 @@ def resume(wanted: Wanted) -> Config | None:
 def plan(
     wanted: Wanted,
     network: settings.Onnx,
-    parts: Mapping[str, Part],
-    samples: Mapping[str, Dataset],
+    look: Look,
     expert: nn.Module,
     fabric: Fabric,
 ) -> Config:
     """Write the configuration that the minutes suffice for, and say how long it takes."""
-    first = next(iter(samples.values()))[0].frame
-    scale = (PIXELS / (first.shape[0] * first.shape[1])) ** 0.5
-    size = [max(round(side * min(scale, 1) / 16), 4) * 16 for side in first.shape[:2]]
+    values = configure(wanted, network, look)
+    config = parse(Config, values, "adapt")
+    seconds = rehearse(config, look.few[0], expert, fabric)
+    # The expert sees every frame once, and those held back again in each measurement.
+    teaching = seconds["expert"] * look.frames * (1 + 3 * (1 - HELD_BACK))
+    steps = round((60 * wanted.minutes - teaching) / seconds["step"]) - EXPORT_STEPS
+    steps = min(max(steps, STEPS[0]), STEPS[1])
+    values["codec"] |= {"steps": steps, "validate_every": max(steps // 4, 1)}
+    config = parse(Config, values, "adapt")
+    write_text(wanted.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    whole = teaching + seconds["step"] * (steps + EXPORT_STEPS)
+    print(
+        f"{look.frames} frames, the last fifth held back; {steps} steps of "
+        f"{seconds['step']:.2f} s, the expert {seconds['expert']:.2f} s a frame: about "
+        f"{whole / 60:.0f} minutes in all; "
+        f"Ctrl-C saves. The configuration is {wanted.config_file}",
+        flush=True,
+    )
+    return config
+
+
+def configure(wanted: Wanted, network: settings.Onnx, look: Look) -> dict[str, Any]:
+    """Return the configuration, but for the number of steps."""
+    shape = look.few[0].shape[:2]
+    scale = min((PIXELS / (shape[0] * shape[1])) ** 0.5, 1)
+    size = [max(round(side * scale / 16), 4) * 16 for side in shape]
     crop = [min(192, size[0] // 32 * 32), min(256, size[1] // 32 * 32)]
     schedule = {"batch": 8, "crop": crop, "frozen_blocks": 0}
 
@@ -259,14 +183,14 @@ def plan(
     }
     if wanted.start:
         tokens.update(started_tokens(Path(wanted.start)))
-    values: dict[str, Any] = {
+    return {
         "name": wanted.output.name,
         "seed": 1,
         "input_size": size,
         "labels": wanted.labels,
         "data": {
-            "train": {name: source(part, (0.0, HELD_BACK)) for name, part in parts.items()},
-            "val": {name: source(part, (HELD_BACK, 1.0)) for name, part in parts.items()},
+            "train": {name: source(part, (0.0, HELD_BACK)) for name, part in look.parts.items()},
+            "val": {name: source(part, (HELD_BACK, 1.0)) for name, part in look.parts.items()},
         },
         "expert": {
             **schedule,
@@ -288,45 +212,22 @@ def plan(
         "prior": {"views": 1, "steps": 300},
         "command": wanted.command(),
     }
-    config = parse(Config, values, "adapt")
-    seconds = rehearse(config, samples, expert, fabric)
-    frames = sum(len(each) // parts[name].every for name, each in samples.items())
-    # The expert sees every frame once, and those held back again in each measurement.
-    teaching = seconds["expert"] * frames * (1 + 3 * (1 - HELD_BACK))
-    steps = round((60 * wanted.minutes - teaching) / seconds["step"]) - EXPORT_STEPS
-    steps = min(max(steps, STEPS[0]), STEPS[1])
-    values["codec"] |= {"steps": steps, "validate_every": max(steps // 4, 1)}
-    config = parse(Config, values, "adapt")
-    write_text(wanted.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    whole = teaching + seconds["step"] * (steps + EXPORT_STEPS)
-    print(
-        f"{frames} frames, the last fifth held back; {steps} steps of {seconds['step']:.2f} s, "
-        f"the expert {seconds['expert']:.2f} s a frame: about {whole / 60:.0f} minutes in all; "
-        f"Ctrl-C saves. The configuration is {wanted.config_file}",
-        flush=True,
-    )
-    return config
 
 
 def rehearse(
-    config: Config, samples: Mapping[str, Dataset], expert: nn.Module, fabric: Fabric
+    config: Config, frame: np.ndarray, expert: nn.Module, fabric: Fabric
 ) -> dict[str, float]:
     """Return the seconds of a training step and of the expert's look at a frame."""
     labels = label_space(config.labels)
-    frame = next(iter(samples.values()))[0]
     size = getattr(expert, "size", None) or config.input_size
-    shown = torch.from_numpy(resize_frame(frame.frame, size))[None].to(fabric.device)
+    shown = torch.from_numpy(resize_frame(frame, size))[None].to(fabric.device)
     objective = build_objective(config, labels, expert, {}, torch.ones(len(labels)))
     objective.to(fabric.device)
     rows = config.input_size[0]
-    height, width = frame.frame.shape[:2]
-    quarter = (-(-rows // 4), -(-round(width * rows / height) // 4), len(labels))
-    blank = Sample(
-        resize_frame(frame.frame, (rows, round(width * rows / height))),
-        np.zeros((rows, round(width * rows / height)), np.uint8),
-        np.zeros(quarter, np.float16),
-    )
-    crops = RandomCrops(_One(blank), labels, rows, config.codec.crop, 99, 0)
+    fitted = fit_rows(Sample(frame, np.zeros(frame.shape[:2], np.uint8)), rows)
+    quarter = tuple(-(-side // 4) for side in fitted.mask.shape)
+    taught = fitted._replace(logits=np.zeros((*quarter, len(labels)), np.float16))
+    crops = RandomCrops(_One(taught), labels, rows, config.codec.crop, 99, 0)
     step, looks = [], []
     for index in range(4):
         begin = time.perf_counter()

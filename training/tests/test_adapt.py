@@ -95,7 +95,7 @@ def test_mistakes_are_told_before_anything_starts(
         assert message in capsys.readouterr().err
         assert not (tmp_path / "runs").exists() and not (tmp_path / "models").exists()
 
-    refuse("my drive.avi: no such")
+    refuse("my drive.avi: no such file or folder")
     write_drive(tmp_path / "my drive.avi", frames=5)
     refuse("5 frames in")
     write_drive(tmp_path / "my drive.avi")

@@ -12,7 +12,7 @@ import zstandard
 from tqdm import tqdm
 
 from gosvae_codec.labels import CITYSCAPES, UNLABELLED, LabelSpace, translate
-from gosvae_tools.drives import AmbiguousTopicsError, SourceError, open_source
+from gosvae_tools.drives import AmbiguousTopicsError, Source, SourceError, open_source
 from gosvae_tools.drives.bag_files import is_bag_folder
 
 from .samples import WHOLE, DataError, Part, Sample
@@ -25,6 +25,21 @@ OWN_TERMS = "{}: under its own terms"
 def is_drive(path: Path) -> bool:
     """Tell whether a path is of a bag or a video, not of a folder of images."""
     return path.is_file() or is_bag_folder(path)
+
+
+def _open(path: Path, topic: str) -> Source:
+    """Return a drive that can be read; raise DataError where there is none."""
+    try:
+        return open_source(path, topics=[topic] if topic else [])
+    except AmbiguousTopicsError as error:
+        raise DataError(f"{error}: name it with `topic`") from error
+    except SourceError as error:
+        raise DataError(str(error)) from error
+
+
+def count_frames(path: Path, topic: str = "") -> int:
+    """Return how many frames a bag or video says to have; raise DataError where it is none."""
+    return len(_open(path, topic))
 
 
 class _Packed(NamedTuple):
@@ -60,8 +75,8 @@ class Drive:
         self.title, self.terms = path.name, OWN_TERMS.format(path.name)
         table = translate(space, labels)
         self._packed: list[tuple[_Packed, _Packed | None]] = []
+        source = _open(path, part.topic)
         try:
-            source = open_source(path, topics=[part.topic] if part.topic else [])
             chosen, kept = part.of(len(source)), 0
             wanted = set(chosen)
             frames = tqdm(
@@ -84,8 +99,6 @@ class Drive:
                         )
                 elif chosen and place > chosen[-1]:
                     break
-        except AmbiguousTopicsError as error:
-            raise DataError(f"{error}: name it with `topic`") from error
         except SourceError as error:
             raise DataError(str(error)) from error
         for loss in source.losses:

@@ -1,0 +1,138 @@
+"""What is asked of an adaptation, and what its drives and expert turn out to be."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gosvae_codec.labels import LabelSpace, label_space
+
+from .data.datasets import load_dataset
+from .data.drive import count_frames, is_drive
+from .data.samples import DataError, Part, iterate
+from .models import settings
+from .models.experts import build_expert
+from .models.guess import CERTAIN, PICTURES, rank_pictures
+from .models.onnx_expert import OnnxExpert
+from .strict import parse
+
+FRAMES = 600
+"""Of all drives that are used at the most, evenly spaced."""
+LOOKS = 8
+"""Frames by which the pictures that an expert takes are told."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asked for."""
+
+    drives: tuple[str, ...]
+    expert: str
+    labels: str
+    start: str
+    budget: str
+    minutes: float
+    output: Path
+    pictures: str
+    order: str
+    topic: str
+
+    @property
+    def runs(self) -> Path:
+        """Where checkpoints and the configuration go."""
+        return Path("runs")
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration that is written, and read again when a stopped run goes on."""
+        return self.runs / self.output.name / "adapt.yaml"
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The drives by the names that they have in the configuration."""
+        return {f"drive{place}": Path(each) for place, each in enumerate(self.drives, 1)}
+
+    def command(self) -> str:
+        """Return the command that was given."""
+        words = ["python", "-m", "gosvae_training.adapt", "--drive", *self.drives]
+        words += ["--expert", self.expert, "--labels", self.labels]
+        given = {"start": self.start, "topic": self.topic, "pictures": self.pictures}
+        given |= {"order": self.order, "budget": self.budget}
+        words += [word for name, value in given.items() if value for word in (f"--{name}", value)]
+        return shlex.join([*words, "--minutes", f"{self.minutes:g}", "--output", str(self.output)])
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of the drives before any of them is read whole."""
+
+    parts: Mapping[str, Part]
+    """What is used of each."""
+    frames: int
+    """Used of all."""
+    few: Sequence[np.ndarray]
+    """Some frames of the first drive, uint8 (H, W, 3)."""
+
+
+def look_at(wanted: Wanted) -> Look:
+    """Count the frames of the drives, and read a few; raise DataError where that fails."""
+    labels, counts = label_space(wanted.labels), {}
+    for name, path in wanted.folders.items():
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        is_whole = is_drive(path)
+        counts[name] = (
+            count_frames(path, wanted.topic) if is_whole else len(load_dataset(path, "all", labels))
+        )
+    total = sum(counts.values())
+    if total < 10:
+        raise DataError(f"{total} frames in {', '.join(wanted.drives)}: give ten or more")
+    every = max(-(-total // FRAMES), 1)
+    name, path = next(iter(wanted.folders.items()))
+    some = Part(max(counts[name] // LOOKS, 1), topic=wanted.topic)
+    few = [sample.frame for sample in iterate(load_dataset(path, "all", labels, some))]
+    used = sum(-(-count // every) for count in counts.values())
+    return Look({each: Part(every, topic=wanted.topic) for each in counts}, used, few[:LOOKS])
+
+
+def describe_expert(
+    wanted: Wanted, labels: LabelSpace, frames: Sequence[np.ndarray]
+) -> settings.Onnx:
+    """Return how the expert is fed, of which the pictures it takes are told by trying."""
+    values: dict[str, Any] = {
+        "kind": "onnx",
+        "path": wanted.expert,
+        "channels": [label.name for label in labels.labels],
+    }
+    size = frames[0].shape[:2]
+    expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
+    assert isinstance(expert, OnnxExpert)
+    if expert.size is None:
+        # Networks of free size want sides that their strides divide.
+        values["size"] = [max(round(side / 32), 1) * 32 for side in size]
+        expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
+        assert isinstance(expert, OnnxExpert)
+    if wanted.pictures:
+        picture = PICTURES[wanted.pictures].model_copy(update={"order": wanted.order or "rgb"})
+    else:
+        with torch.inference_mode():
+            guesses = rank_pictures(expert, frames, size)
+        if wanted.order:
+            guesses = [each for each in guesses if each.picture.order == wanted.order]
+        best, second = guesses[0], guesses[1] if len(guesses) > 1 else None
+        lead = best.information - second.information if second else 1.0
+        print(f"the expert takes pictures {best.name}, as its masks of them are the surest")
+        if second and lead < CERTAIN:
+            print(
+                f"but {second.name} is as likely; look at the contact sheet, or say with "
+                f"PICTURES= ({', '.join(PICTURES)}) and ORDER= (rgb, bgr) what it takes"
+            )
+        picture = best.picture
+    values["picture"] = picture.model_dump()
+    return parse(settings.Onnx, values, wanted.expert)
