@@ -43,6 +43,7 @@ from gosvae_bringup.arguments import ARGUMENTS  # noqa: E402
 from gosvae_bringup.cli import make_parser  # noqa: E402
 from gosvae_common.node import PipelineNode  # noqa: E402
 from gosvae_common.qos import qos_profile  # noqa: E402
+from gosvae_msgs.msg import Detections, LabelInfo  # noqa: E402
 from gosvae_rx.receiver import Receiver  # noqa: E402
 from gosvae_tools.record import Record  # noqa: E402
 from gosvae_tools.replay import Replay  # noqa: E402
@@ -80,6 +81,15 @@ TOPICS = {
     "[troubleshooting](troubleshooting.md).",
 }
 """What each topic holds."""
+
+OF_OTHER_TASKS = {
+    "/camera/detections": (Detections, "sensor_data"),
+    "/camera/detections/label_info": (LabelInfo, "latched"),
+    "/camera/detections/legend": (Image, "latched"),
+    "/camera/depth/image": (Image, "sensor_data"),
+    "/camera/depth/camera_info": (CameraInfo, "sensor_data"),
+}
+"""What the receiver publishes with bundles that have other tasks than the one that ships."""
 
 REQUIRED = ("input", "output")
 HIDDEN = (
@@ -209,6 +219,9 @@ def topics(nodes: Sequence[Node]) -> Iterator[tuple[str, ...]]:
                     continue
                 end = ends.setdefault(name, {"type": each.msg_type, "from": [], "to": []})
                 end[kind].append(f"{node.get_name()} ({quality(each.qos_profile)})")
+    for name, (kind, qos) in OF_OTHER_TASKS.items():
+        end = ends.setdefault(name, {"type": kind, "from": [], "to": []})
+        end["from"].append(f"gosvae_rx ({quality(qos_profile(qos))})")
     for name, end in sorted(ends.items()):
         package = end["type"].__module__.partition(".")[0]
         yield (

@@ -28,6 +28,9 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
+from gosvae_codec.testing import OBJECTS  # noqa: E402
+from gosvae_common.boxes import Box  # noqa: E402
+from gosvae_common.detections import to_detections  # noqa: E402
 from gosvae_common.messages import type_name  # noqa: E402
 from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket  # noqa: E402
 from gosvae_tools.bag_writer import message_types  # noqa: E402
@@ -101,6 +104,11 @@ def packet(second: int) -> TokenPacket:
     return message
 
 
+def boxes(second: int) -> Any:
+    box = Box("car", 0.5, 1.0, 2.0, 3.0, float(second))
+    return to_detections([box], OBJECTS, image(second).header)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_bag_holds_all_that_arrived(node: Node, tmp_path: Path, number: int) -> None:
     output = tmp_path / "new" / "bag"
@@ -110,6 +118,7 @@ def test_bag_holds_all_that_arrived(node: Node, tmp_path: Path, number: int) -> 
         "front/image_raw/gosvae": packet,
         "front/image_raw/gosvae/feedback": lambda k: Feedback(acknowledged=k),
         "front/semantic/mask": image,
+        "front/detections": boxes,
         "front/semantic/label_info": lambda k: LabelInfo(bundle=f"b{k}", names=["road"]),
         "/diagnostics": lambda k: DiagnosticArray(),
         "front/label": image,
