@@ -4,6 +4,7 @@
 SHELL := bash
 RUN := python3 tools/ros_environment.py --exec
 VIEW := python3 tools/ros_environment.py --with view --exec
+UPLINK := python3 tools/ros_environment.py --with uplink,view,bench,dev --exec
 BENCH := python3 tools/ros_environment.py --with bench --exec
 DEV := python3 tools/ros_environment.py --with view,bench,dev --exec
 # Runs a module of bench/ in an environment, where Python finds that folder.
@@ -16,7 +17,7 @@ BUNDLE_THAT_SHIPS := models/camvid-base
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo view test test-slow test-training test-streets lint reference adapt train evaluate sweep \
+.PHONY: help demo view test test-uplink test-slow test-training test-streets lint reference adapt train evaluate sweep \
 	bench bench-pipeline streets shell lock clean
 .DEFAULT_GOAL := help
 
@@ -33,6 +34,7 @@ help:
 	@echo "make shell                a shell in which ros2_ws is built and sourced"
 	@echo
 	@echo "make test                 tests that take seconds; test-slow, test-training, test-streets: others"
+	@echo "make test-uplink           those of the uplink, with Zenoh"
 	@echo "  ARGS=...                arguments of pytest, as \"tests/test_nodes.py -k parity\""
 	@echo "make lint                 ruff and mypy"
 	@echo "make reference            write docs/reference.md from the code"
@@ -79,6 +81,9 @@ test:
 
 test-slow:
 	@$(DEV) $(PYTEST) -m slow $(ARGS)
+
+test-uplink:
+	@$(UPLINK) $(PYTEST) $(or $(ARGS),ros2_ws/src/gosvae_fleet/test)
 
 test-training:
 	@$(TRAIN) $(PYTEST) $(or $(ARGS),training/tests)
@@ -148,7 +153,7 @@ LOCK := .uv/bin/uv pip compile --quiet --universal --generate-hashes --no-annota
 
 lock:
 	@$(RUN) $(LOCK) --python-version 3.10 --output-file requirements.lock $(ARGS) \
-		$(addprefix --group ,runtime build cpu gpu view bench dev training) \
+		$(addprefix --group ,runtime build cpu gpu view bench uplink dev training) \
 		tools/ros2-jazzy-wheels.txt >/dev/null
 	@$(RUN) $(LOCK) --python-version 3.11 --output-file training/streets/requirements.lock $(ARGS) \
 		--group streets >/dev/null

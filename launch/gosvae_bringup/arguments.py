@@ -93,6 +93,21 @@ ARGUMENTS = (
         SWITCH,
     ),
     Argument(
+        "uplink",
+        "",
+        "Endpoint of a fleet's Zenoh router, which packets are carried to, such as "
+        "quic/fleet.example.org:7447?mixed_rel=1; its service takes the receiver's place. "
+        "Empty: none.",
+        side="tx",
+    ),
+    Argument("vehicle", "", "Name of this vehicle, for the uplink.", side="tx"),
+    Argument(
+        "certificates",
+        "",
+        "Folder with authority.pem and the vehicle's certificate and key, for the uplink.",
+        side="tx",
+    ),
+    Argument(
         "autostart",
         "true",
         "Whether transmitter and receiver configure and activate themselves; false leaves that to "

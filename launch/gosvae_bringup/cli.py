@@ -17,12 +17,13 @@ import argcomplete
 
 from gosvae_codec.errors import GosvaeError
 from gosvae_common.errors import UsageError
+from gosvae_fleet import verbs as fleet
 from gosvae_tools import verbs as tools
 from gosvae_tools.link.channel import LinkError
 
 from . import adapt, demo, doctor, run
 
-VERBS = (run.RUN, run.VIEW, demo.DEMO, adapt.ADAPT, *tools.VERBS, doctor.DOCTOR)
+VERBS = (run.RUN, run.VIEW, demo.DEMO, adapt.ADAPT, *tools.VERBS, *fleet.VERBS, doctor.DOCTOR)
 
 
 class Parser(argparse.ArgumentParser):

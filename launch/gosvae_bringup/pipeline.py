@@ -26,6 +26,8 @@ from gosvae_common.errors import UsageError
 from gosvae_common.fastdds import PROFILE_VARIABLE, shared_memory_problem
 from gosvae_common.shipped import absolute, existing, find_bundle, find_profile, share_folder
 from gosvae_common.topics import COMPRESSED_IMAGE, IMAGE, Side
+from gosvae_fleet.extras import need
+from gosvae_fleet.keys import vehicle_name
 from gosvae_tools.verbs import split_names
 
 from . import arguments
@@ -126,6 +128,8 @@ def describe(values: Mapping[str, str], side: Side = "both") -> Pipeline:
     nodes: list[Node] = []
     if side != "rx":
         nodes.append(Node("gosvae_tx", "transmitter", "gosvae_tx", coding, side="tx"))
+    if side != "rx" and chosen["uplink"]:
+        nodes.append(_uplink(chosen, side, common))
     if replay:
         player = Node("gosvae_tools", "replay", "gosvae_replay", {**common, **replay}, side="tx")
         nodes.append(dataclasses.replace(player, lifetime="drive"))
@@ -266,6 +270,19 @@ def _transports(chosen: Mapping[str, str], cameras: list[str]) -> list[str]:
 
     source = open_source(chosen["bag"], cameras, split_names(chosen["topics"]))
     return [source.transport[camera] for camera in cameras]
+
+
+def _uplink(chosen: Mapping[str, str], side: Side, parameters: Mapping[str, Value]) -> Node:
+    """Return the node that carries packets to a fleet's service."""
+    need("uplink")
+    if side != "tx":
+        raise UsageError(
+            "uplink is for side tx: the service at its other end takes the receiver's place"
+        )
+    certificates = str(absolute(chosen["certificates"])) if chosen["certificates"] else ""
+    own: dict[str, Value] = {"vehicle": vehicle_name(chosen["vehicle"])}
+    own |= {"router": chosen["uplink"], "certificates": certificates}
+    return Node("gosvae_fleet", "uplink", "gosvae_uplink", {**parameters, **own}, side="tx")
 
 
 def _record(output: str, side: Side, parameters: Mapping[str, Value]) -> Node:

@@ -562,3 +562,20 @@ def test_the_profile_for_a_thin_link_is_what_the_demo_runs_with(
     assert far == {"tx": {}, "rx": {}}
     ElementTree.fromstring(near)
     ElementTree.fromstring(alone)
+
+
+def test_uplink_runs_in_the_vehicle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "need", lambda extra: None)
+    values = {"uplink": "quic/r:7447?mixed_rel=1", "vehicle": "v01", "cameras": "front"}
+    nodes = named(describe({**values, "certificates": str(tmp_path)}, "tx"))
+    assert list(nodes) == ["gosvae_tx", "gosvae_uplink"]
+    assert nodes["gosvae_uplink"].parameters == {
+        "cameras": ["front"],
+        "vehicle": "v01",
+        "router": "quic/r:7447?mixed_rel=1",
+        "certificates": str(tmp_path),
+    }
+    with pytest.raises(UsageError, match="the service at its other end takes the receiver's place"):
+        describe(values)
+    with pytest.raises(UsageError, match="vehicle '': give a letter"):
+        describe({"uplink": "quic/r:7447"}, "tx")

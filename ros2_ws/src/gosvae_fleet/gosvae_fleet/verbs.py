@@ -1,0 +1,214 @@
+"""Verbs of the command `gosvae` that this package provides; see :mod:`gosvae_tools.verbs`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from gosvae_common.errors import UsageError
+from gosvae_common.signals import stop_signals
+from gosvae_tools.verbs import Verb, split_names
+
+from .extras import need
+from .keys import RESERVED, vehicle_name
+
+
+def _add_certificates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--certificates",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with authority.pem, and with the certificate and key of this side",
+    )
+
+
+def _add_vehicles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vehicles",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="vehicles.yaml: names and cameras",
+    )
+
+
+def _add_uplink_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("vehicle", metavar="VEHICLE", help="name of this vehicle")
+    parser.add_argument(
+        "--router",
+        required=True,
+        metavar="ENDPOINT",
+        help='of the Zenoh router, as "quic/fleet.example.org:7447?mixed_rel=1"',
+    )
+    _add_certificates(parser)
+    parser.add_argument("--cameras", default="camera", help="as for `run` (default: camera)")
+
+
+def _uplink(options: argparse.Namespace) -> int:
+    need("uplink")
+    from .certificates import check_credentials
+    from .launching import exec_node
+
+    vehicle = vehicle_name(options.vehicle)
+    check_credentials(options.certificates, vehicle)
+    return exec_node(
+        "uplink",
+        {
+            "vehicle": vehicle,
+            "router": options.router,
+            "certificates": str(options.certificates.absolute()),
+            "cameras": list(split_names(options.cameras)),
+        },
+    )
+
+
+def _add_downlink_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--router", required=True, metavar="ENDPOINT", help="as for `uplink`")
+    _add_certificates(parser)
+    _add_vehicles(parser)
+
+
+def _downlink(options: argparse.Namespace) -> int:
+    need("uplink")
+    from .certificates import BACKEND, check_credentials
+    from .launching import exec_node
+
+    check_credentials(options.certificates, BACKEND)
+    return exec_node(
+        "downlink",
+        {
+            "vehicles": str(options.vehicles.absolute()),
+            "router": options.router,
+            "certificates": str(options.certificates.absolute()),
+        },
+    )
+
+
+def _add_certificates_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help=f"vehicles, {RESERVED[1]} for the downlink, {RESERVED[2]} for routers",
+    )
+    parser.add_argument(
+        "--hosts",
+        type=split_names,
+        default=(),
+        metavar="NAMES",
+        help="names and addresses of a router, separated by commas",
+    )
+    parser.add_argument(
+        "--days", type=float, default=365.0, help="how long they are valid (default: 365)"
+    )
+
+
+def _certificates(options: argparse.Namespace) -> int:
+    need("uplink")
+    from .certificates import AUTHORITY, ROUTER, make_certificate
+
+    if not 0 < options.days <= 3650:
+        raise UsageError(f"days is {options.days:g}; give a number over 0, 3650 at most")
+    servers = set(RESERVED) - {AUTHORITY}
+    names = [name if name in servers else vehicle_name(name) for name in options.names]
+    if ROUTER in names and not options.hosts:
+        raise UsageError("a router needs --hosts: names and addresses that vehicles connect to")
+    for name in names:
+        print(make_certificate(options.folder, name, options.hosts, options.days))
+    return 0
+
+
+def _add_router_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_vehicles(parser)
+    _add_certificates(parser)
+    parser.add_argument(
+        "--listen",
+        default="quic/0.0.0.0:7447?mixed_rel=1",
+        metavar="ENDPOINTS",
+        help="where vehicles connect, separated by commas (default: all addresses, UDP port 7447)",
+    )
+    parser.add_argument(
+        "--connect", default="", metavar="ENDPOINTS", help="other routers, separated by commas"
+    )
+    parser.add_argument(
+        "--print", action="store_true", help="print the configuration for zenohd, and end"
+    )
+
+
+def _router(options: argparse.Namespace) -> int:
+    need("uplink")
+    from .certificates import ROUTER, check_credentials
+    from .router import router_config
+    from .vehicles import load_vehicles
+
+    config = router_config(
+        load_vehicles(options.vehicles).values(),
+        check_credentials(options.certificates.absolute(), ROUTER),
+        split_names(options.listen),
+        split_names(options.connect),
+    )
+    if options.print:
+        print(json.dumps(config, indent=2))
+        return 0
+    from .link import log_refusals, open_router
+
+    with stop_signals() as stop:
+        log_refusals()
+        session = open_router(config)
+        print(f"gosvae router: listening at {options.listen}", file=sys.stderr)
+        stop.wait()
+        session.close()
+    return 0
+
+
+VERBS = (
+    Verb(
+        "uplink",
+        "carry a vehicle's packets over a cellular link",
+        """\
+Carries the packets of this vehicle's transmitter to a Zenoh router, and a receiver's feedback back,
+with mutual TLS over QUIC. Packets are sent best effort: what is late is dropped, never queued. The
+transmitter runs beside it: `gosvae run --side tx`; `gosvae downlink` is the other end.
+""",
+        _add_uplink_arguments,
+        _uplink,
+    ),
+    Verb(
+        "downlink",
+        "carry the packets of all vehicles to receivers",
+        """\
+Publishes the packets that vehicles send with `gosvae uplink` as ROS topics under the vehicles'
+names, /gosvae/VEHICLE/CAMERA/image_raw/gosvae, and carries the feedback of a receiver back. The
+receiver runs beside it: `gosvae run --side rx --cameras gosvae/v01/camera,gosvae/v02/camera`. It
+has the certificate `backend`.
+""",
+        _add_downlink_arguments,
+        _downlink,
+    ),
+    Verb(
+        "certificates",
+        "make certificates for vehicles, routers and the downlink",
+        """\
+Writes NAME.pem and NAME.key for each NAME, signed by the authority in DIR, which is made if there
+is none. A certificate that is there already is replaced. Give a vehicle its own two files and
+authority.pem; authority.key stays here, and whoever has it can be any vehicle.
+""",
+        _add_certificates_arguments,
+        _certificates,
+    ),
+    Verb(
+        "router",
+        "run a fleet's Zenoh router, or print its configuration",
+        """\
+Runs a Zenoh router to which vehicles and the downlink connect, or prints its configuration for the
+program zenohd: each vehicle of vehicles.yaml writes its own packets and reads its own feedback,
+nothing else. A changed vehicles.yaml needs a restart.
+""",
+        _add_router_arguments,
+        _router,
+    ),
+)

@@ -1,0 +1,30 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="gosvae_fleet",
+    version="0.1.0",
+    description="Packets of many vehicles over Zenoh: uplink, downlink, routers and certificates.",
+    license="Apache-2.0",
+    maintainer="GOS-VAE maintainers",
+    maintainer_email="maintainers@gosvae.invalid",
+    packages=find_packages(include=["gosvae_fleet", "gosvae_fleet.*"]),
+    package_data={"gosvae_fleet": ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/gosvae_fleet"]),
+        ("share/gosvae_fleet", ["package.xml"]),
+        (
+            "share/gosvae_fleet/config",
+            ["config/bridge.json5", "config/vehicles.yaml"],
+        ),
+    ],
+    python_requires=">=3.10",
+    install_requires=["pyyaml"],
+    extras_require={"uplink": ["cryptography>=43,<50", "eclipse-zenoh>=1.10,<1.11"]},
+    entry_points={
+        "console_scripts": [
+            "uplink = gosvae_fleet.nodes:uplink",
+            "downlink = gosvae_fleet.nodes:downlink",
+        ],
+    },
+    zip_safe=True,
+)
