@@ -857,7 +857,7 @@ def test_both_nodes_tell_which_others_they_are_matched_with(pipeline: Pipeline) 
     def figures(name: str, *keys: str) -> list[str | None]:
         return [pipeline.figures(name).get(key) for key in keys]
 
-    sent, received = ("camera publishers", "listeners"), ("transmitters", "mask listeners")
+    sent, received = ("camera publishers", "listeners"), ("transmitters", "listeners of semantic")
     pipeline.wait("each other", lambda: figures(tx, *sent) == ["0", "1"])
     pipeline.wait("each other", lambda: figures(rx, *received) == ["1", "0"])
     publisher = pipeline.publisher(Image, "camera/image_raw", "default")

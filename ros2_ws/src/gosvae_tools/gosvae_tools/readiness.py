@@ -79,7 +79,7 @@ def _needs(node: str, camera: str, label: str, nodes: Sequence[str]) -> Iterator
     elif node == RECEIVER:
         if TRANSMITTER in nodes:
             yield Need(node, camera, "transmitters", 1)
-        yield Need(node, camera, "mask listeners", int(recorders["rx"]))
+        yield Need(node, camera, "listeners of semantic", int(recorders["rx"]))
     elif node.startswith(RECORDER):
         if TRANSMITTER in nodes and node != f"{RECORDER}_rx":
             yield Need(node, camera, f"publishers of {PACKETS}", 1)

@@ -399,7 +399,7 @@ def test_nothing_is_played_before_all_hear_each_other(
     publisher = listener.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
     told = {
         "gosvae_tx: camera": {"camera publishers": "1", "listeners": "1"},
-        "gosvae_rx: camera": {"transmitters": "1", "mask listeners": "1"},
+        "gosvae_rx: camera": {"transmitters": "1", "listeners of semantic": "1"},
         "gosvae_record: camera": {
             f"publishers of {each}": "1" for each in ("image_raw/gosvae", "semantic/mask", "label")
         },

@@ -152,7 +152,7 @@ def test_static_transforms_neither_wait_nor_come_again() -> None:
 ALL = ("gosvae_tx", "gosvae_rx", "gosvae_record")
 READY = {
     "gosvae_tx": {"camera publishers": "1", "listeners": "2"},
-    "gosvae_rx": {"transmitters": "1", "mask listeners": "3"},
+    "gosvae_rx": {"transmitters": "1", "listeners of semantic": "3"},
     "gosvae_record": {
         "publishers of image_raw/gosvae": "1",
         "publishers of label": "1",
