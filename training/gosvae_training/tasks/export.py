@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 from gosvae_codec import ModelBundle
 from gosvae_codec.labels import UNLABELLED, Label, LabelSpace
@@ -22,6 +23,7 @@ from ..bundle.graphs import EncoderGraph
 from ..bundle.macs import graph_macs
 from ..bundle.manifest import commit, write_manifest
 from ..bundle.networks import Head, Networks, share_expert, write_networks
+from ..bundle.offsets import fit_offsets
 from ..bundle.onnx_export import ExportError, to_onnx
 from ..bundle.write import delete_orphans, load_averaged, report, some_frames
 from ..data.datasets import load_dataset
@@ -35,7 +37,16 @@ from .graphs import BoxesGraph, FeaturesGraph
 from .network import TaskNetwork
 from .segmenter import LABELS
 from .settings import Config
-from .train import DETECTOR, SEGMENTER, add_options, build_network, load_config, parse_folders
+from .train import (
+    DETECTOR,
+    SEGMENTER,
+    Material,
+    add_options,
+    build_network,
+    load_config,
+    parse_folders,
+)
+from .views import LabelledViews
 from .yolox import OVERLAP
 
 LEAST_SCORE = 0.2
@@ -91,19 +102,15 @@ class Unlabelled:
         return Sample(frame, np.full(frame.shape[:2], UNLABELLED, np.uint8))
 
 
-def export(
-    config: Config, experts: Path, train: Dataset, val: Dataset, runs: Path, models: Path
-) -> Path:
+def export(material: Material, samples: tuple[Dataset, Dataset], runs: Path, models: Path) -> Path:
     """Write the bundle ``models/<name>`` and its experts, then measure it.
 
     A failed export leaves the earlier bundle as it was. A failed measurement leaves the new one
     without figures.
 
     Args:
-        config: of the run.
-        experts: folder of the experts' files.
-        train: frames that were trained on, for the prior.
-        val: frames that were not.
+        material: of the run.
+        samples: whole frames that were trained on, for the prior, and such that were not.
         runs: folder of the checkpoints.
         models: folder of the bundles.
 
@@ -111,18 +118,34 @@ def export(
         ExportError: the run is unfinished, or a written graph differs from the trained network.
         ConfigError, DataError: an expert or a dataset cannot be read.
     """
-    network = build_network(config, experts)
+    config = material.config
+    network = build_network(config, material.experts)
     load_averaged(network, runs / config.name / "codec", config.codec.steps)
     network.eval().requires_grad_(False)
+    _add_offsets(network, material)
     folder = models / config.name
     try:
         with whole_folder(folder) as draft:
-            _write(config, network, experts, (train, val), draft, models)
+            _write(config, network, material.experts, samples, draft, models)
             ModelBundle.load(draft)
     finally:
         delete_orphans(models)
-    report(folder, Unlabelled(val))
+    report(folder, Unlabelled(samples[1]))
     return folder
+
+
+def _add_offsets(network: TaskNetwork, material: Material) -> None:
+    """Fit offsets of the classes of masks to what the first level of tokens gives."""
+    encoder, features = EncoderGraph(network), FeaturesGraph(network)
+
+    def logits(frames: Tensor) -> Tensor:
+        tokens = encoder(frames, encoder.no_reference(frames))
+        tokens[:, 1:] = features.codes
+        return network.semantic(features(tokens))
+
+    views = LabelledViews(material.train, LABELS)
+    offsets = fit_offsets(logits, views, LABELS, material.config.input_size)
+    network.semantic.add(offsets)
 
 
 def _write(
@@ -225,14 +248,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         folders = parse_folders(options.data)
+        material = Material.load(config, options.experts, folders, options.runs / "views")
         train, val = (
             Concatenation(
                 [load_dataset(folders[name], source.split) for name, source in part.items()]
             )
             for part in (config.train, config.val)
         )
-        folder = export(config, options.experts, train, val, options.runs, options.models)
-    except (ConfigError, DataError, ExportError, KeyError) as error:
+        folder = export(material, (train, val), options.runs, options.models)
+    except (ConfigError, DataError, ExportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(folder)

@@ -139,6 +139,11 @@ class SemanticHead(nn.Module):
         fine = self.refine(F.relu(F.pixel_shuffle(self.widen(features), 4)))
         return F.pixel_shuffle(self.classify(fine), 2)
 
+    @torch.no_grad()
+    def add(self, offsets: Tensor) -> None:
+        """Add offsets, (classes,), to the logits from now on."""
+        self.classify.bias.add_(offsets.repeat_interleave(4))
+
 
 class DetectionHead(nn.Module):
     """Features (N, width, h, w) to the detector's pyramid, from which its own heads go on."""

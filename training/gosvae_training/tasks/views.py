@@ -13,9 +13,10 @@ import torch
 from tqdm import tqdm
 
 from gosvae_codec.draft import whole_file
+from gosvae_codec.labels import LabelSpace
 
 from ..data.augment import Items, recolor
-from ..data.samples import Dataset, describe
+from ..data.samples import Dataset, Sample, describe
 
 Frame = npt.NDArray[np.uint8]
 Segment = Callable[[Frame], npt.NDArray[np.float32]]
@@ -108,6 +109,28 @@ def random_view(frame: Frame, aspect: float, rng: np.random.Generator) -> Frame:
     columns = min(max(round(rows * aspect), 1), width)
     top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
     return np.ascontiguousarray(frame[top : top + rows, left : left + columns])
+
+
+class LabelledViews:
+    """Views as a dataset, whose masks are the labels that the segmenter finds most likely."""
+
+    def __init__(self, parts: Sequence[Views], labels: LabelSpace) -> None:
+        self.title = " and ".join(part.title for part in parts)
+        self.terms = ""
+        self._parts, self._labels = parts, labels
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, "right"))
+        views = self._parts[part]
+        place = index - int(self._ends[part]) + len(views)
+        mask = self._labels.ids[views.targets[place].argmax(0)]
+        return Sample(np.array(views.frames[place]), mask.repeat(2, 0).repeat(2, 1))
 
 
 class ViewItems(Items):
