@@ -126,16 +126,23 @@ def write_networks(
     return Written({name: record(folder / name) for name in names}, tasks, compute, kept)
 
 
+def bind_head(path: Path, features: str) -> None:
+    """Write into a head's file which features it was made for, by their SHA-256.
+
+    The file can so be added to another copy of the bundle, and to no other bundle.
+    """
+    stored = onnx.load(path)
+    onnx.helper.set_model_props(stored, {FEATURES_KEY: features})
+    onnx.save(stored, path)
+
+
 def _describe_head(name: str, head: Head, folder: Path) -> dict[str, Any]:
     """Return the manifest's entry of a task, whose head is written."""
     features = str(record(folder / FEATURES)["sha256"])
     file = head_file(name)
     files = [each for each in (file, int8(file)) if (folder / each).exists()]
     for each in files:
-        # So that the file can be added to another copy of the bundle, and to no other bundle.
-        stored = onnx.load(folder / each)
-        onnx.helper.set_model_props(stored, {FEATURES_KEY: features})
-        onnx.save(stored, folder / each)
+        bind_head(folder / each, features)
     return {
         "kind": head.kind,
         "features": features,

@@ -1,0 +1,188 @@
+"""Train another head for a bundle that exists: ``python -m gosvae_training.tasks.head``.
+
+Vehicles and their recordings stay as they are: the head takes what the bundle's receiver makes of
+tokens, and ``gosvae add-head`` puts it into the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec.images import resize_frame
+from gosvae_codec.labels import UNLABELLED, LabelSpace, label_space
+from gosvae_codec.manifest import ENCODER, FEATURES
+from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.tasks import KINDS
+
+from ..bundle.networks import bind_head
+from ..bundle.onnx_export import ExportError, write_onnx
+from ..data.augment import augment, fit_rows
+from ..data.datasets import has_splits, load_dataset
+from ..data.samples import DataError, Dataset, Sample, describe, iterate
+from ..losses import class_weights, segmentation_loss
+from ..models.token_network import resize_logits
+from ..strict import ConfigError
+from .network import SemanticHead
+
+LEARNING_RATE = 2e-3
+ONE_LEVEL = 0.3
+"""Share of the examples with tokens of the first level alone."""
+
+
+class Examples(NamedTuple):
+    """What a head is trained on."""
+
+    features: npt.NDArray[np.float16]
+    """(N, C, h, w)."""
+    channels: npt.NDArray[np.uint8]
+    """(N, H/2, W/2) of the encoder's input: channel, or 255."""
+
+
+class Receiver:
+    """A bundle's encoder and the network that its heads share, without packets in between."""
+
+    def __init__(self, bundle: ModelBundle, threads: int) -> None:
+        """Load them.
+
+        Raises:
+            BundleError: see :meth:`ModelBundle.session`.
+        """
+        self.bundle = bundle
+        self._encoder = bundle.session(ENCODER, ("cpu",), threads)
+        self._features = bundle.session(FEATURES, ("cpu",), threads)
+        self._nothing = np.full((1, bundle.levels, *bundle.grid), bundle.codes, np.int32)
+
+    def features(
+        self, frame: npt.NDArray[np.uint8], levels: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the features of a frame of the encoder's size, (1, C, h, w); `levels` or all."""
+        tokens = self._encoder.run(frame[None], self._nothing).copy()
+        tokens[:, levels or self.bundle.levels :] = self.bundle.codes
+        return np.asarray(self._features.run(tokens), np.float32)
+
+
+def make_examples(
+    receiver: Receiver, samples: Dataset, labels: LabelSpace, views: int, seed: int
+) -> Examples:
+    """Return `views` random crops of each sample as features and labels; see :func:`augment`."""
+    height, width = receiver.bundle.input_size
+    table = np.full(256, UNLABELLED, np.uint8)
+    table[labels.ids] = np.arange(len(labels))
+    features, channels = [], []
+    progress = tqdm(total=len(samples) * views, desc=f"features of {samples.title}", unit="view")
+    with progress:
+        for index in range(len(samples)):
+            sample = fit_rows(samples[index], height)
+            for view in range(views):
+                rng = np.random.default_rng((seed, index, view))
+                crop = augment(Sample(sample.frame, sample.mask), (height, width), rng)
+                levels = 1 if rng.random() < ONE_LEVEL else None
+                features.append(receiver.features(crop.frame, levels)[0].astype(np.float16))
+                channels.append(table[crop.mask[::2, ::2]])
+                progress.update()
+    return Examples(np.stack(features), np.stack(channels))
+
+
+def train_head(examples: Examples, classes: int, steps: int, batch: int, seed: int) -> SemanticHead:
+    """Return a head trained on examples: cross entropy, weighted by class, and Dice."""
+    torch.manual_seed(seed)
+    counts = np.bincount(examples.channels.ravel(), minlength=256)[:classes]
+    if not counts.any():
+        raise DataError("none of the frames has a labelled pixel; give labelled ones")
+    weights = class_weights(counts / counts.sum())
+    head = SemanticHead(examples.features.shape[1], classes).train()
+    optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+    rng = np.random.default_rng(seed)
+    progress = tqdm(range(steps), desc="head", unit="step")
+    for _ in progress:
+        chosen = rng.integers(0, len(examples.features), batch)
+        features = torch.from_numpy(examples.features[chosen].astype(np.float32))
+        target = torch.from_numpy(examples.channels[chosen].astype(np.int64))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = head(features)
+        loss = segmentation_loss(logits.float(), target, weights)["loss"]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(loss=f"{loss.item():.3f}")
+    return head.eval()
+
+
+@torch.inference_mode()
+def measure(
+    receiver: Receiver, head: nn.Module, samples: Dataset, labels: LabelSpace
+) -> dict[int, ConfusionMatrix]:
+    """Return the head's confusion matrix on whole frames for each number of levels."""
+    matrices = {levels: ConfusionMatrix() for levels in range(1, receiver.bundle.levels + 1)}
+    for sample in tqdm(iterate(samples), desc="measure", total=len(samples), unit="frame"):
+        frame = resize_frame(sample.frame, receiver.bundle.input_size)
+        for levels, matrix in matrices.items():
+            features: Tensor = torch.from_numpy(receiver.features(frame, levels))
+            guess = resize_logits(head(features), sample.mask.shape).argmax(1)[0]
+            matrix.add(sample.mask, labels.ids[guess.numpy()])
+    return matrices
+
+
+def report(matrices: Mapping[int, ConfusionMatrix], labels: LabelSpace) -> str:
+    """Return mIoU for each number of levels, and IoU of each class with all of them."""
+    names = {label.id: label.name for label in labels.labels}
+    lines = [f"{levels} levels: mIoU {each.miou():.3f}" for levels, each in matrices.items()]
+    iou = matrices[max(matrices)].iou()
+    return "\n".join([*lines, *(f"  {names[key]} {value:.3f}" for key, value in iou.items())])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train a head on labelled frames, measure it on others, and write its file."""
+    parser = argparse.ArgumentParser(prog="gosvae_training.tasks.head", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--data", type=Path, required=True, help="a labelled dataset")
+    parser.add_argument("--split", help="train by default")
+    parser.add_argument("--val", type=Path, help="another dataset to measure on")
+    parser.add_argument("--val-split", help="val by default")
+    parser.add_argument("--labels", default="camvid", help="a label space, or its YAML file")
+    parser.add_argument("--views", type=int, default=6, help="random crops of each frame")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, required=True, help="the head's file, NAME.onnx")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        labels = label_space(options.labels)
+        bundle = ModelBundle.load(options.bundle)
+        samples = load_dataset(options.data, options.split or "train", labels)
+        val = options.val or options.data
+        split = options.val_split or ("val" if has_splits(val) else "all")
+        others = load_dataset(val, split, labels)
+        receiver = Receiver(bundle, options.threads)
+        examples = make_examples(receiver, samples, labels, options.views, options.seed)
+        head = train_head(examples, len(labels), options.steps, options.batch, options.seed)
+        some = [
+            (torch.from_numpy(each[None].astype(np.float32)),) for each in examples.features[:2]
+        ]
+        write_onnx(head, some, (["features"], list(KINDS["semantic"].outputs)), options.output)
+        bind_head(options.output, str(bundle.manifest["files"][FEATURES]["sha256"]))
+        print(f"trained on {describe(samples)}; on {describe(others)}:")
+        print(report(measure(receiver, head, others, labels), labels))
+    except (GosvaeError, DataError, ConfigError, ExportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
