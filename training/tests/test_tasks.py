@@ -17,13 +17,15 @@ from onnx import TensorProto, helper
 from tiny_experts import write_tiny_segmenter, write_tiny_yolox
 
 from gosvae_codec import Decoder, Encoder, Expert, Header, ModelBundle
-from gosvae_codec.tasks import DetectionResult
+from gosvae_codec.manifest import FEATURES, record
+from gosvae_codec.tasks import FEATURES_KEY, DetectionResult
 from gosvae_training.average_precision import AveragePrecision
 from gosvae_training.models.onnx_network import OnnxNetwork
 from gosvae_training.strict import ConfigError
 from gosvae_training.tasks.compare import main as compare
 from gosvae_training.tasks.expert_graphs import detector_graph, segmenter_graph
 from gosvae_training.tasks.export import main as export
+from gosvae_training.tasks.head import main as head
 from gosvae_training.tasks.network import TaskNetwork
 from gosvae_training.tasks.objective import TaskObjective, detection_loss
 from gosvae_training.tasks.segmenter import LABELS, RoadSegmenter
@@ -334,6 +336,24 @@ def test_items_are_the_same_each_time_and_use_every_view(tmp_path: Path) -> None
 # --- a bundle
 
 
+def retrain_head(folder: Path, frames: Path) -> int:
+    """Train a head of two classes, left and right, on a plain dataset of the same frames."""
+    data = folder / "data"
+    shutil.copytree(frames, data / "images" / "train")
+    shutil.copytree(frames, data / "images" / "val")
+    mask = np.zeros((90, 120), np.uint8)
+    mask[:, 60:] = 1
+    for split in ("train", "val"):
+        (data / "masks" / split).mkdir(parents=True)
+        for path in frames.iterdir():
+            cv2.imwrite(str(data / "masks" / split / path.name), mask)
+    labels = folder / "sides.yaml"
+    labels.write_text("[{id: 0, name: left}, {id: 1, name: right}]")
+    options = [str(folder / "models" / "tiny"), "--data", str(data), "--labels", str(labels)]
+    options += ["--views", "1", "--steps", "2", "--batch", "2"]
+    return head([*options, "--output", str(folder / "lanes.onnx")])
+
+
 def test_a_run_becomes_a_bundle(yolox: Path, segmenter: Path, tmp_path: Path) -> None:
     experts, frames = tmp_path / "experts", tmp_path / "frames"
     experts.mkdir()
@@ -366,6 +386,11 @@ def test_a_run_becomes_a_bundle(yolox: Path, segmenter: Path, tmp_path: Path) ->
     lossless = next(row for row in rows if row["setting"] == "masks at 1/1 of the sides")
     assert lossless["tasks"]["semantic"]["agreement"] == 1
     assert {row["name"] for row in rows} == {"tokens", "experts' outputs", "JPEG", "AVIF", "H.264"}
+    assert retrain_head(tmp_path, frames) == 0
+    session = ort.InferenceSession(str(tmp_path / "lanes.onnx"))
+    features = record(bundle.path / FEATURES)["sha256"]
+    assert session.get_modelmeta().custom_metadata_map == {FEATURES_KEY: features}
+    assert session.get_outputs()[0].shape[1] == 2
     jpeg = [row["bytes_per_frame"] for row in rows if row["name"] == "JPEG"]
     assert jpeg[:4] == sorted(jpeg[:4])
 
