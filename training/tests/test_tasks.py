@@ -354,7 +354,9 @@ def retrain_head(folder: Path, frames: Path) -> int:
     return head([*options, "--output", str(folder / "lanes.onnx")])
 
 
-def test_a_run_becomes_a_bundle(yolox: Path, segmenter: Path, tmp_path: Path) -> None:
+def test_a_run_becomes_a_bundle(
+    yolox: Path, segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     experts, frames = tmp_path / "experts", tmp_path / "frames"
     experts.mkdir()
     shutil.copy(yolox, experts / DETECTOR)
@@ -372,6 +374,12 @@ def test_a_run_becomes_a_bundle(yolox: Path, segmenter: Path, tmp_path: Path) ->
     assert train(options) == 0
     assert export([*options, "--models", str(tmp_path / "models")]) == 0
     bundle = ModelBundle.load(tmp_path / "models" / "tiny")
+    assert "warning" not in capsys.readouterr().err
+    measured = bundle.manifest["figures"]
+    assert measured["metric"] == "agreement"
+    assert 0 <= measured["tasks"]["semantic"]["agreement"] <= 1
+    assert 0 <= measured["tasks"]["detection"]["ap50"] <= 1
+    assert [row["levels"] for row in measured["tasks"]["detection"]["levels"]] == [1, 2]
     assert bundle.manifest["compute"]["expert_macs"] > 0
     frame = np.full((100, 130, 3), 90, np.uint8)
     decoded = Decoder(bundle).decode(Encoder(bundle).encode(frame, Header(0, 0, "camera")))
