@@ -133,7 +133,7 @@ class Nodes:
 
     def _work(self) -> None:
         """Let the nodes do all that they do on demand."""
-        bundle = Parameter("bundle", value=str(ROOT / "models" / "camvid-base"))
+        bundle = Parameter("bundle", value=str(ROOT / "models" / "road"))
         self.transmitter.set_parameters([bundle, Parameter("lazy", value=False)])
         self.receiver.set_parameters([bundle])
         for node in (self.transmitter, self.receiver):

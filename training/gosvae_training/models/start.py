@@ -44,7 +44,7 @@ def started_tokens(folder: Path) -> dict[str, Any]:
     if tokens.get("kind", "tokens") != "tokens" or encoder.get("kind") != "light":
         raise ConfigError(
             f"{folder}: cannot be a start, as it has no light encoder of tokens; "
-            "models/camvid-base and models/camvid-tiny have one"
+            "models/camvid-base has one"
         )
     kept = {name: tokens[name] for name in ("levels", "codes", "dim")}
     return {**kept, "encoder": {**encoder, "start": str(folder)}}

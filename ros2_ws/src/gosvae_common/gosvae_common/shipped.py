@@ -11,7 +11,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_share_
 from .errors import UsageError
 
 PACKAGE = "gosvae_bringup"
-BUNDLE = "camvid-base"
+BUNDLE = "road"
 BUNDLE_VARIABLE = "GOSVAE_BUNDLE"
 DRIVE = "street.mcap"
 
