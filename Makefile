@@ -12,7 +12,7 @@ IN_BENCH := sh -c 'PYTHONPATH="$$0$${PYTHONPATH:+:$$PYTHONPATH}" exec python -m 
 TRAIN := python3 tools/environment.py training --exec
 STREETS := python3 tools/environment.py streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
-BUNDLE_THAT_SHIPS := models/camvid-base
+MEASURED_BUNDLE := models/camvid-base
 
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
@@ -25,7 +25,7 @@ help:
 	@echo "make demo                 replay a drive through the pipeline; prints a table and pictures"
 	@echo "  INPUT=PATH              a rosbag2, video or folder of images instead of the drive that ships"
 	@echo "  TOPIC=NAME              the image topic of the bag, if it has several"
-	@echo "  BUNDLE=DIR              another model bundle than $(BUNDLE_THAT_SHIPS)"
+	@echo "  BUNDLE=DIR              another model bundle than models/road"
 	@echo "  JSON=FILE               write the figures there as well"
 	@echo "  LABELS=SPACE            what ids in the drive's labels mean, if not Cityscapes' train ids"
 	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
@@ -54,7 +54,7 @@ help:
 	@echo "  ARGS=...                NAME=VALUE of the configuration, and options of training"
 	@echo "make evaluate DATA=PATH   measure a bundle on a dataset, bag, video or folder of images at PATH"
 	@echo "  SPLIT=NAME              of a dataset: train, val (the default) or test"
-	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(BUNDLE_THAT_SHIPS); figures in a file"
+	@echo "  BUNDLE=DIR, JSON=FILE   another bundle than $(MEASURED_BUNDLE); figures in a file"
 	@echo "make streets ARGS=...     render labelled drives; ARGS='render --help' tells more"
 	@echo
 	@echo "make sweep DATA=PATH      what bad links leave of the masks, beside JPEG and H.264; resumes"
@@ -124,21 +124,21 @@ train:
 
 evaluate:
 	@$(call need_data,evaluate,a dataset)
-	@$(TRAIN) python -m gosvae_training.evaluate "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
+	@$(TRAIN) python -m gosvae_training.evaluate "$${BUNDLE:-$(MEASURED_BUNDLE)}" --data "$$DATA" \
 		$${SPLIT:+--split "$$SPLIT"} $${JSON:+--json "$$JSON"} $(ARGS)
 
 sweep:
 	@$(call need_data,sweep,CamVid)
-	@$(BENCH) $(IN_BENCH) gosvae_bench.link_sweep --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
+	@$(BENCH) $(IN_BENCH) gosvae_bench.link_sweep --bundle "$${BUNDLE:-$(MEASURED_BUNDLE)}" --data "$$DATA" \
 		$${OUTPUT:+--output "$$OUTPUT"}
 
 bench:
 	@$(call need_data,bench,a folder of labelled frames)
-	@$(BENCH) $(IN_BENCH) gosvae_bench.rate_quality --reference "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" --data "$$DATA" \
+	@$(BENCH) $(IN_BENCH) gosvae_bench.rate_quality --reference "$${BUNDLE:-$(MEASURED_BUNDLE)}" --data "$$DATA" \
 		$${JSON:+--json "$$JSON"} $${QUICK:+--quick}
 
 bench-pipeline:
-	@$(BENCH) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(BUNDLE_THAT_SHIPS)}" $${JSON:+--json "$$JSON"} \
+	@$(BENCH) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(MEASURED_BUNDLE)}" $${JSON:+--json "$$JSON"} \
 		$${QUICK:+--quick}
 
 shell:
