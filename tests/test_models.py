@@ -20,11 +20,22 @@ BUNDLES = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.yaml
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 INTRA_FRAMES = 15
 """One frame in as many is sent without reference where figures are of predicted frames."""
-BUDGETS = {"tiny": 0.15e9, "base": 0.5e9}
-"""MACs that a light vehicle has for a frame of 480x360."""
+BUDGETS = {
+    "camvid-tiny-labels": 0.15e9,
+    "camvid-base-labels": 0.5e9,
+    "camvid-base": 0.5e9,
+    "road": 0.5e9,
+}
+"""MACs that a light vehicle has for a frame."""
 
 
-@pytest.mark.parametrize(("name", "share"), [(BUNDLE, 0.93), ("camvid-f16", 0.98)])
+def test_the_default_bundle_gives_masks_and_boxes_as_the_experts_do() -> None:
+    tasks = ModelBundle.load(ROOT / "models" / BUNDLE).manifest["figures"]["tasks"]
+    assert tasks["semantic"]["agreement"] >= 0.75
+    assert tasks["detection"]["ap50"] >= 0.8
+
+
+@pytest.mark.parametrize(("name", "share"), [("camvid-base", 0.93), ("camvid-f16", 0.98)])
 def test_bundles_keep_what_the_expert_sees(name: str, share: float) -> None:
     levels = ModelBundle.load(ROOT / "models" / name).manifest["figures"]["levels"]
     assert levels[-1]["share_of_expert"] >= share
@@ -39,16 +50,16 @@ def test_card_and_manifest_say_where_it_comes_from(bundle: ModelBundle) -> None:
     card = (bundle.path / "README.md").read_text()
     figures = bundle.manifest["figures"]
     assert bundle.manifest["provenance"]["license"] in card
-    assert f"{figures['levels'][0]['miou']:.3f}" in card
+    metric = "agreement" if figures["levels"][0]["miou"] is None else "miou"
+    assert f"{figures['levels'][0][metric]:.3f}" in card
     assert bundle.name == bundle.path.name
 
 
-@pytest.mark.parametrize("size", BUDGETS)
-def test_light_vehicles_stay_within_their_budgets(size: str) -> None:
-    for path in (ROOT / "models" / f"camvid-{size}", ROOT / "models" / f"camvid-{size}-labels"):
-        manifest = ModelBundle.load(path).manifest
-        assert manifest["compute"]["vehicle_macs"] <= BUDGETS[size]
-        assert sum(each.stat().st_size for each in path.iterdir()) <= 15e6
+@pytest.mark.parametrize(("name", "macs"), BUDGETS.items())
+def test_light_vehicles_stay_within_their_budgets(name: str, macs: float) -> None:
+    path = ROOT / "models" / name
+    assert ModelBundle.load(path).manifest["compute"]["vehicle_macs"] <= macs
+    assert sum(each.stat().st_size for each in path.rglob("*")) <= 15e6
 
 
 def test_a_street_decodes_to_what_the_expert_sees(bundle: ModelBundle) -> None:
@@ -65,6 +76,8 @@ def test_a_street_decodes_to_what_the_expert_sees(bundle: ModelBundle) -> None:
 def test_figures_are_those_of_the_validation_split(bundle: ModelBundle) -> None:
     if not CAMVID.is_dir():
         pytest.skip(f"needs CamVid in {CAMVID}")
+    if bundle.manifest["figures"]["miou"] is None:
+        pytest.skip("its figures are of rendered streets, which are not committed")
     encoder, decoder, expert = Encoder(bundle), Decoder(bundle), Expert(bundle)
     ours, ceiling = ConfusionMatrix(), ConfusionMatrix()
     sizes = []

@@ -38,6 +38,7 @@ from gosvae_training.prior import (
     write_prior,
 )
 from gosvae_training.strict import ConfigError
+from gosvae_training.tasks.train import load_config as load_tasks_config
 
 
 def write_config(path: Path, **changes: object) -> Path:
@@ -411,7 +412,8 @@ def test_shipped_configurations_load() -> None:
     configs = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
     assert configs
     for path in configs:
-        assert load_config(path).name == path.stem
+        load = load_tasks_config if path.stem == "road" else load_config
+        assert load(path, []).name == path.stem
 
 
 def test_ctrl_c_saves_and_more_steps_go_on(
