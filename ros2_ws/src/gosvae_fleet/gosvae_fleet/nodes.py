@@ -1,16 +1,11 @@
-"""Entry points of the nodes: ``ros2 run gosvae_fleet uplink`` and ``downlink``.
-
-The import of a node takes a second, in which a signal may come. It ends the process without a
-traceback.
-"""
+"""Entry points of the nodes: ``ros2 run gosvae_fleet uplink`` and ``downlink``."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 from gosvae_common.errors import UsageError
-from gosvae_common.signals import stop_signals
+from gosvae_common.signals import import_and_run
 
 from .extras import need
 
@@ -31,7 +26,4 @@ def _run(name: str) -> int:
     except UsageError as error:
         print(f"gosvae_{name}: {error}", file=sys.stderr)
         return 1
-    with stop_signals() as stop:
-        module = import_module(f"gosvae_fleet.{name}")
-        status = 0 if stop.is_set() else module.main()
-    return int(status)
+    return import_and_run(f"gosvae_fleet.{name}")
