@@ -28,6 +28,7 @@ from .manifest import (
     list_labels,
     record,
 )
+from .packets import Header, Packet
 from .prior import CURRENT, LOGITS, REFERENCE, SAME, SCALE, Prior
 
 _SIZE = (64, 96)
@@ -37,6 +38,21 @@ _CODES = 64
 Shape = list[str | int]
 """Sides of a tensor; free ones are names."""
 
+
+PACKET = Packet(
+    header=Header(1_700_000_000, 123_456_789, "front_camera"),
+    fingerprint=0x0123456789ABCDEF,
+    stream=0x89ABCDEF,
+    sequence=41,
+    source_width=1920,
+    source_height=1080,
+    levels=2,
+    reference=3,
+    slice_index=2,
+    slice_count=4,
+    payload=bytes(range(34)),
+).with_checksum()
+"""What the vectors of the wire format and of sealing hold."""
 
 OBJECTS = LabelSpace("objects", (Label(0, "car", (0, 0, 142)), Label(1, "person", (220, 20, 60))))
 """What the tiny detection head tells apart."""

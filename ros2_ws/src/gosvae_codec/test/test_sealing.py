@@ -39,22 +39,9 @@ from gosvae_codec.sealing import (
     PacketSealer,
 )
 from gosvae_codec.sender import Sender, Settings
-from gosvae_codec.testing import random_coder
+from gosvae_codec.testing import PACKET, random_coder
 
 VECTORS = Path(__file__).with_name("vectors") / "sealed.json"
-PACKET = Packet(
-    header=Header(1_700_000_000, 123_456_789, "front_camera"),
-    fingerprint=0x0123456789ABCDEF,
-    stream=0x89ABCDEF,
-    sequence=41,
-    source_width=1920,
-    source_height=1080,
-    levels=2,
-    reference=3,
-    slice_index=2,
-    slice_count=4,
-    payload=bytes(range(34)),
-).with_checksum()
 
 
 def write_keys(path: Path, *names: str) -> KeyFile:

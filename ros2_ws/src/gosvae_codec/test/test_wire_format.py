@@ -13,22 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gosvae_codec import Header, Packet, PacketError
+from gosvae_codec.testing import PACKET
 
 VECTORS = Path(__file__).with_name("vectors")
 MESSAGE = Path(__file__).parents[2] / "gosvae_common" / "test" / "wire-format-v2.hex"
-PACKET = Packet(
-    header=Header(1_700_000_000, 123_456_789, "front_camera"),
-    fingerprint=0x0123456789ABCDEF,
-    stream=0x89ABCDEF,
-    sequence=41,
-    source_width=1920,
-    source_height=1080,
-    levels=2,
-    reference=3,
-    slice_index=2,
-    slice_count=4,
-    payload=bytes(range(34)),
-).with_checksum()
 
 Grid = list[list[list[int]]]
 
