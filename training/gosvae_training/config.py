@@ -21,7 +21,7 @@ from gosvae_codec.errors import LabelError
 from gosvae_codec.labels import LABEL_SPACES, label_space
 
 from .models.settings import Fpn, Labels, LabelSender, Network, Pixels, Tokens, Upper
-from .strict import Size, Strict, kind_or, override, parse, read_yaml
+from .strict import Size, Strict, kind_or, parse, read_changed
 
 
 class Source(Strict):
@@ -252,12 +252,9 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration and change it by `overrides`; see :func:`override`.
 
     Raises:
-        ConfigError: see :func:`read_yaml` and :func:`parse`.
+        ConfigError: see :func:`read_changed` and :func:`parse`.
     """
-    values = read_yaml(path)
-    for text in overrides:
-        override(values, text)
-    return parse(Config, _taught_by_frame(values), path)
+    return parse(Config, _taught_by_frame(read_changed(path, overrides)), path)
 
 
 def _taught_by_frame(values: dict[str, Any]) -> dict[str, Any]:

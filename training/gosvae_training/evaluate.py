@@ -33,10 +33,10 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 from gosvae_codec.tasks import Result, SemanticResult
 
-from .data.datasets import has_splits, load_dataset
+from .data.datasets import default_split, load_dataset
 from .data.samples import DataError, Dataset, Part, Sample, describe, iterate
 from .tables import markdown_table
-from .task_meters import task_figures, task_meters
+from .task_meters import AgreementMeter, task_figures, task_meters
 
 HEADER = Header(0, 0, "camera")
 """Of every frame: as in the benchmark, so that both measure the same bytes."""
@@ -90,8 +90,11 @@ class _Stream:
         self.levels = levels
         self._single, self._encoder = Encoder(bundle), Encoder(bundle)
         self._decoder = Decoder(bundle)
-        self.truth, self.agreement = ConfusionMatrix(), ConfusionMatrix()
+        self.truth = ConfusionMatrix()
         self.meters = task_meters(bundle)
+        masks = self.meters[bundle.semantic.name]
+        assert isinstance(masks, AgreementMeter)
+        self.agreement = masks.matrix
         self.intra_bytes: list[int] = []
         self.bytes: list[int] = []
         self.vehicle_seconds: list[float] = []
@@ -116,14 +119,8 @@ class _Stream:
         self._encoder.acknowledge(older if older >= 0 else None)
         self.bytes.append(_size(packets))
         self.truth.add(sample.mask, decoded.mask)
-        self.agreement.add(first_mask(wanted), decoded.mask)
         for name, meter in self.meters.items():
             meter.add(wanted[name], decoded.tasks[name])
-
-
-def first_mask(results: Mapping[str, Result]) -> npt.NDArray[np.uint8]:
-    """Return the mask of the first semantic task, uint8 (H, W)."""
-    return next(each.mask for each in results.values() if isinstance(each, SemanticResult))
 
 
 def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[str, Any]:
@@ -143,7 +140,7 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
     experts = {
         name: Expert(bundle, task=name)
         for name, task in bundle.tasks.items()
-        if "expert" in task.record
+        if "expert" in task.record or task is bundle.semantic
     }
     expert_truth, expert_seconds = ConfusionMatrix(), []
     streams = [_Stream(bundle, level) for level in range(1, bundle.levels + 1)]
@@ -158,8 +155,10 @@ def evaluate(bundle: ModelBundle, samples: Dataset, distance: int = 1) -> dict[s
     for index, sample in enumerate(progress):
         start = time.perf_counter()
         results = {name: expert.apply(sample.frame) for name, expert in experts.items()}
-        wanted = first_mask(results)
         expert_seconds.append(time.perf_counter() - start)
+        masks = results[bundle.semantic.name]
+        assert isinstance(masks, SemanticResult)
+        wanted = masks.mask
         expert_truth.add(sample.mask, wanted)
         for stream in streams:
             stream.send(sample, results, index % INTRA_FRAMES == 0, distance)
@@ -324,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = ModelBundle.load(options.bundle)
-        split = options.split or ("val" if has_splits(options.data) else "all")
+        split = options.split or default_split(options.data)
         part = Part(max(options.every, 1), tuple(options.range), options.topic)
         samples = load_dataset(options.data, split, bundle.labels, part)
         figures = evaluate(bundle, samples, options.distance)

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         config = load_config(options.config, options.overrides)
-        material = Material.load(config, parse_folders(config, options.data))
+        material = Material.load(config, parse_folders(config.data.names(), options.data))
         write = export_expert if options.stage == "expert" else export
         folder = write(material, options.runs, options.models)
     except (ConfigError, DataError, ExportError, GosvaeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +70,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, got {values!r}")
+    return values
+
+
+def read_changed(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping, and change it; see :func:`override`.
+
+    Raises:
+        ConfigError: see :func:`read_yaml` and :func:`override`.
+    """
+    values = read_yaml(path)
+    for text in overrides:
+        override(values, text)
     return values
 
 

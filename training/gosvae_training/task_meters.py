@@ -29,16 +29,16 @@ class AgreementMeter:
 
     def __init__(self, task: Task) -> None:
         self._names = {label.id: label.name for label in task.labels.labels}
-        self._matrix = ConfusionMatrix()
+        self.matrix = ConfusionMatrix()
 
     def add(self, wanted: SemanticResult, made: SemanticResult) -> None:
         """See :class:`TaskMeter`."""
-        self._matrix.add(wanted.mask, made.mask)
+        self.matrix.add(wanted.mask, made.mask)
 
     def figures(self) -> dict[str, Any]:
         """See :class:`TaskMeter`."""
-        per_class = {self._names[key]: value for key, value in self._matrix.iou().items()}
-        return {"agreement": _rounded(self._matrix.miou()), "per_class": _all_rounded(per_class)}
+        per_class = {self._names[key]: value for key, value in self.matrix.iou().items()}
+        return {"agreement": _rounded(self.matrix.miou()), "per_class": _all_rounded(per_class)}
 
 
 class PrecisionMeter:

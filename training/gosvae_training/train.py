@@ -338,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         config = load_config(options.config, options.overrides)
-        material = Material.load(config, parse_folders(config, options.data))
+        material = Material.load(config, parse_folders(config.data.names(), options.data))
         fabric = make_fabric(options.accelerator, options.devices, options.nodes, options.precision)
         torch.manual_seed(config.seed)
         folder = options.runs / config.name

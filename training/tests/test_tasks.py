@@ -35,8 +35,9 @@ from gosvae_training.tasks.train import main as train
 from gosvae_training.tasks.views import ViewItems, Views, random_view
 from gosvae_training.tasks.yolox import (
     CLASSES,
+    CONFIDENT,
+    SIDE,
     Heads,
-    Yolox,
     decode_maps,
     select_boxes,
     trunk_of,
@@ -45,6 +46,24 @@ from gosvae_training.tasks.yolox import (
 SHARED = Path(__file__).parents[3] / "shared/data/experts_apache"
 TINY = Tokens(levels=2, codes=16, dim=8, width=16, features=16, blocks=1)
 HEADS = ["1062", "1063", "1045", "1104", "1105", "1087", "1146", "1147", "1129"]
+
+
+class Yolox:
+    """The detector in torch, asked about whole frames, for comparison with its graph."""
+
+    def __init__(self, path: Path) -> None:
+        self._trunk, self._heads = trunk_of(path).eval(), Heads(path).eval()
+
+    @torch.inference_mode()
+    def detect(self, frame: np.ndarray, confident: float = CONFIDENT) -> DetectionResult:
+        height, width = frame.shape[:2]
+        scale = SIDE / max(height, width)
+        square = np.full((SIDE, SIDE, 3), 114, np.uint8)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        square[: size[1], : size[0]] = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+        pixels = torch.from_numpy(square[..., ::-1].copy()).permute(2, 0, 1)[None].float()
+        corners, scores = decode_maps(self._heads(*self._trunk(pixels)[1:]))
+        return select_boxes(corners[0].numpy() / scale, scores[0].numpy(), confident)
 
 
 @pytest.fixture(scope="module")

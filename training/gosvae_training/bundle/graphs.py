@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,16 @@ from torch import Tensor, nn
 from ..models.decoders import LabelDecoder
 from ..models.pixels import PixelDecoder, to_frames
 from ..models.token_network import TokenNetwork
+
+
+class Coder(Protocol):
+    """What encodes frames and has a codebook for each level."""
+
+    # torch's stubs take attributes such as `stride` for parameters or modules.
+    encoder: Any
+
+    def codebooks(self) -> Tensor:
+        """Return the codebooks, float (levels, codes, dim)."""
 
 
 class EncoderGraph(nn.Module):
@@ -22,7 +33,7 @@ class EncoderGraph(nn.Module):
 
     codebooks: Tensor
 
-    def __init__(self, network: TokenNetwork, inertia: Sequence[float] = ()) -> None:
+    def __init__(self, network: Coder, inertia: Sequence[float] = ()) -> None:
         super().__init__()
         self.encoder = network.encoder
         self.register_buffer("codebooks", network.codebooks().detach().clone())
@@ -53,16 +64,14 @@ class EncoderGraph(nn.Module):
         return torch.stack(levels, 1).to(torch.int32)
 
 
-class _TokenGraph(nn.Module):
+class TokenGraph(nn.Module):
     """What takes tokens, int32 (N, levels, h, w); index `codes` adds nothing."""
 
     tables: Tensor
     first: Tensor
 
-    def __init__(self, network: TokenNetwork, size: tuple[int, int]) -> None:
+    def __init__(self, network: Coder) -> None:
         super().__init__()
-        self.decoder = network.decoder
-        self.size = tuple(-(-side // self.decoder.stride) for side in size)
         codebooks = network.codebooks().detach()
         levels, self.codes, dim = codebooks.shape
         absent = torch.zeros(levels, 1, dim)
@@ -74,12 +83,21 @@ class _TokenGraph(nn.Module):
         vectors = self.tables[tokens.long() + self.first].sum(1)
         return vectors.permute(0, 3, 1, 2)
 
+
+class _DecoderGraph(TokenGraph):
+    """What decodes tokens to frames of `size`."""
+
+    def __init__(self, network: TokenNetwork, size: tuple[int, int]) -> None:
+        super().__init__(network)
+        self.decoder = network.decoder
+        self.size = tuple(-(-side // self.decoder.stride) for side in size)
+
     def crop(self, made: Tensor) -> Tensor:
         """Return what lies in the frame."""
         return made[:, :, : self.size[0], : self.size[1]]
 
 
-class FeaturesGraph(_TokenGraph):
+class FeaturesGraph(_DecoderGraph):
     """int32 (N, levels, h, w) -> float (N, C, fh, fw): what the decoder's last layer sees.
 
     Labels are their own features, and so are the pixels of a decoder that makes them.
@@ -89,7 +107,7 @@ class FeaturesGraph(_TokenGraph):
         return self.crop(self.decoder.embed(self.vectors(tokens)))
 
 
-class PictureGraph(_TokenGraph):
+class PictureGraph(_DecoderGraph):
     """int32 (N, levels, h, w) -> uint8 (N, H, W, 3) RGB."""
 
     def forward(self, tokens: Tensor) -> Tensor:

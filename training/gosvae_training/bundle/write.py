@@ -243,12 +243,13 @@ def report(folder: Path, samples: Dataset) -> None:
     def measure() -> None:
         bundle = ModelBundle.load(folder)
         manifest = copy.deepcopy(bundle.manifest)
-        known = manifest["figures"]
+        known, figures = manifest["figures"], evaluate(bundle, samples)
         if not {"float16_miou", "float16_agreement"} & set(known):
-            unquantized = evaluate(_without_int8(bundle), samples)
-            metric = "agreement" if unquantized["miou"] is None else "miou"
-            known[f"float16_{metric}"] = [row[metric] for row in unquantized["levels"]]
-        manifest["figures"] = {**known, **evaluate(bundle, samples)}
+            quantized = any(int8(name) in bundle.files for name in bundle.files)
+            floats = evaluate(_without_int8(bundle), samples) if quantized else figures
+            metric = "agreement" if floats["miou"] is None else "miou"
+            known[f"float16_{metric}"] = [row[metric] for row in floats["levels"]]
+        manifest["figures"] = {**known, **figures}
         write_manifest(folder, manifest)
 
     _or_warn(folder, measure)

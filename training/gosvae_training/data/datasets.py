@@ -21,7 +21,7 @@ CamVid can be split by drive as well, see :mod:`gosvae_training.data.splits`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from gosvae_codec.labels import (
 )
 from gosvae_tools.drives.label_files import read_values
 
-from ..config import Config, Source
+from ..config import Source
 from . import splits
 from .drive import OWN_TERMS, Drive, is_drive
 from .samples import WHOLE, DataError, Dataset, Part, Sample, Selection
@@ -260,13 +260,14 @@ def load_dataset(
     return dataset if len(chosen) == len(dataset) else Selection(dataset, chosen)
 
 
-def has_splits(root: Path) -> bool:
-    """Tell whether a path is of a dataset with splits, not of a drive or frames without labels."""
+def default_split(root: Path) -> str:
+    """Return ``val`` for a dataset with splits, ``all`` for a drive or frames without labels."""
     if is_drive(root):
-        return False
+        return "all"
     known = any((root / name).is_dir() for name in ("leftImg8bit", "annotations"))
     plain = (root / "images").is_dir() and (root / "masks").is_dir()
-    return known or any(root.glob("*annot")) or (plain and (root / "images" / "val").is_dir())
+    split = known or any(root.glob("*annot")) or (plain and (root / "images" / "val").is_dir())
+    return "val" if split else "all"
 
 
 def _find(root: Path, split: str, labels: LabelSpace) -> Dataset:
@@ -284,13 +285,18 @@ def _find(root: Path, split: str, labels: LabelSpace) -> Dataset:
     return _folder(root, split)
 
 
+def require_folders(names: Iterable[str], folders: Mapping[str, Path]) -> None:
+    """Raise DataError where the folder of a dataset is lacking."""
+    missing = [name for name in names if name not in folders]
+    if missing:
+        raise DataError(f"no folder for {missing}: add --data {missing[0]}=PATH")
+
+
 def load_sources(
     sources: Mapping[str, Source], folders: Mapping[str, Path], labels: LabelSpace
 ) -> dict[str, Dataset]:
     """Return the datasets of a configuration by name; raise DataError where a folder is lacking."""
-    missing = [name for name in sources if name not in folders]
-    if missing:
-        raise DataError(f"no folder for {missing}: add --data {missing[0]}=PATH")
+    require_folders(sources, folders)
     return {
         name: load_dataset(
             folders[name],
@@ -302,13 +308,13 @@ def load_sources(
     }
 
 
-def parse_folders(config: Config, arguments: Sequence[str]) -> dict[str, Path]:
+def parse_folders(names: Sequence[str], arguments: Sequence[str]) -> dict[str, Path]:
     """Return the folder of each dataset, from ``NAME=PATH``, or ``PATH`` where there is but one.
 
     Raises:
-        DataError: an argument names a dataset that the configuration does not have.
+        DataError: an argument names a dataset that is not among `names`, a configuration's own.
     """
-    names, folders = config.data.names(), {}
+    folders = {}
     for argument in arguments:
         name, equals, path = argument.partition("=")
         if not equals and len(names) == 1:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 import torch
 
 from .augment import Items
 from .samples import Dataset, Sample
+
+
+class Ends:
+    """Where parts end that are laid end to end."""
+
+    def __init__(self, parts: Sequence[Sized]) -> None:
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def find(self, index: int) -> tuple[int, int]:
+        """Return the number of the part that an index lies in, and its place there."""
+        part = int(np.searchsorted(self._ends, index, "right"))
+        return part, index - (int(self._ends[part - 1]) if part else 0)
 
 
 class Concatenation:
@@ -18,16 +33,16 @@ class Concatenation:
         self.parts = parts
         self.title = " and ".join(part.title for part in parts)
         self.terms = "; ".join(dict.fromkeys(part.terms for part in parts))
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._ends = Ends(parts)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        part = int(np.searchsorted(self._ends, index, "right"))
-        return self.parts[part][index - int(self._ends[part]) + len(self.parts[part])]
+        part, place = self._ends.find(index)
+        return self.parts[part][place]
 
 
 class Mixture(Items):

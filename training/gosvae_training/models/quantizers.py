@@ -41,6 +41,14 @@ RARE = 0.5
 """Vectors of a batch, on average, with fewer of which a code is restarted in training."""
 
 
+def rare_use(vectors: float, codes: int) -> float:
+    """Return RARE, or less where a batch has few `vectors` for many codes.
+
+    No more than a few can then be expected for each.
+    """
+    return min(RARE, 0.1 * vectors / codes)
+
+
 def residual_codes(levels: int, codes: int, dim: int, rare: float = RARE) -> ResidualVQ:
     """Return a quantiser with `levels` codebooks of `codes` vectors with `dim` numbers each."""
     return ResidualVQ(

@@ -19,7 +19,7 @@ from .encoders import LightEncoder, TokenEncoder, TrunkEncoder
 from .expert import Expert
 from .experts import load_weights
 from .pixels import ConvolutionalEncoder, PixelDecoder
-from .quantizers import RARE, Argmax, Rounding, residual_codes
+from .quantizers import RARE, Argmax, Rounding, rare_use, residual_codes
 from .settings import Convolutional, LabelSender, Light, Pixels, Tokens, Trunk, Upper
 from .start import load_encoder
 
@@ -145,8 +145,7 @@ def build_tokens(
         rare = RARE
         if schedule is not None:
             vectors = schedule.batch * math.prod(side / encoder.stride for side in schedule.crop)
-            # Of few vectors for many codes no more than a few can be expected for each.
-            rare = min(RARE, 0.1 * vectors / tokens.codes)
+            rare = rare_use(vectors, tokens.codes)
         quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
     return TokenNetwork(encoder, quantizer, decoder)
 

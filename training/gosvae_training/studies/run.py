@@ -132,7 +132,7 @@ class _Session:
         self._fabric = make_fabric(
             options.accelerator, options.devices, options.nodes, options.precision
         )
-        material = Material.load(first, parse_folders(first, options.data))
+        material = Material.load(first, parse_folders(first.data.names(), options.data))
         self._material = replace(material, val=_Spaced(material.val, self._study.every))
         labels = material.labels
         experts = {name: frozen(each, labels) for name, each in self._study.experts.items()}

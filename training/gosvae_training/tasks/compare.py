@@ -27,7 +27,7 @@ from gosvae_codec.draft import write_text
 from gosvae_codec.images import resize_frame
 from gosvae_codec.tasks import DetectionResult, Result, SemanticResult
 
-from ..data.datasets import has_splits, load_dataset
+from ..data.datasets import default_split, load_dataset
 from ..data.samples import DataError, Part, describe, iterate
 from ..evaluate import HEADER, INTRA_FRAMES, gigamacs, send_labels
 from ..tables import markdown_table
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = ModelBundle.load(options.bundle)
-        split = options.split or ("val" if has_splits(options.data) else "all")
+        split = options.split or default_split(options.data)
         part = Part(max(options.every, 1), (0.0, 1.0), "")
         samples = load_dataset(options.data, split, bundle.labels, part)
         frames = [sample.frame for sample in iterate(samples)]

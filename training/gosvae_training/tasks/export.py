@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.labels import UNLABELLED, Label, LabelSpace
+from gosvae_codec.labels import CITYSCAPES, UNLABELLED, Label, LabelSpace
 from gosvae_codec.manifest import FORMAT, PRIOR, list_labels, record
 from gosvae_codec.tasks import KINDS
 
@@ -26,7 +26,7 @@ from ..bundle.networks import Head, Networks, share_expert, write_networks
 from ..bundle.offsets import fit_offsets
 from ..bundle.onnx_export import ExportError, to_onnx
 from ..bundle.write import delete_orphans, load_averaged, report, some_frames
-from ..data.datasets import load_dataset
+from ..data.datasets import load_dataset, parse_folders
 from ..data.mixture import Concatenation
 from ..data.samples import DataError, Dataset, Sample, describe
 from ..files import whole_folder
@@ -44,30 +44,18 @@ from .train import (
     add_options,
     build_network,
     load_config,
-    parse_folders,
 )
 from .views import LabelledViews
-from .yolox import OVERLAP
+from .yolox import CLASSES, OVERLAP
 
 LEAST_SCORE = 0.2
 """Of a box that a bundle's head makes."""
+_COLORS = {label.name: label.color for label in CITYSCAPES.labels}
 OBJECTS = LabelSpace(
     "objects",
     tuple(
-        Label(index, name, color)
-        for index, (name, color) in enumerate(
-            {
-                "person": (220, 20, 60),
-                "bicycle": (119, 11, 32),
-                "car": (0, 0, 142),
-                "motorcycle": (0, 0, 230),
-                "bus": (0, 60, 100),
-                "train": (0, 80, 100),
-                "truck": (0, 0, 70),
-                "traffic light": (250, 170, 30),
-                "stop sign": (220, 220, 0),
-            }.items()
-        )
+        Label(index, name, _COLORS.get(name, _COLORS["traffic sign"]))
+        for index, name in enumerate(CLASSES)
     ),
 )
 """Classes of the detector in their order, with the colours of Cityscapes."""
@@ -143,7 +131,7 @@ def _add_offsets(network: TaskNetwork, material: Material) -> None:
         tokens[:, 1:] = features.codes
         return network.semantic(features(tokens))
 
-    views = LabelledViews(material.train, LABELS)
+    views = Concatenation([LabelledViews(each, LABELS) for each in material.train])
     offsets = fit_offsets(logits, views, LABELS, material.config.input_size)
     network.semantic.add(offsets)
 
@@ -247,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         config = load_config(options.config, options.overrides)
-        folders = parse_folders(options.data)
+        folders = parse_folders(config.names(), options.data)
         material = Material.load(config, options.experts, folders, options.runs / "views")
         train, val = (
             Concatenation(

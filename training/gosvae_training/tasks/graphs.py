@@ -5,28 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..bundle.graphs import TokenGraph
 from .network import DetectionHead, TaskNetwork
 from .yolox import decode_maps
 
 
-class FeaturesGraph(nn.Module):
-    """int32 (N, levels, h, w) -> float (N, width, h, w); index `codes` adds nothing."""
-
-    tables: Tensor
-    first: Tensor
+class FeaturesGraph(TokenGraph):
+    """int32 (N, levels, h, w) -> float (N, width, h, w)."""
 
     def __init__(self, network: TaskNetwork) -> None:
-        super().__init__()
+        super().__init__(network)
         self.features = network.features
-        codebooks = network.codebooks().detach()
-        levels, self.codes, dim = codebooks.shape
-        absent = torch.zeros(levels, 1, dim)
-        self.register_buffer("tables", torch.cat([codebooks, absent], 1).flatten(0, 1))
-        self.register_buffer("first", torch.arange(levels)[:, None, None] * (self.codes + 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        vectors = self.tables[tokens.long() + self.first].sum(1)
-        return self.features(vectors.permute(0, 3, 1, 2))
+        return self.features(self.vectors(tokens))
 
 
 class BoxesGraph(nn.Module):

@@ -28,7 +28,7 @@ from gosvae_codec.tasks import KINDS
 from ..bundle.networks import bind_head
 from ..bundle.onnx_export import ExportError, write_onnx
 from ..data.augment import augment, fit_rows
-from ..data.datasets import has_splits, load_dataset
+from ..data.datasets import default_split, load_dataset
 from ..data.samples import DataError, Dataset, Sample, describe, iterate
 from ..losses import class_weights, segmentation_loss
 from ..models.token_network import resize_logits
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         bundle = ModelBundle.load(options.bundle)
         samples = load_dataset(options.data, options.split or "train", labels)
         val = options.val or options.data
-        split = options.val_split or ("val" if has_splits(val) else "all")
+        split = options.val_split or default_split(val)
         others = load_dataset(val, split, labels)
         receiver = Receiver(bundle, options.threads)
         examples = make_examples(receiver, samples, labels, options.views, options.seed)

@@ -67,6 +67,10 @@ class Config(Strict):
     prior: Prior = Prior()
     notes: str = ""
 
+    def names(self) -> list[str]:
+        """Return the names of all datasets, each once, in order."""
+        return list(dict.fromkeys([*self.train, *self.val]))
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
         if any(side % 32 for side in self.input_size):

@@ -19,12 +19,12 @@ from gosvae_codec.tasks import DetectionResult
 
 from ..average_precision import AveragePrecision
 from ..config import Identity
-from ..data.datasets import load_dataset
+from ..data.datasets import load_dataset, parse_folders, require_folders
 from ..data.samples import DataError
 from ..fit import Run, TrainingError, fit, make_fabric
 from ..losses import class_weights
-from ..models.quantizers import RARE
-from ..strict import ConfigError, override, parse, read_yaml
+from ..models.quantizers import rare_use
+from ..strict import ConfigError, parse, read_changed
 from ..train import add_machine_options
 from .network import TOKEN_STRIDE, TaskNetwork
 from .objective import TaskObjective
@@ -61,9 +61,7 @@ class Material:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
         def views(sources: dict[str, Source]) -> list[Views]:
-            missing = [name for name in sources if name not in folders]
-            if missing:
-                raise DataError(f"no folder for {missing}: add --data {missing[0]}=PATH")
+            require_folders(sources, folders)
             made = []
             for name, source in sources.items():
                 samples = load_dataset(folders[name], source.split)
@@ -94,8 +92,7 @@ def build_network(config: Config, experts: Path) -> TaskNetwork:
     height, width = config.input_size
     vectors = codec.batch * height * width / TOKEN_STRIDE**2
     detector = experts / DETECTOR
-    # Of few vectors for many codes no more than a few can be expected for each.
-    rare = min(RARE, 0.1 * vectors / tokens.codes)
+    rare = rare_use(vectors, tokens.codes)
     return TaskNetwork(tokens, len(LABELS), trunk_of(detector), Heads(detector), rare)
 
 
@@ -152,21 +149,7 @@ def train_tasks(fabric: Fabric, material: Material, folder: Path, workers: int =
 
 def load_config(path: Path, overrides: list[str]) -> Config:
     """Read a configuration; raise ConfigError where it has an unknown or impossible value."""
-    values = read_yaml(path)
-    for text in overrides:
-        override(values, text)
-    return parse(Config, values, path)
-
-
-def parse_folders(arguments: list[str]) -> dict[str, Path]:
-    """Return the folders of ``NAME=PATH``; raise DataError where one is written otherwise."""
-    folders = {}
-    for argument in arguments:
-        name, equals, path = argument.partition("=")
-        if not (equals and name and path):
-            raise DataError(f"--data {argument}: expected NAME=PATH")
-        folders[name] = Path(path)
-    return folders
+    return parse(Config, read_changed(path, overrides), path)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         config = load_config(options.config, options.overrides)
-        folders = parse_folders(options.data)
+        folders = parse_folders(config.names(), options.data)
         material = Material.load(config, options.experts, folders, options.runs / "views")
         fabric = make_fabric(options.accelerator, options.devices, options.nodes, options.precision)
         torch.manual_seed(config.seed)

@@ -16,6 +16,7 @@ from gosvae_codec.draft import whole_file
 from gosvae_codec.labels import LabelSpace
 
 from ..data.augment import Items, recolor
+from ..data.mixture import Ends
 from ..data.samples import Dataset, Sample, describe
 
 Frame = npt.NDArray[np.uint8]
@@ -114,23 +115,18 @@ def random_view(frame: Frame, aspect: float, rng: np.random.Generator) -> Frame:
 class LabelledViews:
     """Views as a dataset, whose masks are the labels that the segmenter finds most likely."""
 
-    def __init__(self, parts: Sequence[Views], labels: LabelSpace) -> None:
-        self.title = " and ".join(part.title for part in parts)
-        self.terms = ""
-        self._parts, self._labels = parts, labels
-        self._ends = np.cumsum([len(part) for part in parts])
+    terms = ""
+
+    def __init__(self, views: Views, labels: LabelSpace) -> None:
+        self.title = views.title
+        self._views, self._labels = views, labels
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._views)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = int(np.searchsorted(self._ends, index, "right"))
-        views = self._parts[part]
-        place = index - int(self._ends[part]) + len(views)
-        mask = self._labels.ids[views.targets[place].argmax(0)]
-        return Sample(np.array(views.frames[place]), mask.repeat(2, 0).repeat(2, 1))
+        mask = self._labels.ids[self._views.targets[index].argmax(0)]
+        return Sample(np.array(self._views.frames[index]), mask.repeat(2, 0).repeat(2, 1))
 
 
 class ViewItems(Items):
@@ -141,20 +137,17 @@ class ViewItems(Items):
 
     def __init__(self, parts: Sequence[Views], length: int, seed: int) -> None:
         self._parts, self._length, self._seed = parts, length, seed
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._ends = Ends(parts)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-        total = int(self._ends[-1])
-        epoch, place = divmod(index, total)
-        order = np.random.default_rng((self._seed, epoch)).permutation(total)
+        epoch, place = divmod(index, len(self._ends))
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._ends))
         rng = np.random.default_rng((self._seed, epoch, place))
-        chosen = int(order[place])
-        part = int(np.searchsorted(self._ends, chosen, "right"))
+        part, chosen = self._ends.find(int(order[place]))
         views = self._parts[part]
-        chosen -= int(self._ends[part]) - len(views)
         frame, target = np.asarray(views.frames[chosen]), np.asarray(views.targets[chosen])
         if rng.random() < 0.5:
             frame, target = frame[:, ::-1], target[:, :, ::-1]

@@ -21,7 +21,6 @@ CHANNELS = (64, 128, 256)
 """Of the features that the heads take at each stride."""
 SIDE = 416
 """Of the square that the detector is trained for."""
-_PADDING = 114
 _PIXELS, _STEM, _PYRAMID = "images", "721", ("956", "990", "1024")
 _MAPS = (("1062", "1063", "1045"), ("1104", "1105", "1087"), ("1146", "1147", "1129"))
 """Offsets and log sizes, objectness, classes; the latter two before the sigmoid."""
@@ -120,23 +119,3 @@ def select_boxes(
     classes = np.array([index for index, _ in found], np.int64)
     cells = np.array([cell for _, cell in found], np.int64)
     return DetectionResult(corners[cells].reshape(-1, 4), scores[classes, cells], classes)
-
-
-class Yolox:
-    """The detector, asked about whole frames at their own aspect ratio."""
-
-    def __init__(self, path: Path) -> None:
-        """Read it; raise ConfigError where that fails."""
-        self._trunk, self._heads = trunk_of(path).eval(), Heads(path).eval()
-
-    @torch.inference_mode()
-    def detect(self, frame: npt.NDArray[np.uint8], confident: float = CONFIDENT) -> DetectionResult:
-        """Return the boxes in a frame, uint8 (H, W, 3) RGB."""
-        height, width = frame.shape[:2]
-        scale = SIDE / max(height, width)
-        square = np.full((SIDE, SIDE, 3), _PADDING, np.uint8)
-        size = max(round(width * scale), 1), max(round(height * scale), 1)
-        square[: size[1], : size[0]] = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
-        pixels = torch.from_numpy(square[..., ::-1].copy()).permute(2, 0, 1)[None].float()
-        corners, scores = decode_maps(self._heads(*self._trunk(pixels)[1:]))
-        return select_boxes(corners[0].numpy() / scale, scores[0].numpy(), confident)
