@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from gosvae_codec import Decoder, Encoder, Expert, Header, ModelBundle
 from gosvae_codec.labels import camvid_to_train_ids
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
+from gosvae_codec.tasks import MIN_SCORE
 from gosvae_common.shipped import BUNDLE, find_drive
 from gosvae_tools.drives import open_source
 
@@ -33,6 +36,24 @@ def test_the_default_bundle_gives_masks_and_boxes_as_the_experts_do() -> None:
     tasks = ModelBundle.load(ROOT / "models" / BUNDLE).manifest["figures"]["tasks"]
     assert tasks["semantic"]["agreement"] >= 0.75
     assert tasks["detection"]["ap50"] >= 0.8
+
+
+def test_the_example_of_tasks_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tasks.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    frame = next(open_source(find_drive()).frames()).image
+    given: dict[str, Any] = {"frame": frame}
+    exec(example, given)
+    assert given["mask"].shape == given["confidence"].shape == frame.shape[:2]
+    scores, more = given["found"].scores, given["more"]["detection"].scores
+    assert list(given["more"]) == ["detection"]
+    # The head leaves it to receivers what is likely enough.
+    assert len(more) > len(scores) > 0 and scores.min() >= MIN_SCORE > more.min() >= 0.05
+    names = [label.name for label in given["bundle"].tasks["detection"].labels.labels]
+    first = capsys.readouterr().out.splitlines()[0]
+    assert any(first.startswith(f"{name} ") for name in names)
 
 
 @pytest.mark.parametrize(("name", "share"), [("camvid-base", 0.93), ("camvid-f16", 0.98)])

@@ -89,7 +89,7 @@ class _Stream:
     def __init__(self, bundle: ModelBundle, levels: int) -> None:
         self.levels = levels
         self._single, self._encoder = Encoder(bundle), Encoder(bundle)
-        self._decoder = Decoder(bundle)
+        self._decoder = Decoder(bundle, min_score=0.0)
         self.truth = ConfusionMatrix()
         self.meters = task_meters(bundle)
         masks = self.meters[bundle.semantic.name]

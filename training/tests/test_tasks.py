@@ -23,6 +23,8 @@ from gosvae_training.average_precision import AveragePrecision
 from gosvae_training.models.onnx_network import OnnxNetwork
 from gosvae_training.strict import ConfigError
 from gosvae_training.tasks.compare import main as compare
+from gosvae_training.tasks.exact import boxes_of_instances
+from gosvae_training.tasks.exact import main as exact
 from gosvae_training.tasks.expert_graphs import detector_graph, segmenter_graph
 from gosvae_training.tasks.export import main as export
 from gosvae_training.tasks.head import main as head
@@ -453,3 +455,43 @@ def test_a_configuration_is_checked() -> None:
         Config(**settings(input_size=(96, 96)))
     with pytest.raises(ValueError, match="1 numbers for 2 levels"):
         Config(**settings(inertia=(1.0,)))
+
+
+# --- exact boxes
+
+
+def test_boxes_of_instances_are_those_of_what_is_visible(
+    yolox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = np.zeros((90, 120), np.uint16)
+    ids[10:40, 20:60] = 26001  # a car
+    ids[20:30, 20:40] = 24007  # a person before it
+    ids[50:70, 90:120] = 25001  # a rider
+    ids[80:87, 0:50] = 26002  # too low
+    ids[50:80, 0:30] = 29001  # a caravan, which the detector does not know
+    ids[0:10, 0:120] = 26  # no instance
+    found = boxes_of_instances(ids)
+    names = [list(CLASSES)[index] for index in found.classes]
+    boxes = dict(zip(names, found.boxes.tolist(), strict=True))
+    assert names == ["person", "person", "car"]
+    assert boxes["car"] == [20, 10, 60, 40] and boxes["person"] == [90, 50, 120, 70]
+    assert found.boxes[0].tolist() == [20, 20, 40, 30]
+    assert len(boxes_of_instances(np.zeros((4, 4), np.uint16)).boxes) == 0
+
+    city = tmp_path / "streets" / "{}" / "val" / "city"
+    for folder, name, picture in (
+        ("gtFine", "a_gtFine_instanceIds.png", ids),
+        ("leftImg8bit", "a_leftImg8bit.png", np.full((90, 120, 3), 90, np.uint8)),
+    ):
+        path = Path(str(city).format(folder)) / name
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), picture)
+    shutil.copy(yolox, tmp_path / DETECTOR)
+    models = Path(__file__).parents[2] / "models"
+    options = ["--data", str(tmp_path / "streets"), "--experts", str(tmp_path)]
+    assert exact([str(models / "road"), *options]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()[2:]
+    assert "person (2) | car (1)" in head and len(lines) == 3
+    assert exact([str(models / "camvid-base"), *options]) == 1
+    assert "camvid-base: it has no boxes of person" in capsys.readouterr().err
+    assert exact([str(models / "road"), *options, "--split", "test"]) == 1

@@ -53,6 +53,8 @@ SHRINKS = (2, 1)
 """Parts of the sides that pictures are sent at."""
 KBIT_PER_S = (80, 160, 320, 640, 1280)
 """Rates of video."""
+WAYS = ("tokens", "experts' outputs", *STILLS, "H.264")
+"""Ways to send frames."""
 MASK_SCALES = (1, 2, 4, 8)
 """Parts of the sides that masks are sent at."""
 
@@ -92,7 +94,7 @@ class Contest:
 
     def tokens(self, levels: int, predicted: bool) -> Sent:
         """Send tokens: each frame by itself, or all but one in INTRA_FRAMES from the one before."""
-        encoder, decoder = Encoder(self.bundle), Decoder(self.bundle)
+        encoder, decoder = Encoder(self.bundle), Decoder(self.bundle, min_score=0.0)
         for index, frame in enumerate(self.frames):
             intra = not predicted or index % INTRA_FRAMES == 0
             packets = encoder.encode(frame, HEADER, levels, intra)
@@ -157,12 +159,18 @@ def _decoded(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(picture, np.uint8)
 
 
-def compare(bundle: ModelBundle, frames: Sequence[Frame], in_order: bool) -> list[dict[str, Any]]:
-    """Return the rows of all ways to send `frames`; of video and prediction, if `in_order`."""
+def compare(
+    bundle: ModelBundle, frames: Sequence[Frame], in_order: bool, only: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of all ways to send `frames`; of video and prediction, if `in_order`.
+
+    `only` is the name of the one way whose rows are wanted.
+    """
     contest, rows = Contest(bundle, frames), []
 
     def add(name: str, setting: str, sent: Callable[..., Sent], *arguments: Any) -> None:
-        rows.append(contest.row(name, setting, sent(*arguments)))
+        if only in (None, name):
+            rows.append(contest.row(name, setting, sent(*arguments)))
 
     for levels in range(1, bundle.levels + 1):
         add("tokens", f"{levels} of {bundle.levels} levels", contest.tokens, levels, False)
@@ -216,6 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--in-order", action="store_true", help=f"frames are video of {RATE} Hz: predict"
     )
+    parser.add_argument("--only", choices=WAYS, help="one way to send the frames")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     try:
@@ -224,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         part = Part(max(options.every, 1), (0.0, 1.0), "")
         samples = load_dataset(options.data, split, bundle.labels, part)
         frames = [sample.frame for sample in iterate(samples)]
-        rows = compare(bundle, frames, options.in_order)
+        rows = compare(bundle, frames, options.in_order, options.only)
     except (GosvaeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

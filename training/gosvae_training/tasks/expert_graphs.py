@@ -101,8 +101,13 @@ def segmenter_graph(path: Path) -> onnx.ModelProto:
     return compose.merge_models(joined, after, [(joined.graph.output[0].name, "taken")])
 
 
-def detector_graph(path: Path) -> onnx.ModelProto:
-    """Return the detector: uint8 (1, H, W, 3) -> what heads of kind detection make."""
+def detector_graph(path: Path, least_score: float = CONFIDENT) -> onnx.ModelProto:
+    """Return the detector: uint8 (1, H, W, 3) -> what heads of kind detection make.
+
+    Args:
+        path: its file.
+        least_score: below which boxes are left out.
+    """
     foreign = _load(path)
     before = _parse(_BEFORE_DETECTOR.replace("SIDE", str(SIDE)))
     joined = compose.merge_models(
@@ -120,7 +125,7 @@ def detector_graph(path: Path) -> onnx.ModelProto:
         numpy_helper.from_array(values, name) for name, values in constants.items()
     )
     pairs = [(made, "taken"), ("resized_sides", "taken_sides")]
-    return with_suppression(compose.merge_models(joined, after, pairs), OVERLAP, CONFIDENT)
+    return with_suppression(compose.merge_models(joined, after, pairs), OVERLAP, least_score)
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:

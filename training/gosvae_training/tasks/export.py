@@ -26,7 +26,7 @@ from ..bundle.networks import Head, Networks, share_expert, write_networks
 from ..bundle.offsets import fit_offsets
 from ..bundle.onnx_export import ExportError, to_onnx
 from ..bundle.write import delete_orphans, load_averaged, report, some_frames
-from ..data.datasets import load_dataset, parse_folders
+from ..data.datasets import parse_folders
 from ..data.mixture import Concatenation
 from ..data.samples import DataError, Dataset, Sample, describe
 from ..files import whole_folder
@@ -39,6 +39,7 @@ from .segmenter import LABELS
 from .settings import Config
 from .train import (
     DETECTOR,
+    LEAST_SCORE,
     SEGMENTER,
     Material,
     add_options,
@@ -48,8 +49,6 @@ from .train import (
 from .views import LabelledViews
 from .yolox import CLASSES, OVERLAP
 
-LEAST_SCORE = 0.2
-"""Of a box that a bundle's head makes."""
 _COLORS = {label.name: label.color for label in CITYSCAPES.labels}
 OBJECTS = LabelSpace(
     "objects",
@@ -238,9 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         folders = parse_folders(config.names(), options.data)
         material = Material.load(config, options.experts, folders, options.runs / "views")
         train, val = (
-            Concatenation(
-                [load_dataset(folders[name], source.split) for name, source in part.items()]
-            )
+            Concatenation([source.load(folders[name]) for name, source in part.items()])
             for part in (config.train, config.val)
         )
         folder = export(material, (train, val), options.runs, options.models)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from gosvae_codec import GosvaeError, ModelBundle
 from gosvae_codec.images import resize_frame
 from gosvae_codec.labels import UNLABELLED, LabelSpace, label_space
-from gosvae_codec.manifest import ENCODER, FEATURES
+from gosvae_codec.manifest import FEATURES
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.tasks import KINDS
 
@@ -33,43 +33,19 @@ from ..data.samples import DataError, Dataset, Sample, describe, iterate
 from ..losses import class_weights, segmentation_loss
 from ..models.token_network import resize_logits
 from ..strict import ConfigError
+from ..studies.depth import DepthFrames
+from .depth_head import depth_report, make_depth_examples, train_depth_head
 from .network import SemanticHead
-
-LEARNING_RATE = 2e-3
-ONE_LEVEL = 0.3
-"""Share of the examples with tokens of the first level alone."""
+from .receiver import ONE_LEVEL, Examples, Receiver, fit_head
 
 
-class Examples(NamedTuple):
-    """What a head is trained on."""
+class Trained(NamedTuple):
+    """A head, what it was trained on, and how good it is."""
 
-    features: npt.NDArray[np.float16]
-    """(N, C, h, w)."""
-    channels: npt.NDArray[np.uint8]
-    """(N, H/2, W/2) of the encoder's input: channel, or 255."""
-
-
-class Receiver:
-    """A bundle's encoder and the network that its heads share, without packets in between."""
-
-    def __init__(self, bundle: ModelBundle, threads: int) -> None:
-        """Load them.
-
-        Raises:
-            BundleError: see :meth:`ModelBundle.session`.
-        """
-        self.bundle = bundle
-        self._encoder = bundle.session(ENCODER, ("cpu",), threads)
-        self._features = bundle.session(FEATURES, ("cpu",), threads)
-        self._nothing = np.full((1, bundle.levels, *bundle.grid), bundle.codes, np.int32)
-
-    def features(
-        self, frame: npt.NDArray[np.uint8], levels: int | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Return the features of a frame of the encoder's size, (1, C, h, w); `levels` or all."""
-        tokens = self._encoder.run(frame[None], self._nothing).copy()
-        tokens[:, levels or self.bundle.levels :] = self.bundle.codes
-        return np.asarray(self._features.run(tokens), np.float32)
+    head: nn.Module
+    examples: Examples
+    figures: Callable[[], str]
+    """Measures it."""
 
 
 def make_examples(
@@ -97,28 +73,18 @@ def make_examples(
 def train_head(examples: Examples, classes: int, steps: int, batch: int, seed: int) -> SemanticHead:
     """Return a head trained on examples: cross entropy, weighted by class, and Dice."""
     torch.manual_seed(seed)
-    counts = np.bincount(examples.channels.ravel(), minlength=256)[:classes]
+    counts = np.bincount(examples.target.ravel(), minlength=256)[:classes]
     if not counts.any():
         raise DataError("none of the frames has a labelled pixel; give labelled ones")
     weights = class_weights(counts / counts.sum())
-    head = SemanticHead(examples.features.shape[1], classes).train()
-    optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
-    rng = np.random.default_rng(seed)
-    progress = tqdm(range(steps), desc="head", unit="step")
-    for _ in progress:
-        chosen = rng.integers(0, len(examples.features), batch)
-        features = torch.from_numpy(examples.features[chosen].astype(np.float32))
-        target = torch.from_numpy(examples.channels[chosen].astype(np.int64))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = head(features)
-        loss = segmentation_loss(logits.float(), target, weights)["loss"]
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        progress.set_postfix(loss=f"{loss.item():.3f}")
-    return head.eval()
+    head = SemanticHead(examples.features.shape[1], classes)
+
+    def loss(chosen: npt.NDArray[np.int64], logits: Tensor) -> Tensor:
+        target = torch.from_numpy(examples.target[chosen].astype(np.int64))
+        return segmentation_loss(logits, target, weights)["loss"]
+
+    fit_head(head, examples, loss, steps, batch, seed)
+    return head
 
 
 @torch.inference_mode()
@@ -144,16 +110,54 @@ def report(matrices: Mapping[int, ConfusionMatrix], labels: LabelSpace) -> str:
     return "\n".join([*lines, *(f"  {names[key]} {value:.3f}" for key, value in iou.items())])
 
 
+def _semantic(options: argparse.Namespace, receiver: Receiver) -> Trained:
+    labels = label_space(options.labels)
+    samples = load_dataset(options.data, options.split or "train", labels)
+    val = options.val or options.data
+    split = options.val_split or default_split(val)
+    others = load_dataset(val, split, labels)
+    examples = make_examples(receiver, samples, labels, options.views, options.seed)
+    head = train_head(examples, len(labels), options.steps, options.batch, options.seed)
+
+    def figures() -> str:
+        title = f"trained on {describe(samples)}; on {describe(others)}:"
+        return f"{title}\n{report(measure(receiver, head, others, labels), labels)}"
+
+    return Trained(head, examples, figures)
+
+
+def _depth(options: argparse.Namespace, receiver: Receiver) -> Trained:
+    splits = options.split or "train", options.val_split or "val"
+    frames = DepthFrames(options.data, splits[0], receiver.bundle.input_size)
+    examples = make_depth_examples(receiver, frames, options.views, options.seed)
+    head = train_depth_head(examples, options.steps, options.batch, options.seed)
+
+    def figures() -> str:
+        title = f"trained on {frames.title}; on {splits[1]}:"
+        return f"{title}\n{depth_report(receiver, head, options.data, splits)}"
+
+    return Trained(head, examples, figures)
+
+
+_TRAIN = {"semantic": _semantic, "depth": _depth}
+"""By kind of head."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train a head on labelled frames, measure it on others, and write its file."""
     parser = argparse.ArgumentParser(prog="gosvae_training.tasks.head", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--data", type=Path, required=True, help="a labelled dataset")
+    parser.add_argument("--kind", choices=_TRAIN, default="semantic")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a labelled dataset; for depth, rendered streets"
+    )
     parser.add_argument("--split", help="train by default")
-    parser.add_argument("--val", type=Path, help="another dataset to measure on")
+    parser.add_argument("--val", type=Path, help="another dataset to measure on; of masks")
     parser.add_argument("--val-split", help="val by default")
-    parser.add_argument("--labels", default="camvid", help="a label space, or its YAML file")
-    parser.add_argument("--views", type=int, default=6, help="random crops of each frame")
+    parser.add_argument(
+        "--labels", default="camvid", help="of masks: a label space, or its YAML file"
+    )
+    parser.add_argument("--views", type=int, default=6, help="random views of each frame")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
@@ -162,22 +166,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        labels = label_space(options.labels)
         bundle = ModelBundle.load(options.bundle)
-        samples = load_dataset(options.data, options.split or "train", labels)
-        val = options.val or options.data
-        split = options.val_split or default_split(val)
-        others = load_dataset(val, split, labels)
-        receiver = Receiver(bundle, options.threads)
-        examples = make_examples(receiver, samples, labels, options.views, options.seed)
-        head = train_head(examples, len(labels), options.steps, options.batch, options.seed)
+        trained = _TRAIN[options.kind](options, Receiver(bundle, options.threads))
         some = [
-            (torch.from_numpy(each[None].astype(np.float32)),) for each in examples.features[:2]
+            (torch.from_numpy(each[None].astype(np.float32)),)
+            for each in trained.examples.features[:2]
         ]
-        write_onnx(head, some, (["features"], list(KINDS["semantic"].outputs)), options.output)
+        names = ["features"], list(KINDS[options.kind].outputs)
+        write_onnx(trained.head, some, names, options.output)
         bind_head(options.output, str(bundle.manifest["files"][FEATURES]["sha256"]))
-        print(f"trained on {describe(samples)}; on {describe(others)}:")
-        print(report(measure(receiver, head, others, labels), labels))
+        print(trained.figures())
     except (GosvaeError, DataError, ConfigError, ExportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -145,6 +145,18 @@ class SemanticHead(nn.Module):
         self.classify.bias.add_(offsets.repeat_interleave(4))
 
 
+class DepthHead(nn.Module):
+    """Features (N, width, h, w) to depths at 2 pixels, (N, 8h, 8w), in what it was trained on."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = SemanticHead(width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Exponential, so that errors are relative; from 0.4 to 400, around 12.
+        return (self.layers(features)[:, 0] + 2.5).clamp(-1, 6).exp()
+
+
 class DetectionHead(nn.Module):
     """Features (N, width, h, w) to the detector's pyramid, from which its own heads go on."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from ..config import Prior, Schedule
+from ..data.datasets import load_dataset
+from ..data.samples import Dataset, Part
 from ..strict import Size, Strict
 
 
@@ -16,6 +19,12 @@ class Source(Strict):
     split: str
     views: PositiveInt = 1
     """Random views of each frame."""
+    every: PositiveInt = 1
+    """Frames from one that is taken to the next."""
+
+    def load(self, path: Path) -> Dataset:
+        """Return the frames of the dataset at `path`; raise DataError where that fails."""
+        return load_dataset(path, self.split, part=Part(self.every))
 
 
 class Tokens(Strict):

@@ -19,7 +19,7 @@ from gosvae_codec.tasks import DetectionResult
 
 from ..average_precision import AveragePrecision
 from ..config import Identity
-from ..data.datasets import load_dataset, parse_folders, require_folders
+from ..data.datasets import parse_folders, require_folders
 from ..data.samples import DataError
 from ..fit import Run, TrainingError, fit, make_fabric
 from ..losses import class_weights
@@ -35,8 +35,8 @@ from .yolox import CLASSES, CONFIDENT, Heads, decode_maps, select_boxes, trunk_o
 
 SEGMENTER, DETECTOR = "road_segmentation_adas_0001.onnx", "yolox_nano_coco_416.onnx"
 """Files of the experts."""
-_LEAST_SCORE = 0.05
-"""Of a box found, when average precision is measured."""
+LEAST_SCORE = 0.05
+"""Of a box that a bundle's head makes; receivers keep those that are likely enough for them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Material:
             require_folders(sources, folders)
             made = []
             for name, source in sources.items():
-                samples = load_dataset(folders[name], source.split)
+                samples = source.load(folders[name])
                 size, seed = config.input_size, config.seed
                 made.append(
                     Views(samples, source.views, size, segmenter.segment, sha256, kept, seed)
@@ -108,7 +108,7 @@ def validate(network: TaskNetwork, parts: list[Views], device: torch.device) -> 
             made = network(frames, seen)
             mask = made.logits[0].argmax(0).cpu().numpy().astype(np.uint8)
             agreement.add(target.argmax(0).astype(np.uint8), mask)
-            precision.add(_boxes(wanted, CONFIDENT), _boxes(made.boxes, _LEAST_SCORE))
+            precision.add(_boxes(wanted, CONFIDENT), _boxes(made.boxes, LEAST_SCORE))
     return {"agreement": agreement.miou(), "ap50": precision.mean()}
 
 

@@ -16,7 +16,7 @@ from .manifest import FEATURES, RECONSTRUCT
 from .masks import Mask
 from .packets import Header, Packet
 from .sessions import Provider, Session
-from .tasks import Canvas, Outputs, Result, SemanticResult, Task
+from .tasks import MIN_SCORE, Canvas, Outputs, Result, SemanticResult, Task
 from .unpacking import UnpackedFrame, Unpacker
 
 
@@ -98,14 +98,18 @@ class Decoder(Unpacker):
         threads: int = 1,
         batch: int = 1,
         tasks: Iterable[str] | None = None,
+        min_score: float = MIN_SCORE,
     ) -> None:
         """Load the networks of `tasks`, or of all, for up to `batch` frames in one :func:`run`.
+
+        Boxes with a score below `min_score`, 0 to 1, are left out.
 
         Raises:
             ProviderError, BundleError: see :meth:`Networks.load`.
         """
         self.networks = Networks.load(bundle, providers, threads, batch, tasks)
         super().__init__(bundle)
+        self.min_score = min_score
         # Compiled now rather than at the first frame.
         for task, _ in self.networks.heads.values():
             task.prepare()
@@ -123,7 +127,8 @@ class Decoder(Unpacker):
             MissingReferenceError, PacketError: see :meth:`Unpacker.unpack`.
         """
         frame = self.unpack(packets)
-        return finish(self.bundle, frame, run(self.networks, [frame], tasks)[0])
+        made = run(self.networks, [frame], tasks)[0]
+        return finish(self.bundle, frame, made, self.min_score)
 
 
 def run(
@@ -152,9 +157,18 @@ def run(
     return results
 
 
-def finish(bundle: ModelBundle, frame: UnpackedFrame, made: Mapping[str, Outputs]) -> DecodedFrame:
-    """Return a frame's results from what the heads of the same bundle made of it."""
-    canvas = Canvas(bundle.input_size, frame.size, unknown_lines(bundle, frame.tokens))
+def finish(
+    bundle: ModelBundle,
+    frame: UnpackedFrame,
+    made: Mapping[str, Outputs],
+    min_score: float = MIN_SCORE,
+) -> DecodedFrame:
+    """Return a frame's results from what the heads of the same bundle made of it.
+
+    Boxes with a score below `min_score`, 0 to 1, are left out.
+    """
+    unknown = unknown_lines(bundle, frame.tokens)
+    canvas = Canvas(bundle.input_size, frame.size, unknown, min_score)
     tasks = {name: bundle.tasks[name].finish(outputs, canvas) for name, outputs in made.items()}
     return DecodedFrame(
         frame.header, frame.sequence, frame.size, tasks, frame.coverage, frame.tokens
@@ -196,8 +210,9 @@ def decode_together(
             decoder.bundle,
             each,
             {name: outputs for name, outputs in next(made).items() if name in names},
+            each_decoder.min_score,
         )
-        for each, names in zip(results, wanted, strict=True)
+        for (each_decoder, _), each, names in zip(frames, results, wanted, strict=True)
     ]
 
 

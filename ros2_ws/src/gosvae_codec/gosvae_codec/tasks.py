@@ -23,6 +23,8 @@ Outputs = tuple[npt.NDArray[Any], ...]
 """What a head makes of one frame, in the order of its kind's :attr:`Task.outputs`."""
 FEATURES_KEY = "gosvae_features"
 """Key of a head's metadata: SHA-256 of the ``features.onnx`` that it was made for."""
+MIN_SCORE = 0.2
+"""Least score of a box that a receiver keeps, unless it is told another."""
 UNITS = ("metres", "relative")
 """What a depth is measured in; relative depths have no scale."""
 
@@ -36,6 +38,8 @@ class Canvas(NamedTuple):
     """Height and width of the camera frame, which results are at."""
     unknown: npt.NDArray[np.bool_]
     """For each line of the encoder's input, (H,), whether its tokens never arrived."""
+    min_score: float = MIN_SCORE
+    """Of boxes that are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,14 +225,17 @@ class Detection(Task):
         return [tuple(array[of == index] for array in objects) for index in range(frames)]
 
     def finish(self, made: Outputs, canvas: Canvas) -> DetectionResult:
-        """Return the boxes whose centre's tokens arrived, cut at the frame's sides."""
+        """Return the boxes that are likely enough and whose centre's tokens arrived.
+
+        They are cut at the frame's sides.
+        """
         shares, scores, classes = made
         height, width = canvas.size
         shares = np.clip(np.nan_to_num(shares), 0, 1)
         lines = len(canvas.unknown)
         centre = np.minimum((shares[:, 1] + shares[:, 3]) / 2 * lines, lines - 1)
         known = ~canvas.unknown[centre.astype(np.intp)]
-        known &= (classes >= 0) & (classes < len(self.labels))
+        known &= (classes >= 0) & (classes < len(self.labels)) & (scores >= canvas.min_score)
         boxes = shares * np.array([width, height, width, height], np.float32)
         return DetectionResult(boxes[known], scores[known], classes[known])
 

@@ -178,6 +178,26 @@ class TestDetection(Contract):
         # Each box is a token's patch.
         np.testing.assert_allclose(small.boxes[:, 2:] - small.boxes[:, :2], 16)
 
+    def test_boxes_that_are_not_likely_enough_are_left_out(self, bundle: ModelBundle) -> None:
+        packets = Encoder(bundle).encode(frame((64, 96)))
+        everything = Decoder(bundle, min_score=0).decode(packets).tasks["detection"]
+        assert isinstance(everything, DetectionResult)
+        least = float(everything.scores[1])
+        kept = int((everything.scores >= least).sum())
+        assert 0 < kept < len(everything.scores)
+        decoders = [Decoder(bundle, batch=2, min_score=each) for each in (least, 0)]
+        together = decode_together([(decoder, packets) for decoder in decoders])
+        alone = Decoder(bundle, min_score=least).decode(packets)
+        for decoded, count in zip([*together, alone], [kept, None, kept], strict=True):
+            assert isinstance(decoded, DecodedFrame)
+            wanted = DetectionResult(*(each[:count] for each in everything))
+            self.equal(decoded.tasks["detection"], wanted)
+        # What a receiver keeps by default.
+        made = everything.boxes[:2] / [96, 64, 96, 64], np.array([0.21, 0.19]), np.array([0, 0])
+        canvas = Canvas((64, 96), (64, 96), np.zeros(64, bool))
+        result = bundle.tasks["detection"].finish(made, canvas)
+        assert isinstance(result, DetectionResult) and result.scores.tolist() == [0.21]
+
     def test_a_frame_without_objects_is_empty(self, bundle: ModelBundle) -> None:
         decoder, tokens = Decoder(bundle), np.full((2, 4, 6), bundle.codes)
         features = decoder.networks.features.compute(tokens[None].astype(np.int32))

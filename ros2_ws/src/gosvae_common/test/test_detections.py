@@ -1,4 +1,4 @@
-"""Detections as messages of vision_msgs, for which stand-ins are here, and of gosvae_msgs."""
+"""Detections as messages of gosvae_msgs, of vision_msgs, and of stand-ins where it is missing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 
 from gosvae_codec import DetectionResult
 from gosvae_codec.testing import OBJECTS
+from gosvae_common import detections
 from gosvae_common.boxes import Box, boxes_of, draw_boxes
 from gosvae_common.detections import (
     detections_type,
@@ -74,6 +75,11 @@ VISION = SimpleNamespace(
     ObjectHypothesisWithPose=ObjectHypothesisWithPose,
 )
 """As of vision_msgs 4, which Jazzy has; fields that it has not raise an error."""
+INSTALLED = pytest.param(
+    detections.VISION,
+    marks=pytest.mark.skipif(detections.VISION is None, reason="vision_msgs is not installed"),
+    id="vision_msgs",
+)
 
 
 @dataclass(slots=True)
@@ -92,7 +98,7 @@ BOXES = [Box("person", 0.875, 10.0, 20.0, 30.5, 60.0), Box("car", 0.5, 0.0, 0.0,
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id="camera")
 
 
-@pytest.mark.parametrize("vision", [None, VISION])
+@pytest.mark.parametrize("vision", [None, VISION, INSTALLED])
 @pytest.mark.parametrize("boxes", [BOXES, []])
 def test_boxes_come_back_from_either_type(vision: Any, boxes: list[Box]) -> None:
     message = to_detections(boxes, OBJECTS, HEADER, vision)
@@ -108,8 +114,9 @@ def test_our_own_message_has_ids_and_sides() -> None:
     assert (first.left, first.top, first.right, first.bottom) == (10.0, 20.0, 30.5, 60.0)
 
 
-def test_that_of_vision_msgs_has_names_as_class_ids() -> None:
-    first, _ = to_detections(BOXES, OBJECTS, HEADER, VISION).detections
+@pytest.mark.parametrize("vision", [VISION, INSTALLED])
+def test_that_of_vision_msgs_has_names_as_class_ids(vision: Any) -> None:
+    first, _ = to_detections(BOXES, OBJECTS, HEADER, vision).detections
     (result,) = first.results
     assert (result.hypothesis.class_id, result.hypothesis.score) == ("person", 0.875)
     assert (first.bbox.center.position.x, first.bbox.center.position.y) == (20.25, 40.0)

@@ -17,6 +17,7 @@ from gosvae_codec import (
     Reconstructor,
     decode_together,
 )
+from gosvae_codec.tasks import MIN_SCORE
 from gosvae_common import topics
 from gosvae_common.diagnostics import Report
 from gosvae_common.graph import explain_silence
@@ -81,6 +82,12 @@ class Receiver(PipelineNode):
             "Largest number of cameras whose frames share one inference; more than 1 is for GPUs.",
             (1, 64),
         )
+        self.declare(
+            "min_score",
+            MIN_SCORE,
+            "Least score of a published box; less finds more objects, and more that are none.",
+            (0.0, 1.0),
+        )
         self.declare_qos("packet_qos", "packets", "packets and feedback")
         self.declare_qos("mask_qos", "sensor_data", "what tasks make, and pictures")
         self.declare_qos("image_qos", "sensor_data", "the overlay's frames")
@@ -97,7 +104,10 @@ class Receiver(PipelineNode):
             self.get_logger().error(f"{camera}: {reason}")
 
         threads, batch = self.value("threads"), self.value("batch")
-        return Stream(Decoder(self.bundle, self.providers, threads, batch), log, self.keys)
+        decoder = Decoder(
+            self.bundle, self.providers, threads, batch, min_score=self.value("min_score")
+        )
+        return Stream(decoder, log, self.keys)
 
     def setup(self) -> None:
         """Load the networks, create publishers for each camera and latch the label info."""

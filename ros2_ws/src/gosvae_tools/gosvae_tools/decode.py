@@ -31,7 +31,7 @@ from gosvae_codec.keys import KeyFile
 from gosvae_codec.masks import colorize
 from gosvae_codec.packets import SEALED_VERSION
 from gosvae_codec.sealing import PacketOpener
-from gosvae_codec.tasks import Result
+from gosvae_codec.tasks import MIN_SCORE, Result
 from gosvae_common.boxes import boxes_of
 from gosvae_common.detections import to_detections
 from gosvae_common.messages import (
@@ -61,6 +61,7 @@ def decode(
     color: bool = False,
     max_damaged: float = MAX_DAMAGED,
     key_file: str = "",
+    min_score: float = MIN_SCORE,
 ) -> Outcome:
     """Write what a bundle makes of a bag's packets to a bag, or to a folder of files.
 
@@ -73,6 +74,7 @@ def decode(
         color: colours of masks instead of label ids.
         max_damaged: share of damaged packets above which the outcome has a problem.
         key_file: opens sealed packets; those that are not sealed are decoded as well.
+        min_score: least score of a box that is written, 0 to 1.
 
     Raises:
         SourceError: the source cannot be read, has no packets, or none that gives a frame.
@@ -106,7 +108,7 @@ def decode(
             for name, time, message, _ in bar.track(packets(reader), total, description="read"):
                 read += 1
                 if name not in cameras:
-                    cameras[name] = _Camera(name, bundle, coding, [*chosen], write, keys)
+                    cameras[name] = _Camera(name, bundle, coding, [*chosen], write, keys, min_score)
                 cameras[name].push(from_packet_message(message), time)
             for camera in cameras.values():
                 camera.finish()
@@ -145,11 +147,18 @@ class _Camera:
     tasks: Sequence[str]
     write: Write
     keys: KeyFile | None
+    min_score: float
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         coding = self.coding
-        self.decoder = Decoder(self.bundle, coding.providers, coding.threads, tasks=self.tasks)
+        self.decoder = Decoder(
+            self.bundle,
+            coding.providers,
+            coding.threads,
+            tasks=self.tasks,
+            min_score=self.min_score,
+        )
         self.assembly = Assembly()
         self.opener = None if self.keys is None else PacketOpener(self.keys, replays=True)
 

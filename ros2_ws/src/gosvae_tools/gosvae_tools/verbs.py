@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gosvae_codec.sender import SETTINGS, Settings
+from gosvae_codec.tasks import MIN_SCORE
 from gosvae_common.errors import UsageError
 
 from .outcome import MAX_DAMAGED, Outcome
@@ -154,6 +155,13 @@ def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         help="tasks of the bundle, separated by commas (default: all)",
     )
     parser.add_argument("--color", action="store_true", help="colours instead of label ids")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=MIN_SCORE,
+        metavar="NUMBER",
+        help=f"least score of a box, 0 to 1 (default: {MIN_SCORE:g})",
+    )
     parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
     _add_coding_arguments(parser, "packets")
 
@@ -162,6 +170,8 @@ def _decode(options: argparse.Namespace) -> int:
     from .coding import Coding
     from .decode import decode
 
+    if not 0 <= options.min_score <= 1:
+        raise UsageError(f"--min-score {options.min_score:g}: give a number from 0 to 1")
     coding = Coding(options.bundle, options.providers, options.threads)
     outcome = decode(
         options.input,
@@ -171,6 +181,7 @@ def _decode(options: argparse.Namespace) -> int:
         options.color,
         options.max_damaged,
         options.key_file,
+        options.min_score,
     )
     return _report("decode", outcome, options.json)
 
