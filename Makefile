@@ -102,14 +102,17 @@ lint:
 reference:
 	@$(VIEW) python tools/reference.py
 
-# DRIVE may be one path with spaces, or several that the shell would split.
+# DRIVE, EXPERT and LABELS may be one path with spaces, or several that the shell would split.
 adapt:
 	@test -n "$$DRIVE" -a -n "$$EXPERT" -a -n "$$LABELS" || { \
 		echo "make adapt DRIVE=PATH EXPERT=net.onnx LABELS=names.yaml: give all three" >&2; exit 1; }
 	@drives=("$$DRIVE"); test -e "$$DRIVE" || eval "drives=($$DRIVE)"; \
-	$(TRAIN) python -m gosvae_training.adapt --drive "$${drives[@]}" --expert "$$EXPERT" --labels "$$LABELS" \
+	experts=("$$EXPERT"); test -e "$$EXPERT" || eval "experts=($$EXPERT)"; \
+	labels=("$$LABELS"); test -e "$$LABELS" || eval "labels=($$LABELS)"; \
+	$(TRAIN) python -m gosvae_training.adapt --drive "$${drives[@]}" --expert "$${experts[@]}" \
+		--labels "$${labels[@]}" \
 		$${START:+--start "$$START"} $${BUDGET:+--budget "$$BUDGET"} $${MINUTES:+--minutes "$$MINUTES"} \
-		$${OUTPUT:+--output "$$OUTPUT"} $${PICTURES:+--pictures "$$PICTURES"} $${ORDER:+--order "$$ORDER"} \
+		$${OUTPUT:+--output "$$OUTPUT"} $${PICTURES:+--pictures $$PICTURES} $${ORDER:+--order $$ORDER} \
 		$${TOPIC:+--topic "$$TOPIC"} $${JSON:+--json "$$JSON"} $(ARGS)
 
 # Export takes the same NAME=VALUE as training, but not its options.

@@ -29,21 +29,23 @@ from gosvae_codec.draft import whole_file, write_text
 from gosvae_codec.images import resize_frame
 from gosvae_codec.labels import label_space
 from gosvae_codec.masks import colorize
+from gosvae_codec.tasks import SemanticResult
 
 from .bundle.onnx_export import ExportError
 from .bundle.write import export
-from .config import Config
+from .config import SEMANTIC, Config
 from .data.augment import RandomCrops, fit_rows
 from .data.samples import DataError, Dataset, Part, Sample
 from .evaluate import classes_table, gigamacs, table
 from .fit import Stopped, TrainingError, make_fabric
 from .models import settings
-from .models.experts import build_expert
+from .models.experts import build_expert, with_tasks
 from .models.guess import PICTURES
 from .models.start import started_tokens
 from .objectives import build_objective
 from .strict import ConfigError, parse, read_yaml
 from .survey import Look, Wanted, describe_expert, look_at
+from .tables import markdown_table
 from .train import Material, train_codec
 
 HELD_BACK = 0.8
@@ -70,13 +72,19 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
         ExportError, TrainingError, GosvaeError: no bundle came out.
     """
     began = time.monotonic()
-    fabric = make_fabric("auto", "1", 1, "bf16-mixed")
-    labels = label_space(wanted.labels)
+    fabric = make_fabric("auto", "1", 1, "auto")
+    tasks = wanted.tasks()
     look = look_at(wanted)
-    network = describe_expert(wanted, labels, look.few)
-    expert = build_expert(network, labels).eval().requires_grad_(False)
-    print(f"{Path(wanted.expert).name}: {expert.form}\n{expert.after[1]}\n")
-    config = resume(wanted) or plan(wanted, network, look, expert, fabric)
+    networks = {}
+    for place, task in enumerate(tasks):
+        labels = label_space(wanted.labels[place])
+        networks[task] = describe_expert(wanted, place, labels, look.few)
+        expert = build_expert(networks[task], labels)
+        named = f", task {task}" if len(tasks) > 1 else ""
+        print(f"{Path(wanted.experts[place]).name}{named}: {expert.form}\n{expert.after[1]}\n")
+    values = configure(wanted, networks, look)
+    expert = teacher(parse(Config, values, "adapt"))
+    config = resume(wanted) or plan(wanted, values, look, expert, fabric)
     material = Material.load(config, wanted.folders)
     torch.manual_seed(config.seed)
     run = wanted.runs / config.name
@@ -90,6 +98,10 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     sheet = run / "contact_sheet.png"
     draw_sheet(bundle, material.val, sheet)
     print(f"\n{figures['data']}\n\n{table(figures)}\n\n{classes_table(figures)}\n")
+    for task in tasks[1:]:
+        about = figures["tasks"][task]
+        print(f"task {task}: agreement {about['agreement']:.3f}\n")
+        print(markdown_table(["class", "IoU with the expert's"], list(about["per_class"].items())))
     print(
         f"{figures['agreeing_pixels']:.1%} of the pixels are as the expert's, "
         f"{figures['bytes_per_frame']:.0f} bytes a frame; vehicle "
@@ -102,6 +114,7 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     names = ("agreement", "agreeing_pixels", "per_class", "bytes_per_frame", "vehicle_ms")
     return {
         **{name: figures[name] for name in names},
+        "tasks": figures["tasks"],
         "bundle": str(folder),
         "contact_sheet": str(sheet),
         "seconds": round(time.monotonic() - began),
@@ -134,15 +147,29 @@ def resume(wanted: Wanted) -> Config | None:
     return parse(Config, values, wanted.config_file)
 
 
+def teacher(config: Config) -> nn.Module:
+    """Return the expert that is imitated, or all of them."""
+    labels = label_space(config.labels)
+    expert = build_expert(config.expert.network, labels).eval().requires_grad_(False)
+    return with_tasks(expert, labels, config.tasks)
+
+
 def plan(
     wanted: Wanted,
-    network: settings.Onnx,
+    values: dict[str, Any],
     look: Look,
     expert: nn.Module,
     fabric: Fabric,
 ) -> Config:
-    """Write the configuration that the minutes suffice for, and say how long it takes."""
-    values = configure(wanted, network, look)
+    """Write the configuration that the minutes suffice for, and say how long it takes.
+
+    Args:
+        wanted: what was asked for.
+        values: the configuration, but for the number of steps.
+        look: at the drives.
+        expert: what is imitated.
+        fabric: where it runs.
+    """
     config = parse(Config, values, "adapt")
     seconds = rehearse(config, look.few[0], expert, fabric)
     # The expert sees every frame once, and those held back again in each measurement.
@@ -163,7 +190,7 @@ def plan(
     return config
 
 
-def configure(wanted: Wanted, network: settings.Onnx, look: Look) -> dict[str, Any]:
+def configure(wanted: Wanted, networks: Mapping[str, settings.Onnx], look: Look) -> dict[str, Any]:
     """Return the configuration, but for the number of steps."""
     shape = look.few[0].shape[:2]
     scale = min((PIXELS / (shape[0] * shape[1])) ** 0.5, 1)
@@ -187,17 +214,22 @@ def configure(wanted: Wanted, network: settings.Onnx, look: Look) -> dict[str, A
         "name": wanted.output.name,
         "seed": 1,
         "input_size": size,
-        "labels": wanted.labels,
+        "labels": wanted.labels[0],
         "data": {
             "train": {name: source(part, (0.0, HELD_BACK)) for name, part in look.parts.items()},
             "val": {name: source(part, (HELD_BACK, 1.0)) for name, part in look.parts.items()},
         },
         "expert": {
             **schedule,
-            "network": network.model_dump(),
+            "network": networks[SEMANTIC].model_dump(),
             "steps": 0,
             "learning_rate": 0.0,
             "backbone_learning_rate": 0.0,
+        },
+        "tasks": {
+            name: {"network": network.model_dump(), "labels": labels}
+            for (name, network), labels in zip(networks.items(), wanted.labels, strict=True)
+            if name != SEMANTIC
         },
         "tokens": tokens,
         "losses": {"supervised": 0.0},
@@ -221,12 +253,13 @@ def rehearse(
     labels = label_space(config.labels)
     size = getattr(expert, "size", None) or config.input_size
     shown = torch.from_numpy(resize_frame(frame, size))[None].to(fabric.device)
+    channels = sum(map(len, config.spaces()))
     objective = build_objective(config, labels, expert, {}, torch.ones(len(labels)))
     objective.to(fabric.device)
     rows = config.input_size[0]
     fitted = fit_rows(Sample(frame, np.zeros(frame.shape[:2], np.uint8)), rows)
     quarter = tuple(-(-side // 4) for side in fitted.mask.shape)
-    taught = fitted._replace(logits=np.zeros((*quarter, len(labels)), np.float16))
+    taught = fitted._replace(logits=np.zeros((*quarter, channels), np.float16))
     crops = RandomCrops(_One(taught), labels, rows, config.codec.crop, 99, 0)
     step, looks = [], []
     for index in range(4):
@@ -254,14 +287,16 @@ class _One(list[Sample]):
 
 
 def draw_sheet(bundle: ModelBundle, samples: Dataset, path: Path) -> None:
-    """Write a picture of four held-back frames: the frame, the expert's mask, the bundle's."""
-    encoder, decoder, expert = Encoder(bundle), Decoder(bundle), Expert(bundle)
-    labels, rows = bundle.semantic.labels, []
-    assert labels is not None
+    """Write a picture of four held-back frames: the frame, and each expert's and task's mask."""
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    experts, rows = {name: Expert(bundle, task=name) for name in bundle.tasks}, []
     for index in np.linspace(0, len(samples) - 1, 4).astype(int):
         frame = samples[int(index)].frame
-        masks = [expert.segment(frame), decoder.decode(encoder.encode(frame)).mask]
-        pictures = [frame, *(colorize(mask, labels) for mask in masks)]
+        pictures, decoded = [frame], decoder.decode(encoder.encode(frame))
+        for name, expert in experts.items():
+            for result in (expert.apply(frame), decoded.tasks[name]):
+                assert isinstance(result, SemanticResult)
+                pictures.append(colorize(result.mask, bundle.tasks[name].labels))
         size = (480, round(480 * frame.shape[0] / frame.shape[1]))
         rows.append(
             np.concatenate([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures], 1)
@@ -277,14 +312,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gosvae_training.adapt", description=__doc__)
     add = parser.add_argument
     add("--drive", nargs="+", required=True, help="bags, videos or folders of images")
-    add("--expert", required=True, help="ONNX file of a segmentation network")
-    add("--labels", required=True, help="YAML file of its classes, or camvid, cityscapes, ade20k")
+    add(
+        "--expert",
+        nargs="+",
+        required=True,
+        help="ONNX files of segmentation networks, a task each",
+    )
+    add(
+        "--labels",
+        nargs="+",
+        required=True,
+        help="YAML file of each expert's classes, or camvid, cityscapes, ade20k",
+    )
     add("--start", default="", help="folder of a bundle whose encoder is trained further")
     add("--budget", default="", choices=["", *BUDGETS], help="of the vehicle; base if not given")
     add("--minutes", type=float, default=10, help="that it may take in all")
     add("--output", type=Path, default=Path("models/mine"), help="folder of the bundle")
-    add("--pictures", default="", choices=["", *PICTURES], help="what the expert takes")
-    add("--order", default="", choices=["", "rgb", "bgr"], help="of its colours")
+    add("--pictures", nargs="*", default=[], choices=[*PICTURES], help="what each expert takes")
+    add("--order", nargs="*", default=[], choices=["rgb", "bgr"], help="of its colours")
     add("--topic", default="", help="of a bag with several image topics")
     add("--json", type=Path, help="write agreement, bytes_per_frame and bundle to this file")
     add("--threads", type=int, default=torch.get_num_threads())
@@ -293,18 +338,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What exporter and quantisation warn of is their own affair.
     logging.getLogger().setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    wanted = Wanted(
-        tuple(options.drive),
-        options.expert,
-        options.labels,
-        options.start,
-        options.budget,
-        options.minutes,
-        options.output,
-        options.pictures,
-        options.order,
-        options.topic,
-    )
+    try:
+        wanted = Wanted(
+            tuple(options.drive),
+            tuple(options.expert),
+            tuple(options.labels),
+            options.start,
+            options.budget,
+            options.minutes,
+            options.output,
+            tuple(options.pictures),
+            tuple(options.order),
+            options.topic,
+        )
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     try:
         result = adapt(wanted)
     except Stopped as error:

@@ -18,10 +18,24 @@ from pydantic import (
 )
 
 from gosvae_codec.errors import LabelError
-from gosvae_codec.labels import LABEL_SPACES, label_space
+from gosvae_codec.labels import LABEL_SPACES, LabelSpace, label_space
+from gosvae_codec.tasks import TASK_NAME
 
-from .models.settings import Fpn, Labels, LabelSender, Network, Pixels, Tokens, Upper
+from .models.settings import (
+    Fpn,
+    FurtherTask,
+    Labels,
+    LabelSender,
+    Masks,
+    Network,
+    Pixels,
+    Tokens,
+    Upper,
+)
 from .strict import Size, Strict, kind_or, parse, read_changed
+
+SEMANTIC = "semantic"
+"""Name of a bundle's first task."""
 
 
 class Source(Strict):
@@ -139,6 +153,8 @@ class Config(Strict):
     expert: Expert
     guides: Mapping[str, Network] = {}
     """Further experts to imitate, each with weights."""
+    tasks: Mapping[str, FurtherTask] = {}
+    """Further masks that the same tokens are decoded to, by the names of these tasks."""
     tokens: Annotated[
         Annotated[Tokens, Tag("tokens")]
         | Annotated[LabelSender, Tag("label_sender")]
@@ -158,6 +174,12 @@ class Config(Strict):
     command: str = ""
     """What wrote this configuration; stands in the card as how the bundle was made."""
 
+    def spaces(self) -> list[LabelSpace]:
+        """Return the label spaces of all tasks: `labels`, then those of ``tasks``."""
+        return [
+            label_space(name) for name in (self.labels, *(t.labels for t in self.tasks.values()))
+        ]
+
     @field_validator("labels")
     @classmethod
     def _labels_are_a_space(cls, name: str) -> str:
@@ -166,6 +188,32 @@ class Config(Strict):
         except LabelError as error:
             raise ValueError(str(error)) from error
         return name
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_have_names_and_labels(
+        cls, tasks: Mapping[str, FurtherTask]
+    ) -> Mapping[str, FurtherTask]:
+        for name, task in tasks.items():
+            if not TASK_NAME.fullmatch(name) or name == SEMANTIC:
+                raise ValueError(
+                    f"{name!r}: a task's name has lower-case letters, digits and _, begins with a "
+                    f"letter, and is not {SEMANTIC}, the first one's"
+                )
+            cls._labels_are_a_space(task.labels)
+        return tasks
+
+    @model_validator(mode="after")
+    def _tasks_are_taught_by_frame(self) -> Config:
+        masks = isinstance(self.tokens, Tokens) and isinstance(self.tokens.decoder, Masks)
+        if self.tasks and not (
+            masks and self.codec.teacher == "frame" and self.losses.supervised == 0
+        ):
+            raise ValueError(
+                "tasks: need tokens with a decoder of kind masks, codec.teacher: frame and "
+                "losses.supervised: 0, as labels of datasets are the first task's"
+            )
+        return self
 
     @model_validator(mode="after")
     def _losses_fit_the_decoder(self) -> Config:
@@ -244,6 +292,10 @@ def identify(config: Config, fields: Collection[str], **more: str) -> Identity:
     if "labels" in fields and config.labels not in LABEL_SPACES:
         # Of a file what stands in it counts.
         more["labels.content"] = str(label_space(config.labels).labels)
+    if "tasks" in fields:
+        for name, task in config.tasks.items():
+            if task.labels not in LABEL_SPACES:
+                more[f"tasks.{name}.labels.content"] = str(label_space(task.labels).labels)
     lines = [line for line, _ in flat] + [f"{name}: {value}" for name, value in more.items()]
     return Identity(lines, frozenset(line for line, default in flat if default))
 

@@ -57,6 +57,14 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def computes_bfloat16() -> bool:
+    """Return whether the CPU has instructions by which bfloat16 is faster than float32.
+
+    Without them, oneDNN emulates it, and a training step takes some ten times as long.
+    """
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def make_fabric(accelerator: str, devices: str, nodes: int, precision: str) -> Fabric:
     """Return a launched Fabric; under ``torchrun`` the process joins those that it started.
 
@@ -64,8 +72,14 @@ def make_fabric(accelerator: str, devices: str, nodes: int, precision: str) -> F
         accelerator: ``auto``, ``cpu``, ``cuda``, ...
         devices: how many on each node, or ``auto``; on the CPU the number of processes.
         nodes: machines.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` for bfloat16 but on CPUs
+            that do not compute in it.
     """
+    on_cpu = accelerator == "cpu" or (
+        accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if precision == "auto":
+        precision = "32-true" if on_cpu and not computes_bfloat16() else "bf16-mixed"
     count = int(devices) if devices.isdecimal() else devices
     alone = count == 1 and nodes == 1
     fabric = Fabric(

@@ -45,6 +45,21 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> dict[s
     return {"loss": cross_entropy + 0.5 * dice, "cross_entropy": cross_entropy, "dice": dice}
 
 
+def imitation_losses(
+    logits: Tensor, expert_logits: Tensor, classes: Sequence[int]
+) -> dict[str, Tensor]:
+    """Return the means of :func:`imitation_loss` over tasks.
+
+    Args:
+        logits: (N, classes of all tasks, H, W).
+        expert_logits: the same of their experts.
+        classes: of each task, in the order of the channels.
+    """
+    pairs = zip(logits.split(classes, 1), expert_logits.split(classes, 1), strict=True)
+    each = [imitation_loss(ours, theirs) for ours, theirs in pairs]
+    return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
+
+
 def imitation_loss(logits: Tensor, expert_logits: Tensor) -> dict[str, Tensor]:
     """Jensen-Shannon divergence to the expert (GOS-VAE, equation 3), and Kullback-Leibler's.
 

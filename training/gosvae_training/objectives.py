@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from gosvae_codec.labels import LabelSpace
 
 from .config import Config, Losses
-from .losses import frame_miou, imitation_loss, segmentation_loss, unexplained_variance
+from .losses import (
+    frame_miou,
+    imitation_loss,
+    imitation_losses,
+    segmentation_loss,
+    unexplained_variance,
+)
 from .models.decoders import UpperDecoder
 from .models.efficientnet import EfficientNetLite
 from .models.encoders import TrunkEncoder
@@ -89,8 +95,11 @@ class TokenObjective(Objective):
         guides: Sequence[nn.Module],
         losses: Losses,
         class_weights: Tensor,
+        classes: Sequence[int],
     ) -> None:
+        """Keep what is trained, and what it learns from; `classes` are those of each task."""
         super().__init__(network)
+        self.classes = tuple(classes)
         self.guides = nn.ModuleList(guides).requires_grad_(False).eval()
         self.losses = losses
         self.reconstructs = isinstance(network.decoder, PixelDecoder)
@@ -151,9 +160,11 @@ class TokenObjective(Objective):
         weights, size = self.losses, target.shape[1:]
         terms: dict[str, Tensor] = {}
         if taught is not None:
-            terms = imitation_loss(resize(made, taught.shape[2:]), taught.float())
-            ours = resize(made, size)
-            terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]
+            ours = resize(made, taught.shape[2:])
+            terms = imitation_losses(ours, taught.float(), self.classes)
+            if weights.supervised:
+                ours = resize(made, size)
+                terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]
         # A network that only rebuilds pixels does not ask the guides.
         elif weights.imitation or weights.distillation or weights.supervised:
             seen = to_frames(made) if self.reconstructs else None
@@ -285,5 +296,7 @@ def build_objective(
     if isinstance(config.tokens, Labels):
         flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
         return LabelObjective(flow, expert)
-    network = build_tokens(config.tokens, len(labels), expert, config.codec)
-    return TokenObjective(network, [expert, *guides.values()], config.losses, class_weights)
+    classes = [len(space) for space in config.spaces()]
+    network = build_tokens(config.tokens, sum(classes), expert, config.codec)
+    experts = [expert, *guides.values()]
+    return TokenObjective(network, experts, config.losses, class_weights, classes)

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from gosvae_codec.labels import LabelSpace, label_space
+from gosvae_codec.tasks import TASK_NAME
 
+from .config import SEMANTIC
 from .data.datasets import load_dataset
 from .data.drive import count_frames, is_drive
 from .data.samples import DataError, Part, iterate
@@ -20,7 +22,7 @@ from .models import settings
 from .models.experts import build_expert
 from .models.guess import CERTAIN, PICTURES, rank_pictures
 from .models.onnx_expert import OnnxExpert
-from .strict import parse
+from .strict import ConfigError, parse
 
 FRAMES = 600
 """Of all drives that are used at the most, evenly spaced."""
@@ -33,15 +35,46 @@ class Wanted:
     """What somebody asked for."""
 
     drives: tuple[str, ...]
-    expert: str
-    labels: str
+    experts: tuple[str, ...]
+    labels: tuple[str, ...]
+    """Of each expert."""
     start: str
     budget: str
     minutes: float
     output: Path
-    pictures: str
-    order: str
+    pictures: tuple[str, ...]
+    """What each expert takes; one for all of them, or none where it is to be found out."""
+    order: tuple[str, ...]
+    """Of their colours, likewise."""
     topic: str
+
+    def __post_init__(self) -> None:
+        count = len(self.experts)
+        if len(self.labels) != count:
+            raise ConfigError(
+                f"{count} experts and {len(self.labels)} files of labels: give one for each, in "
+                "their order"
+            )
+        for name, values in (("pictures", self.pictures), ("order", self.order)):
+            if len(values) not in (0, 1, count):
+                raise ConfigError(f"{name}: {len(values)} for {count} experts; give one for each")
+
+    def tasks(self) -> list[str]:
+        """Return the names of the experts' tasks: the first one's, then of the labels' files.
+
+        Raises:
+            ConfigError: two are the same, or one is no name for a task.
+        """
+        names = [SEMANTIC]
+        for labels in self.labels[1:]:
+            name = Path(labels).stem.lower().replace("-", "_").replace(" ", "_")
+            if not TASK_NAME.fullmatch(name) or name in names:
+                raise ConfigError(
+                    f"{labels}: its task would be called {name!r}, which is taken or no name; "
+                    "rename the file"
+                )
+            names.append(name)
+        return names
 
     @property
     def runs(self) -> Path:
@@ -61,9 +94,10 @@ class Wanted:
     def command(self) -> str:
         """Return the command that was given."""
         words = ["python", "-m", "gosvae_training.adapt", "--drive", *self.drives]
-        words += ["--expert", self.expert, "--labels", self.labels]
-        given = {"start": self.start, "topic": self.topic, "pictures": self.pictures}
-        given |= {"order": self.order, "budget": self.budget}
+        words += ["--expert", *self.experts, "--labels", *self.labels]
+        several = {"pictures": self.pictures, "order": self.order}
+        words += [word for name, some in several.items() if some for word in (f"--{name}", *some)]
+        given = {"start": self.start, "topic": self.topic, "budget": self.budget}
         words += [word for name, value in given.items() if value for word in (f"--{name}", value)]
         return shlex.join([*words, "--minutes", f"{self.minutes:g}", "--output", str(self.output)])
 
@@ -82,7 +116,7 @@ class Look:
 
 def look_at(wanted: Wanted) -> Look:
     """Count the frames of the drives, and read a few; raise DataError where that fails."""
-    labels, counts = label_space(wanted.labels), {}
+    labels, counts = label_space(wanted.labels[0]), {}
     for name, path in wanted.folders.items():
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
@@ -102,32 +136,34 @@ def look_at(wanted: Wanted) -> Look:
 
 
 def describe_expert(
-    wanted: Wanted, labels: LabelSpace, frames: Sequence[np.ndarray]
+    wanted: Wanted, place: int, labels: LabelSpace, frames: Sequence[np.ndarray]
 ) -> settings.Onnx:
-    """Return how the expert is fed, of which the pictures it takes are told by trying."""
+    """Return how an expert is fed, of which the pictures it takes are told by trying."""
+    path = wanted.experts[place]
+    pictures, order = (_one_of(each, place) for each in (wanted.pictures, wanted.order))
     values: dict[str, Any] = {
         "kind": "onnx",
-        "path": wanted.expert,
+        "path": path,
         "channels": [label.name for label in labels.labels],
     }
     size = frames[0].shape[:2]
-    expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
+    expert = build_expert(parse(settings.Onnx, values, path), labels)
     assert isinstance(expert, OnnxExpert)
     if expert.size is None:
         # Networks of free size want sides that their strides divide.
         values["size"] = [max(round(side / 32), 1) * 32 for side in size]
-        expert = build_expert(parse(settings.Onnx, values, wanted.expert), labels)
+        expert = build_expert(parse(settings.Onnx, values, path), labels)
         assert isinstance(expert, OnnxExpert)
-    if wanted.pictures:
-        picture = PICTURES[wanted.pictures].model_copy(update={"order": wanted.order or "rgb"})
+    if pictures:
+        picture = PICTURES[pictures].model_copy(update={"order": order or "rgb"})
     else:
         with torch.inference_mode():
             guesses = rank_pictures(expert, frames, size)
-        if wanted.order:
-            guesses = [each for each in guesses if each.picture.order == wanted.order]
+        if order:
+            guesses = [each for each in guesses if each.picture.order == order]
         best, second = guesses[0], guesses[1] if len(guesses) > 1 else None
         lead = best.information - second.information if second else 1.0
-        print(f"the expert takes pictures {best.name}, as its masks of them are the surest")
+        print(f"{Path(path).name} takes pictures {best.name}, as its masks of them are the surest")
         if second and lead < CERTAIN:
             print(
                 f"but {second.name} is as likely; look at the contact sheet, or say with "
@@ -135,4 +171,9 @@ def describe_expert(
             )
         picture = best.picture
     values["picture"] = picture.model_dump()
-    return parse(settings.Onnx, values, wanted.expert)
+    return parse(settings.Onnx, values, path)
+
+
+def _one_of(values: Sequence[str], place: int) -> str:
+    """Return the value at `place`, the only one for all places, or none."""
+    return values[place if len(values) > 1 else 0] if values else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from .data.mixture import Concatenation, Mixture
 from .data.samples import DataError, Dataset, Judged, Sample, describe, is_labelled, iterate
 from .fit import Run, Stopped, TrainingError, fit, make_fabric
 from .losses import class_weights
-from .models.experts import build_expert, frozen
+from .models.experts import build_expert, frozen, with_tasks
 from .models.settings import Light, Tokens
 from .models.start import calibrate
 from .models.token_network import TokenNetwork, resize_logits
@@ -131,7 +131,7 @@ class Material:
         @torch.inference_mode()
         def segment(frame: np.ndarray) -> np.ndarray:
             logits = expert(shown(expert, frame, self.config.input_size)[None].to(device))
-            found = resize_logits(logits, frame.shape[:2]).argmax(1)[0]
+            found = _masks(logits, frame.shape[:2], self.labels)[0]
             return self.labels.ids[found.cpu().numpy()]
 
         if self.metric == "mIoU":
@@ -163,9 +163,14 @@ def validate(
     matrix = ConfusionMatrix()
     for sample in iterate(samples):
         frame = torch.from_numpy(resize_frame(sample.frame, input_size))[None].to(device)
-        guess = resize_logits(network(frame), sample.mask.shape).argmax(1)[0]
+        guess = _masks(network(frame), sample.mask.shape, labels)[0]
         matrix.add(sample.mask, labels.ids[guess.cpu().numpy()])
     return matrix.miou()
+
+
+def _masks(logits: Tensor, size: Sequence[int], labels: LabelSpace) -> Tensor:
+    """Return masks of the first task, int64 (N, H, W), whose logits stand before the others'."""
+    return resize_logits(logits[:, : len(labels)], size).argmax(1)
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -236,6 +241,7 @@ def train_codec(
     if config.codec.teacher == "frame":
         train = with_logits(fabric, material, expert, folder.parents[1] / "logits")
     decisive = ("seed", "expert", "tokens", "input_size", "codec", *_MATERIAL, "losses", "guides")
+    decisive += ("tasks",)
     run = Run(
         objective=objective,
         schedule=config.codec,
@@ -311,7 +317,10 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument(
-        "--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="bf16-mixed"
+        "--precision",
+        choices=("auto", "32-true", "bf16-mixed", "16-mixed"),
+        default="auto",
+        help="auto: bf16-mixed but on CPUs that do not compute in it",
     )
 
 
@@ -344,6 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = options.runs / config.name
         expert = train_expert(fabric, material, folder / "expert", options.workers)
         if options.stage == "codec":
+            expert = with_tasks(expert, material.labels, config.tasks)
             train_codec(fabric, material, expert, folder / "codec", options.workers)
     except Stopped as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)

@@ -85,6 +85,39 @@ def test_a_drive_and_an_expert_become_a_bundle(
     assert "delete that folder, or name another output" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_two_experts_become_two_tasks_of_one_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(adapt, "STEPS", (60, 60))
+    write_drive(tmp_path / "my drive.avi")
+    write(tmp_path / "net.onnx", "softmax", (128, 192))
+    # The same colours as labels at the frame's full size, which are called otherwise.
+    write(tmp_path / "other.onnx", "argmax nhw", (128, 192))
+    (tmp_path / "other names.yaml").write_text(yaml.safe_dump(["one", "two", "three"]))
+    more = ["--expert", str(tmp_path / "net.onnx"), str(tmp_path / "other.onnx")]
+    more += ["--labels", str(tmp_path / "names.yaml"), str(tmp_path / "other names.yaml")]
+    assert run(tmp_path, "--pictures", "0..255", *more) == 0
+    result = json.loads((tmp_path / "mine.json").read_text())
+    bundle = ModelBundle.load(result["bundle"])
+    assert list(bundle.tasks) == ["semantic", "other_names"]
+    assert [each.name for each in bundle.tasks["other_names"].labels.labels] == [
+        "one",
+        "two",
+        "three",
+    ]
+    assert set(result["tasks"]) == set(bundle.tasks)
+    assert result["tasks"]["other_names"]["agreement"] > 0.5
+    picture = frame((128, 192))
+    for name in bundle.tasks:
+        mask = Expert(bundle, task=name).apply(picture[0][0].numpy()).mask
+        assert (mask == picture[1]).mean() > 0.99
+    made = Decoder(bundle).decode(Encoder(bundle).encode(picture[0][0].numpy())).tasks
+    assert all((each.mask == picture[1]).mean() > 0.5 for each in made.values())
+    assert "task other_names: agreement" in capsys.readouterr().out
+
+
 def test_mistakes_are_told_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +136,13 @@ def test_mistakes_are_told_before_anything_starts(
     write(tmp_path / "net.onnx", "150 classes")
     refuse("has 150 channels, but 3 are named")
     write(tmp_path / "net.onnx", "fixed size")
+    twice = ["--expert", *[str(tmp_path / "net.onnx")] * 2]
+    refuse("2 experts and 1 files of labels", *twice)
+    names = str(tmp_path / "names.yaml")
+    (tmp_path / "semantic.yaml").write_text(yaml.safe_dump(list(NAMES)))
+    taken = ["--labels", names, str(tmp_path / "semantic.yaml")]
+    refuse("called 'semantic', which is taken", *twice, *taken)
+    refuse("pictures: 3 for 2 experts", *twice, *taken, "--pictures", *["0..1"] * 3)
     refuse("camvid-f16: cannot be a start", "--start", str(ROOT / "models" / "camvid-f16"))
 
 

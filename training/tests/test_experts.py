@@ -18,7 +18,7 @@ from gosvae_codec import CAMVID, CITYSCAPES
 from gosvae_codec.labels import ADE20K, Label, LabelSpace
 from gosvae_training.bundle.onnx_export import write_onnx
 from gosvae_training.models import settings as cfg
-from gosvae_training.models.experts import Translate, build_expert
+from gosvae_training.models.experts import Translate, build_expert, with_tasks
 from gosvae_training.models.onnx_expert import OnnxExpert
 from gosvae_training.strict import ConfigError
 
@@ -273,3 +273,19 @@ def test_a_detector_is_no_expert() -> None:
     path = SHARED / "experts_apache" / "yolox_nano_coco_416.onnx"
     with pytest.raises(ConfigError, match=r"no output is a map of classes.*\(1, 3549, 85\)"):
         build_expert(described(path), LABELS)
+
+
+def test_logits_of_several_experts_lie_one_after_another(tmp_path: Path) -> None:
+    first = build_expert(described(write(tmp_path / "a.onnx", "softmax")), LABELS)
+    assert with_tasks(first, LABELS, {}) is first
+    path = write(tmp_path / "b.onnx", "argmax nhw", (128, 192))
+    names = tmp_path / "names.yaml"
+    names.write_text("[one, two, three]")
+    second = described(path, channels=["one", "two", "three"])
+    both = with_tasks(first, LABELS, {"more": cfg.FurtherTask(network=second, labels=str(names))})
+    assert both.size == (128, 192) and both.classes == (3, 3)
+    shown, truth = frame((128, 192))
+    made = both(shown)
+    assert made.shape == (1, 6, 128, 192)
+    for part in made.split(both.classes, 1):
+        assert (part.argmax(1)[0].numpy() == truth).mean() > 0.95

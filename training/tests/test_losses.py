@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from gosvae_codec import UNLABELLED
-from gosvae_training.losses import class_weights, frame_miou, imitation_loss, segmentation_loss
+from gosvae_training.losses import (
+    class_weights,
+    frame_miou,
+    imitation_loss,
+    imitation_losses,
+    segmentation_loss,
+)
 
 
 def test_losses_reward_what_they_should() -> None:
@@ -26,3 +32,20 @@ def test_losses_reward_what_they_should() -> None:
     assert segmentation_loss(right, nothing, weights)["loss"] == 0
     assert torch.equal(frame_miou(right, target), torch.ones(2))
     assert (frame_miou(wrong, target) == 0).all()
+
+
+def test_each_of_several_tasks_counts_alike_and_by_itself() -> None:
+    rng = torch.Generator().manual_seed(0)
+    expert = torch.randn(2, 7, 4, 4, generator=rng)
+    ours = torch.randn(2, 7, 4, 4, generator=rng)
+    one, other = (
+        imitation_loss(ours[:, :3], expert[:, :3]),
+        imitation_loss(ours[:, 3:], expert[:, 3:]),
+    )
+    both = imitation_losses(ours, expert, (3, 4))
+    for name, value in both.items():
+        assert value.item() == pytest.approx((one[name] + other[name]).item() / 2)
+    # A constant added to one task's logits changes nothing.
+    shifted = ours + torch.tensor([5.0] * 3 + [-2.0] * 4)[None, :, None, None]
+    again = imitation_losses(shifted, expert, (3, 4))
+    assert again["imitation"].item() == pytest.approx(both["imitation"].item(), abs=1e-5)

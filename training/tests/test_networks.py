@@ -21,7 +21,7 @@ from gosvae_training.bundle.graphs import (
     EncoderGraph,
     FeaturesGraph,
     PictureGraph,
-    semantic_head,
+    semantic_heads,
 )
 from gosvae_training.bundle.onnx_export import Inputs, infer, to_onnx, write_onnx
 from gosvae_training.config import Config, load_config
@@ -232,7 +232,7 @@ class TokensContract(Contract):
         taken = frames(OLD, 1), encoder.no_reference(frames(OLD, 1))
         tokens = encoder(*taken)
         features = FeaturesGraph(network, OLD)
-        head = semantic_head(network, TinyFrames())
+        (head,) = semantic_heads(network, TinyFrames(), [len(CAMVID)])
         decode = [(features, (tokens,)), (head, (features(tokens),))]
         if self.draws:
             decode.append((PictureGraph(network, OLD), (tokens,)))

@@ -143,3 +143,10 @@ def test_datasets_that_are_not_named_are_asked_for(
     more[more.index("--data") + 1] = "nonsense=here"
     assert train.main(more) == 1
     assert "expected NAME=PATH with a NAME of ['streets', 'camvid']" in capsys.readouterr().err
+
+
+def test_bfloat16_is_used_where_the_cpu_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able, wanted in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(fit, "computes_bfloat16", lambda able=able: able)
+        made = fit.make_fabric("cpu", "1", 1, "auto")
+        assert made._precision.precision == wanted

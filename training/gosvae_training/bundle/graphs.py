@@ -125,12 +125,31 @@ class PixelHead(nn.Module):
         return self.expert(to_frames(features))
 
 
-def semantic_head(network: TokenNetwork, expert: nn.Module) -> nn.Module:
-    """Return the head of masks: float (N, C, fh, fw) -> logits (N, classes, h', w').
+def semantic_heads(
+    network: TokenNetwork, expert: nn.Module, classes: Sequence[int]
+) -> list[nn.Module]:
+    """Return the heads of masks: float (N, C, fh, fw) -> logits (N, classes, h', w').
 
-    It is the decoder's last layer; `expert` where the decoder makes pixels.
+    They are the decoder's last layer, taken apart by task; `expert` where the decoder makes
+    pixels.
+
+    Args:
+        network: whose decoder it is.
+        expert: of the first task.
+        classes: of each task, in the order of the decoder's logits.
     """
-    return PixelHead(expert) if reconstructs(network) else network.decoder.classifier
+    if reconstructs(network):
+        return [PixelHead(expert)]
+    whole = network.decoder.classifier
+    if len(classes) == 1:
+        return [whole]
+    heads: list[nn.Module] = []
+    parts = zip(whole.weight.split(tuple(classes)), whole.bias.split(tuple(classes)), strict=True)
+    for weight, bias in parts:
+        head = nn.Conv2d(weight.shape[1], len(weight), 1)
+        head.weight, head.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        heads.append(head.requires_grad_(False))
+    return heads
 
 
 def sends_labels(network: TokenNetwork) -> bool:

@@ -29,10 +29,11 @@ from gosvae_codec.manifest import (
 )
 from gosvae_codec.tasks import KINDS
 
+from ..config import SEMANTIC
 from ..data.samples import Dataset, describe, is_labelled, iterate
 from ..evaluate import evaluate
 from ..files import whole_folder
-from ..models.experts import build_expert
+from ..models.experts import SeveralExperts, build_expert, with_tasks
 from ..models.settings import Fpn, Labels, Tokens
 from ..models.token_network import TokenNetwork, build_tokens
 from ..prior import fit_prior
@@ -42,7 +43,7 @@ from .graphs import (
     FeaturesGraph,
     PictureGraph,
     reconstructs,
-    semantic_head,
+    semantic_heads,
     sends_labels,
 )
 from .macs import expert_macs
@@ -121,7 +122,7 @@ def export_expert(material: Material, runs: Path, models: Path) -> Path:
             "name": config.name,
             "label_space": material.labels.name,
             "input_size": list(config.input_size),
-            "expert": {"name": expert_name(config), **record(draft / EXPERT)},
+            "expert": {"name": expert_name(config.expert.network), **record(draft / EXPERT)},
             "expert_macs": expert_macs(expert, *frames[0]),
             "provenance": {
                 **provenance(material),
@@ -158,17 +159,22 @@ def load_trained(material: Material, runs: Path) -> tuple[nn.Module, TokenNetwor
     if config.expert.steps:
         load_averaged(expert, run / "expert", config.expert.steps)
     assert not isinstance(config.tokens, Labels)
-    codec = build_tokens(config.tokens, len(labels), expert)
+    expert = with_tasks(expert, labels, config.tasks)
+    codec = build_tokens(config.tokens, sum(map(len, config.spaces())), expert)
     load_averaged(codec, run / "codec", config.codec.steps)
     for network in (expert, codec):
         network.eval().requires_grad_(False)
     familiar = material.familiar()
     # With an expert's masks as truth, mIoU would buy thin classes with bands along all edges.
     if not reconstructs(codec) and is_labelled(familiar):
-        logits = first_level_logits(codec, config.input_size)
+        made = first_level_logits(codec, config.input_size)
+
+        def logits(frames: Tensor) -> Tensor:
+            return made(frames)[:, : len(labels)]
+
         offsets = fit_offsets(logits, familiar, labels, config.input_size)
         part = codec.encoder if sends_labels(codec) else codec.decoder
-        part.classifier.bias.add_(offsets)
+        part.classifier.bias[: len(labels)].add_(offsets)
     return expert, codec
 
 
@@ -197,16 +203,11 @@ def write_bundle(
     """
     config = material.config
     frames = some_frames(material.val, 5, config.input_size)
-    outputs = list(KINDS["semantic"].outputs)
-    # A foreign expert looks at frames at its own size, if it has one.
-    own = some_frames(material.val, 5, getattr(expert, "size", None) or config.input_size)
-    shared = share_expert(expert, expert_name(config), own, outputs, models)
-    about = {"label_space": material.labels.name, "labels": list_labels(material.labels)}
-    head = Head("semantic", semantic_head(codec, expert), about, shared)
+    heads, macs = _semantic_tasks(material, expert, codec, models)
     networks = Networks(
         EncoderGraph(codec, config.inertia),
         FeaturesGraph(codec, config.input_size),
-        {"semantic": head},
+        heads,
         PictureGraph(codec, config.input_size) if reconstructs(codec) else None,
     )
     # Group norms, which pictures need, have no 8-bit version; labels are their own features.
@@ -227,11 +228,34 @@ def write_bundle(
             "offsets": not reconstructs(codec) and is_labelled(material.familiar()),
             "prior": config.prior.model_dump(),
         },
-        "compute": {**written.compute, "expert_macs": expert_macs(expert, own[0])},
+        "compute": {**written.compute, "expert_macs": macs},
         "figures": {"tokens_kept_by_float16": round(written.tokens_kept, 4)},
     }
     write_manifest(folder, manifest)
     return manifest
+
+
+def _semantic_tasks(
+    material: Material, expert: nn.Module, codec: TokenNetwork, models: Path
+) -> tuple[dict[str, Head], int | None]:
+    """Return the heads by task, and what all experts compute; their files go to `models`."""
+    config, spaces = material.config, material.config.spaces()
+    experts = list(expert.experts) if isinstance(expert, SeveralExperts) else [expert]
+    graphs = semantic_heads(codec, expert, [len(space) for space in spaces])
+    networks = [config.expert.network, *(task.network for task in config.tasks.values())]
+    outputs = list(KINDS[SEMANTIC].outputs)
+    heads, macs = {}, []
+    for name, labels, network, module, graph in zip(
+        (SEMANTIC, *config.tasks), spaces, networks, experts, graphs, strict=True
+    ):
+        # A foreign expert looks at frames at its own size, if it has one.
+        own = some_frames(material.val, 5, getattr(module, "size", None) or config.input_size)
+        shared = share_expert(module, expert_name(network), own, outputs, models)
+        about = {"label_space": labels.name, "labels": list_labels(labels)}
+        heads[name] = Head(SEMANTIC, graph, about, shared)
+        macs.append(expert_macs(module, own[0]))
+    known = [each for each in macs if each is not None]
+    return heads, sum(known) if len(known) == len(macs) else None
 
 
 def report(folder: Path, samples: Dataset) -> None:

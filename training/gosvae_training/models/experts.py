@@ -7,7 +7,8 @@ Every expert takes frames, uint8 or float (N, H, W, 3) RGB from 0 to 255, and gi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -102,6 +103,48 @@ class TorchExpert(nn.Module):
         if isinstance(logits, dict):
             logits = logits["out"]
         return self.after(getattr(logits, "logits", logits))
+
+
+class SeveralExperts(nn.Module):
+    """Experts of several label spaces, whose logits are laid one after another.
+
+    Each expert's are logarithms of its probabilities, (N, classes of all, h, w), at the finest of
+    the experts' strides.
+
+    Attributes:
+        experts: in the order of the logits.
+        classes: of each.
+        size: height and width that frames are shown at: the largest of those that experts have of
+            their own, None where no expert has any.
+    """
+
+    def __init__(self, experts: Sequence[nn.Module], classes: Sequence[int]) -> None:
+        super().__init__()
+        self.experts, self.classes = nn.ModuleList(experts), tuple(classes)
+        sizes = [getattr(each, "size", None) for each in experts]
+        self.size = max((each for each in sizes if each), key=math.prod, default=None)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        made = [expert(frames).float().log_softmax(1) for expert in self.experts]
+        sides = max((each.shape[2:] for each in made), key=math.prod)
+        return torch.cat([F.interpolate(each, size=sides, mode="bilinear") for each in made], 1)
+
+
+def with_tasks(
+    expert: nn.Module, labels: LabelSpace, tasks: Mapping[str, settings.FurtherTask]
+) -> nn.Module:
+    """Return `expert`, of `labels`, with those of further tasks behind it, if there are any.
+
+    Raises:
+        ConfigError: see :func:`frozen`.
+    """
+    if not tasks:
+        return expert
+    spaces = [label_space(task.labels) for task in tasks.values()]
+    further = [
+        frozen(task.network, space) for task, space in zip(tasks.values(), spaces, strict=True)
+    ]
+    return SeveralExperts([expert, *further], [len(labels), *map(len, spaces)])
 
 
 def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:

@@ -97,6 +97,14 @@ Network = Annotated[
 """Any expert."""
 
 
+class FurtherTask(Strict):
+    """Masks of another label space, imitated from an expert of its own."""
+
+    network: Network
+    labels: str
+    """Label space: its name, or a YAML file of labels."""
+
+
 # --- what is sent, and what is made of it
 
 

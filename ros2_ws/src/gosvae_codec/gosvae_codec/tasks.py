@@ -273,6 +273,9 @@ class Depth(Task):
 KINDS: Mapping[str, type[Task]] = {each.kind: each for each in (Semantic, Detection, Depth)}
 """Kinds of tasks by name."""
 
+TASK_NAME = re.compile("[a-z][a-z0-9_]*")
+"""What tasks may be called."""
+
 
 def read_tasks(manifest: Mapping[str, Any]) -> dict[str, Task]:
     """Return the tasks of a manifest by name, in its order.
@@ -298,7 +301,7 @@ def read_task(name: Any, entry: Any, files: Mapping[str, Any]) -> Task:
     Raises:
         BundleError, LabelError: see :func:`read_tasks`.
     """
-    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
+    if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
         raise BundleError(f"{name!r} is no name; give lower-case letters, digits and _")
     kind = checked(entry, "kind", str)
     if kind not in KINDS:
