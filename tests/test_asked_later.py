@@ -55,12 +55,12 @@ def test_a_recording_answers_what_nobody_had_asked(tmp_path: Path) -> None:
     said = run(
         *(sys.executable, ROOT / "tools" / "environment.py", "training", "--exec", "python"),
         *("-m", "gosvae_training.tasks.head", ROAD, "--data", "data", "--labels", "light.yaml"),
-        *("--views", "2", "--steps", "60", "--batch", "4", "--output", "light.onnx"),
+        *("--views", "1", "--steps", "60", "--batch", "2", "--output", "light.onnx"),
         cwd=tmp_path,
     )
     assert "2 levels: mIoU" in said
-    run(*gosvae, "add-head", ROAD, "light.onnx", "models/road-light", *TASK, cwd=tmp_path)
-    new = ModelBundle.load(tmp_path / "models" / "road-light")
+    run(*gosvae, "add-head", ROAD, "light.onnx", "road-light", *TASK, cwd=tmp_path)
+    new = ModelBundle.load(tmp_path / "road-light")
     assert new.fingerprint == ModelBundle.load(ROAD).fingerprint
     run(
         *(*gosvae, "decode", "packets.mcap", "-o", "light"),

@@ -18,7 +18,7 @@ from gosvae_codec.sessions import Session
 from gosvae_codec.tasks import FEATURES_KEY, KINDS
 from gosvae_codec.testing import OBJECTS, write_random_prior
 from gosvae_training.bundle.card import model_card
-from gosvae_training.bundle.detection import with_suppression
+from gosvae_training.bundle.detection import with_least_score, with_suppression
 from gosvae_training.bundle.graphs import EncoderGraph, FeaturesGraph
 from gosvae_training.bundle.networks import Head, Networks, share_expert, write_networks
 from gosvae_training.bundle.onnx_export import to_onnx
@@ -180,5 +180,10 @@ def test_suppression_keeps_the_best_of_overlapping_boxes_by_falling_score() -> N
         None, {"features": np.zeros((1, 1, 2, 2), np.float32)}
     )
     assert [each.shape for each in empty] == [(0, 4), (0,), (0,), (0,)]
+    more = ort.InferenceSession(with_least_score(nothing, 0.25).SerializeToString())
+    again = more.run(None, {"features": np.zeros((2, 1, 2, 2), np.float32)})
+    np.testing.assert_array_equal(again[1], scores)
+    with pytest.raises(ValueError, match="0 constants nms/least"):
+        with_least_score(raw, 0.5)
     with pytest.raises(ValueError, match="expected all_boxes, all_scores"):
         with_suppression(head, 0.5, 0.5)

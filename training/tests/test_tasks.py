@@ -23,6 +23,7 @@ from gosvae_training.average_precision import AveragePrecision
 from gosvae_training.models.onnx_network import OnnxNetwork
 from gosvae_training.strict import ConfigError
 from gosvae_training.tasks.compare import main as compare
+from gosvae_training.tasks.compare import with_unlikely_boxes
 from gosvae_training.tasks.exact import boxes_of_instances
 from gosvae_training.tasks.exact import main as exact
 from gosvae_training.tasks.expert_graphs import detector_graph, segmenter_graph
@@ -45,6 +46,7 @@ from gosvae_training.tasks.yolox import (
     trunk_of,
 )
 
+MODELS = Path(__file__).parents[2] / "models"
 SHARED = Path(__file__).parents[3] / "shared/data/experts_apache"
 TINY = Tokens(levels=2, codes=16, dim=8, width=16, features=16, blocks=1)
 HEADS = ["1062", "1063", "1045", "1104", "1105", "1087", "1146", "1147", "1129"]
@@ -487,11 +489,22 @@ def test_boxes_of_instances_are_those_of_what_is_visible(
         path.parent.mkdir(parents=True)
         cv2.imwrite(str(path), picture)
     shutil.copy(yolox, tmp_path / DETECTOR)
-    models = Path(__file__).parents[2] / "models"
     options = ["--data", str(tmp_path / "streets"), "--experts", str(tmp_path)]
-    assert exact([str(models / "road"), *options]) == 0
+    assert exact([str(MODELS / "road"), *options]) == 0
     head, _, *lines = capsys.readouterr().out.splitlines()[2:]
     assert "person (2) | car (1)" in head and len(lines) == 3
-    assert exact([str(models / "camvid-base"), *options]) == 1
+    assert exact([str(MODELS / "camvid-base"), *options]) == 1
     assert "camvid-base: it has no boxes of person" in capsys.readouterr().err
-    assert exact([str(models / "road"), *options, "--split", "test"]) == 1
+    assert exact([str(MODELS / "road"), *options, "--split", "test"]) == 1
+
+
+def test_experts_at_the_receiver_may_be_as_unsure_as_tokens() -> None:
+    expert = Expert(ModelBundle.load(MODELS / "road"), task="detection")
+    picture = cv2.imread(str(MODELS.parent / "docs" / "images" / "road-depth.jpg"))
+    frame = np.ascontiguousarray(picture[:144, :208, ::-1])
+    sure, unsure = expert.apply(frame), with_unlikely_boxes(expert).apply(frame)
+    assert isinstance(sure, DetectionResult) and isinstance(unsure, DetectionResult)
+    count = len(sure.scores)
+    assert len(unsure.scores) > count > 0
+    assert unsure.scores.min() < CONFIDENT <= sure.scores.min()
+    np.testing.assert_array_equal(unsure.boxes[:count], sure.boxes)

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 BOXES, SCORES = "all_boxes", "all_scores"
 """What a head makes before suppression."""
+_LEAST = "nms/least"
 
 
 def with_suppression(
@@ -38,12 +39,12 @@ def with_suppression(
     constants: dict[str, np.ndarray] = {
         "nms/at_most": np.full(1, at_most, np.int64),
         "nms/overlap": np.full(1, overlap, np.float32),
-        "nms/least": np.full(1, least_score, np.float32),
+        _LEAST: np.full(1, least_score, np.float32),
         "nms/ones": np.ones(3, np.int64),
         "nms/axis": np.ones(1, np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
-    suppressed = [BOXES, SCORES, "nms/at_most", "nms/overlap", "nms/least"]
+    suppressed = [BOXES, SCORES, "nms/at_most", "nms/overlap", _LEAST]
     columns = ["nms/frame", "nms/class", "nms/place"]
     graph.node.extend(
         [
@@ -70,4 +71,19 @@ def with_suppression(
         ]
     )
     onnx.checker.check_model(made)
+    return made
+
+
+def with_least_score(model: onnx.ModelProto, least_score: float) -> onnx.ModelProto:
+    """Return a copy of what :func:`with_suppression` made, with another least score.
+
+    Raises:
+        ValueError: `model` is something else.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    found = [each for each in made.graph.initializer if each.name == _LEAST]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} constants {_LEAST}: expected one")
+    found[0].CopyFrom(numpy_helper.from_array(np.full(1, least_score, np.float32), _LEAST))
     return made
