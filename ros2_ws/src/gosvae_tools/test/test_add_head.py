@@ -92,6 +92,29 @@ def test_an_old_recording_is_read_with_a_new_head(
     assert len(list((folder / "semantic").glob("*.png"))) == FRAMES
 
 
+def test_boxes_are_written_that_are_likely_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny", tasks=["detection"])
+    write_drive(tmp_path / "drive", FRAMES, (64, 96))
+    packets = tmp_path / "packets.mcap"
+    assert gosvae("encode", tmp_path / "drive", "-o", packets, "--bundle", bundle) == 0
+
+    def scores(least: float) -> list[float]:
+        folder = tmp_path / f"at least {least}"
+        given = ("--bundle", bundle, "--min-score", least)
+        assert gosvae("decode", packets, "-o", folder, *given) == 0
+        files = sorted(folder.iterdir())
+        return [box["score"] for file in files for box in json.loads(file.read_text())]
+
+    everything = scores(0)
+    middle = sorted(everything)[len(everything) // 2]
+    assert min(everything) < middle
+    assert scores(middle) == [each for each in everything if each >= middle]
+    assert gosvae("decode", packets, "-o", tmp_path / "no", "--min-score", 2) == 2
+    assert "--min-score 2: give a number from 0 to 1" in capsys.readouterr().err
+
+
 def test_depths_go_to_bags_and_to_files(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "tiny", tasks=["depth"])
     write_drive(tmp_path / "drive", FRAMES, (51, 77))
