@@ -232,7 +232,7 @@ def configure(wanted: Wanted, networks: Mapping[str, settings.Onnx], look: Look)
             if name != SEMANTIC
         },
         "tokens": tokens,
-        "losses": {"supervised": 0.0},
+        "losses": {"supervised": 0.0, "expert_labels": 0.5},
         "codec": {
             **schedule,
             "steps": 1,

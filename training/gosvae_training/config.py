@@ -115,6 +115,9 @@ class Losses(Strict):
     """Kullback-Leibler divergence from the guides' output."""
     supervised: float = Field(default=0.5, ge=0)
     """Cross entropy and Dice against the labels."""
+    expert_labels: float = Field(default=0.0, ge=0)
+    """Cross entropy and Dice against the expert's labels, which thin classes need where there are
+    no others; with ``codec.teacher: frame``."""
     pixels: float = Field(default=0.0, ge=0)
     """Mean absolute difference of pixels, 0 to 1."""
     perceptual: float = Field(default=0.0, ge=0)
@@ -240,6 +243,8 @@ class Config(Strict):
             or len(self.losses.rate) != self.tokens.levels
         ):
             raise ValueError("losses.rate: needs tokens with codes, and a weight for each level")
+        if self.losses.expert_labels and self.codec.teacher != "frame":
+            raise ValueError("losses.expert_labels needs codec.teacher: frame")
         if self.codec.teacher == "frame" and (draws or self.guides):
             raise ValueError("codec.teacher: frame needs masks, and no guide but the expert")
         if self.expert.teacher == "frame":

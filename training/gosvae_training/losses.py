@@ -60,6 +60,25 @@ def imitation_losses(
     return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
 
 
+def label_losses(logits: Tensor, expert_logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return the mean over tasks of :func:`segmentation_loss` against the experts' labels.
+
+    Classes are weighted by how rare they are in the batch; see :func:`class_weights`.
+
+    Args:
+        logits: (N, classes of all tasks, H, W).
+        expert_logits: the same of their experts.
+        classes: of each task, in the order of the channels.
+    """
+    each = []
+    for ours, theirs in zip(logits.split(classes, 1), expert_logits.split(classes, 1), strict=True):
+        labels = theirs.argmax(1)
+        counts = torch.bincount(labels.flatten(), minlength=ours.shape[1])
+        weights = class_weights((counts / labels.numel()).cpu().numpy()).to(ours.device)
+        each.append(segmentation_loss(ours, labels, weights)["loss"])
+    return torch.stack(each).mean()
+
+
 def imitation_loss(logits: Tensor, expert_logits: Tensor) -> dict[str, Tensor]:
     """Jensen-Shannon divergence to the expert (GOS-VAE, equation 3), and Kullback-Leibler's.
 

@@ -14,6 +14,7 @@ from .losses import (
     frame_miou,
     imitation_loss,
     imitation_losses,
+    label_losses,
     segmentation_loss,
     unexplained_variance,
 )
@@ -162,6 +163,8 @@ class TokenObjective(Objective):
         if taught is not None:
             ours = resize(made, taught.shape[2:])
             terms = imitation_losses(ours, taught.float(), self.classes)
+            if weights.expert_labels:
+                terms["expert_labels"] = label_losses(ours, taught.float(), self.classes)
             if weights.supervised:
                 ours = resize(made, size)
                 terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]

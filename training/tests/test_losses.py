@@ -12,6 +12,7 @@ from gosvae_training.losses import (
     frame_miou,
     imitation_loss,
     imitation_losses,
+    label_losses,
     segmentation_loss,
 )
 
@@ -49,3 +50,17 @@ def test_each_of_several_tasks_counts_alike_and_by_itself() -> None:
     shifted = ours + torch.tensor([5.0] * 3 + [-2.0] * 4)[None, :, None, None]
     again = imitation_losses(shifted, expert, (3, 4))
     assert again["imitation"].item() == pytest.approx(both["imitation"].item(), abs=1e-5)
+
+
+def test_a_thin_class_that_is_missed_costs_where_experts_are_the_labels() -> None:
+    expert = torch.zeros(1, 5, 16, 16)
+    expert[:, 0] = 4
+    expert[:, 1, :, 7] = 8  # a line of the first task's second class
+    expert[:, 3] = 4
+    missed = expert.clone()
+    missed[:, 1] = 0
+    right, wrong = (label_losses(each, expert, (2, 3)) for each in (expert, missed))
+    imitated = [imitation_losses(each, expert, (2, 3))["imitation"] for each in (expert, missed)]
+    # A sixteenth of the pixels, but a half of the classes.
+    assert right < 0.1 and wrong - right > 0.15
+    assert imitated[1] - imitated[0] < 0.05
