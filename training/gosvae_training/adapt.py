@@ -100,8 +100,9 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     print(f"\n{figures['data']}\n\n{table(figures)}\n\n{classes_table(figures)}\n")
     for task in tasks[1:]:
         about = figures["tasks"][task]
-        print(f"task {task}: agreement {about['agreement']:.3f}\n")
-        print(markdown_table(["class", "IoU with the expert's"], list(about["per_class"].items())))
+        rows = [(name, f"{iou:.3f}") for name, iou in about["per_class"].items()]
+        classes = markdown_table(["class", "IoU with the expert's"], rows)
+        print(f"task {task}: agreement {about['agreement']:.3f}\n\n{classes}\n")
     print(
         f"{figures['agreeing_pixels']:.1%} of the pixels are as the expert's, "
         f"{figures['bytes_per_frame']:.0f} bytes a frame; vehicle "

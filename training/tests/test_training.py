@@ -392,7 +392,7 @@ def test_mistakes_in_a_configuration_are_named(
 
 
 def test_labels_of_the_expert_need_what_it_said_of_frames(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expert_labels needs codec.teacher: frame"):
+    with pytest.raises(ConfigError, match=r"expert_labels needs codec\.teacher: frame"):
         load_config(write_config(tmp_path / "tiny.yaml"), ["losses.expert_labels=0.5"])
 
 

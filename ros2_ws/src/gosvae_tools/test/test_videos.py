@@ -146,7 +146,9 @@ def test_a_damaged_motion_jpeg_is_left_out(tmp_path: Path, suffix: str) -> None:
         container.mux(stream.encode())
     assert len(list(open_source(path).frames())) == len(noise)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    # A picture without its head: what damage within it does depends on the encoder's build.
+    start = data.index(b"\xff\xd8\xff", len(data) // 2)
+    data[start : start + 200] = bytes(200)
     path.write_bytes(data)
     source = open_source(path)
     frames = list(source.frames())
