@@ -106,9 +106,8 @@ reference:
 adapt:
 	@test -n "$$DRIVE" -a -n "$$EXPERT" -a -n "$$LABELS" || { \
 		echo "make adapt DRIVE=PATH EXPERT=net.onnx LABELS=names.yaml: give all three" >&2; exit 1; }
-	@drives=("$$DRIVE"); test -e "$$DRIVE" || eval "drives=($$DRIVE)"; \
-	experts=("$$EXPERT"); test -e "$$EXPERT" || eval "experts=($$EXPERT)"; \
-	labels=("$$LABELS"); test -e "$$LABELS" || eval "labels=($$LABELS)"; \
+	@split() { local -n paths=$$1; paths=("$$2"); test -e "$$2" || eval "paths=($$2)"; }; \
+	split drives "$$DRIVE"; split experts "$$EXPERT"; split labels "$$LABELS"; \
 	$(TRAIN) python -m gosvae_training.adapt --drive "$${drives[@]}" --expert "$${experts[@]}" \
 		--labels "$${labels[@]}" \
 		$${START:+--start "$$START"} $${BUDGET:+--budget "$$BUDGET"} $${MINUTES:+--minutes "$$MINUTES"} \

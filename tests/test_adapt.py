@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,17 +12,16 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from commands import GOSVAE, ROOT, TRAINING, needs_training, run
 from harness import DOMAINS
 from onnx import TensorProto, helper, numpy_helper
 
 from gosvae_codec import ModelBundle
 from gosvae_tools.drives import open_source
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["dark", "grey", "green", "blue", "bright"]
 """Five classes of a user's own: the colours of a street."""
 SIZE = (512, 1024)
-READY = ROOT / ".venv-training" / "ready.json"
 
 
 def write_expert(path: Path) -> None:
@@ -53,16 +51,8 @@ def write_expert(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
 
 
-def run(*words: object, cwd: Path) -> str:
-    done = subprocess.run(
-        list(map(str, words)), cwd=cwd, capture_output=True, text=True, timeout=3000, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not READY.exists(), reason=".venv-training is not there; make test-training")
+@needs_training
 def test_a_users_drive_and_five_classes_become_a_bundle_that_runs(tmp_path: Path) -> None:
     drive = tmp_path / "my drive.avi"
     writer = cv2.VideoWriter(str(drive), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
@@ -73,7 +63,7 @@ def test_a_users_drive_and_five_classes_become_a_bundle_that_runs(tmp_path: Path
     write_expert(tmp_path / "net.onnx")
     (tmp_path / "names.yaml").write_text(yaml.safe_dump(NAMES))
     said = run(
-        *(sys.executable, "-m", "gosvae_bringup", "adapt", "--drive", drive),
+        *(*GOSVAE, "adapt", "--drive", drive),
         *("--expert", "net.onnx", "--labels", "names.yaml", "--output", "models/mine"),
         *("--pictures", "0..255", "--budget", "tiny", "--minutes", "0.1", "--json", "mine.json"),
         cwd=tmp_path,
@@ -84,8 +74,15 @@ def test_a_users_drive_and_five_classes_become_a_bundle_that_runs(tmp_path: Path
     bundle = ModelBundle.load(tmp_path / result["bundle"])
     assert [label.name for label in bundle.labels.labels] == NAMES
     evaluated = run(
-        *(sys.executable, ROOT / "tools" / "environment.py", "training", "--exec", "python"),
-        *("-m", "gosvae_training.evaluate", bundle.path, "--data", drive, "--json", "more.json"),
+        *(
+            *TRAINING,
+            "gosvae_training.evaluate",
+            bundle.path,
+            "--data",
+            drive,
+            "--json",
+            "more.json",
+        ),
         cwd=tmp_path,
     )
     assert "agreement" in evaluated and "nan" not in evaluated.lower()
@@ -94,7 +91,7 @@ def test_a_users_drive_and_five_classes_become_a_bundle_that_runs(tmp_path: Path
     domain = {**os.environ, "ROS_DOMAIN_ID": str(next(DOMAINS))}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "gosvae_bringup", "demo", "--input", str(drive)),
+            *(*GOSVAE, "demo", "--input", str(drive)),
             *("--bundle", str(bundle.path), "--json", "demo.json", "--rate", "0.3"),
         ],
         **{"cwd": tmp_path, "env": domain, "capture_output": True, "text": True, "check": False},

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from commands import GOSVAE, ROOT, TRAINING, needs_training, run
 
 from gosvae_codec import CITYSCAPES, ModelBundle
 from gosvae_tools.drives import open_source
 
-ROOT = Path(__file__).resolve().parents[1]
-READY = ROOT / ".venv-training" / "ready.json"
 DRIVE = ROOT / "drives" / "street.mcap"
 ROAD = ROOT / "models" / "road"
 BUILDING = CITYSCAPES.by_name("building").id
 TASK = ("--name", "houses", "--kind", "semantic", "--labels", "houses.yaml")
 
 
-def run(*words: object, cwd: Path) -> str:
-    done = subprocess.run(
-        list(map(str, words)), cwd=cwd, capture_output=True, text=True, timeout=3000, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not READY.exists(), reason=".venv-training is not there; make test-training")
+@needs_training
 def test_a_recording_answers_what_nobody_had_asked(tmp_path: Path) -> None:
-    gosvae = (sys.executable, "-m", "gosvae_bringup")
-    run(*gosvae, "encode", DRIVE, "-o", "packets.mcap", "--bundle", ROAD, cwd=tmp_path)
+    run(*GOSVAE, "encode", DRIVE, "-o", "packets.mcap", "--bundle", ROAD, cwd=tmp_path)
     frames = list(open_source(DRIVE).frames())
     wanted = [(frame.label == BUILDING).astype(np.uint8) for frame in frames]
     # Every second of the first half is learnt, and every fourth of the second half measured.
@@ -49,17 +37,17 @@ def test_a_recording_answers_what_nobody_had_asked(tmp_path: Path) -> None:
     labels = [{"id": 0, "name": "other"}, {"id": 1, "name": "house"}]
     (tmp_path / "houses.yaml").write_text(yaml.safe_dump(labels))
     said = run(
-        *(sys.executable, ROOT / "tools" / "environment.py", "training", "--exec", "python"),
-        *("-m", "gosvae_training.tasks.head", ROAD, "--data", "data", "--labels", "houses.yaml"),
+        *(*TRAINING, "gosvae_training.tasks.head", ROAD),
+        *("--data", "data", "--labels", "houses.yaml"),
         *("--views", "1", "--steps", "60", "--batch", "4", "--output", "houses.onnx"),
         cwd=tmp_path,
     )
     assert "2 levels: mIoU" in said
-    run(*gosvae, "add-head", ROAD, "houses.onnx", "road-houses", *TASK, cwd=tmp_path)
+    run(*GOSVAE, "add-head", ROAD, "houses.onnx", "road-houses", *TASK, cwd=tmp_path)
     new = ModelBundle.load(tmp_path / "road-houses")
     assert new.fingerprint == ModelBundle.load(ROAD).fingerprint
     run(
-        *(*gosvae, "decode", "packets.mcap", "-o", "houses"),
+        *(*GOSVAE, "decode", "packets.mcap", "-o", "houses"),
         *("--bundle", new.path, "--tasks", "houses"),
         cwd=tmp_path,
     )

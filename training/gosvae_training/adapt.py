@@ -39,13 +39,12 @@ from .data.samples import DataError, Dataset, Part, Sample
 from .evaluate import classes_table, gigamacs, table
 from .fit import Stopped, TrainingError, make_fabric
 from .models import settings
-from .models.experts import build_expert, with_tasks
+from .models.experts import frozen, side_by_side
 from .models.guess import PICTURES
 from .models.start import started_tokens
 from .objectives import build_objective
 from .strict import ConfigError, parse, read_yaml
 from .survey import Look, Wanted, describe_expert, look_at
-from .tables import markdown_table
 from .train import Material, train_codec
 
 HELD_BACK = 0.8
@@ -75,16 +74,16 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     fabric = make_fabric("auto", "1", 1, "auto")
     tasks = wanted.tasks()
     look = look_at(wanted)
-    networks = {}
-    for place, task in enumerate(tasks):
-        labels = label_space(wanted.labels[place])
+    spaces = [label_space(labels) for labels in wanted.labels]
+    networks, experts = {}, []
+    for place, (task, labels) in enumerate(zip(tasks, spaces, strict=True)):
         networks[task] = describe_expert(wanted, place, labels, look.few)
-        expert = build_expert(networks[task], labels)
+        expert = frozen(networks[task], labels)
         named = f", task {task}" if len(tasks) > 1 else ""
         print(f"{Path(wanted.experts[place]).name}{named}: {expert.form}\n{expert.after[1]}\n")
-    values = configure(wanted, networks, look)
-    expert = teacher(parse(Config, values, "adapt"))
-    config = resume(wanted) or plan(wanted, values, look, expert, fabric)
+        experts.append(expert)
+    expert = side_by_side(experts, spaces)
+    config = resume(wanted) or plan(wanted, networks, look, expert, fabric)
     material = Material.load(config, wanted.folders)
     torch.manual_seed(config.seed)
     run = wanted.runs / config.name
@@ -100,8 +99,7 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     print(f"\n{figures['data']}\n\n{table(figures)}\n\n{classes_table(figures)}\n")
     for task in tasks[1:]:
         about = figures["tasks"][task]
-        rows = [(name, f"{iou:.3f}") for name, iou in about["per_class"].items()]
-        classes = markdown_table(["class", "IoU with the expert's"], rows)
+        classes = classes_table({**about, "miou": None})
         print(f"task {task}: agreement {about['agreement']:.3f}\n\n{classes}\n")
     print(
         f"{figures['agreeing_pixels']:.1%} of the pixels are as the expert's, "
@@ -148,16 +146,9 @@ def resume(wanted: Wanted) -> Config | None:
     return parse(Config, values, wanted.config_file)
 
 
-def teacher(config: Config) -> nn.Module:
-    """Return the expert that is imitated, or all of them."""
-    labels = label_space(config.labels)
-    expert = build_expert(config.expert.network, labels).eval().requires_grad_(False)
-    return with_tasks(expert, labels, config.tasks)
-
-
 def plan(
     wanted: Wanted,
-    values: dict[str, Any],
+    networks: Mapping[str, settings.Onnx],
     look: Look,
     expert: nn.Module,
     fabric: Fabric,
@@ -166,11 +157,12 @@ def plan(
 
     Args:
         wanted: what was asked for.
-        values: the configuration, but for the number of steps.
+        networks: the experts, by task.
         look: at the drives.
         expert: what is imitated.
         fabric: where it runs.
     """
+    values = configure(wanted, networks, look)
     config = parse(Config, values, "adapt")
     seconds = rehearse(config, look.few[0], expert, fabric)
     # The expert sees every frame once, and those held back again in each measurement.

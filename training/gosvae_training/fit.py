@@ -75,10 +75,10 @@ def make_fabric(accelerator: str, devices: str, nodes: int, precision: str) -> F
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` for bfloat16 but on CPUs
             that do not compute in it.
     """
-    on_cpu = accelerator == "cpu" or (
-        accelerator == "auto" and not torch.accelerator.is_available()
-    )
     if precision == "auto":
+        on_cpu = accelerator == "cpu" or (
+            accelerator == "auto" and not torch.accelerator.is_available()
+        )
         precision = "32-true" if on_cpu and not computes_bfloat16() else "bf16-mixed"
     count = int(devices) if devices.isdecimal() else devices
     alone = count == 1 and nodes == 1

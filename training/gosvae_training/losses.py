@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -45,6 +45,13 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor) -> dict[s
     return {"loss": cross_entropy + 0.5 * dice, "cross_entropy": cross_entropy, "dice": dice}
 
 
+def _by_task(
+    logits: Tensor, expert_logits: Tensor, classes: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the logits of each task and those of its expert."""
+    return zip(logits.split(classes, 1), expert_logits.split(classes, 1), strict=True)
+
+
 def imitation_losses(
     logits: Tensor, expert_logits: Tensor, classes: Sequence[int]
 ) -> dict[str, Tensor]:
@@ -55,7 +62,7 @@ def imitation_losses(
         expert_logits: the same of their experts.
         classes: of each task, in the order of the channels.
     """
-    pairs = zip(logits.split(classes, 1), expert_logits.split(classes, 1), strict=True)
+    pairs = _by_task(logits, expert_logits, classes)
     each = [imitation_loss(ours, theirs) for ours, theirs in pairs]
     return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
 
@@ -71,7 +78,7 @@ def label_losses(logits: Tensor, expert_logits: Tensor, classes: Sequence[int]) 
         classes: of each task, in the order of the channels.
     """
     each = []
-    for ours, theirs in zip(logits.split(classes, 1), expert_logits.split(classes, 1), strict=True):
+    for ours, theirs in _by_task(logits, expert_logits, classes):
         labels = theirs.argmax(1)
         counts = torch.bincount(labels.flatten(), minlength=ours.shape[1])
         weights = class_weights((counts / labels.numel()).cpu().numpy()).to(ours.device)

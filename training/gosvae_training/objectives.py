@@ -161,10 +161,10 @@ class TokenObjective(Objective):
         weights, size = self.losses, target.shape[1:]
         terms: dict[str, Tensor] = {}
         if taught is not None:
-            ours = resize(made, taught.shape[2:])
-            terms = imitation_losses(ours, taught.float(), self.classes)
+            ours, theirs = resize(made, taught.shape[2:]), taught.float()
+            terms = imitation_losses(ours, theirs, self.classes)
             if weights.expert_labels:
-                terms["expert_labels"] = label_losses(ours, taught.float(), self.classes)
+                terms["expert_labels"] = label_losses(ours, theirs, self.classes)
             if weights.supervised:
                 ours = resize(made, size)
                 terms["supervised"] = segmentation_loss(ours, target, self.class_weights)["loss"]

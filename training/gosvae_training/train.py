@@ -240,8 +240,8 @@ def train_codec(
     train = None
     if config.codec.teacher == "frame":
         train = with_logits(fabric, material, expert, folder.parents[1] / "logits")
-    decisive = ("seed", "expert", "tokens", "input_size", "codec", *_MATERIAL, "losses", "guides")
-    decisive += ("tasks",)
+    decisive = ("seed", "expert", "tokens", "input_size", "codec", *_MATERIAL)
+    decisive += ("losses", "guides", "tasks")
     run = Run(
         objective=objective,
         schedule=config.codec,

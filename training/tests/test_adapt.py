@@ -51,14 +51,19 @@ def run(folder: Path, *more: str) -> int:
     )
 
 
-@pytest.mark.slow
-def test_a_drive_and_an_expert_become_a_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A drive, beside the network that is adapted to; trainings are short."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(adapt, "STEPS", (60, 60))
-    drive = write_drive(tmp_path / "my drive.avi")
     write(tmp_path / "net.onnx", "softmax", (128, 192))
+    return write_drive(tmp_path / "my drive.avi")
+
+
+@pytest.mark.slow
+def test_a_drive_and_an_expert_become_a_bundle(
+    drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "--pictures", "0..255") == 0
     result = json.loads((tmp_path / "mine.json").read_text())
     bundle = ModelBundle.load(result["bundle"])
@@ -86,13 +91,10 @@ def test_a_drive_and_an_expert_become_a_bundle(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drive")
 def test_two_experts_become_two_tasks_of_one_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(adapt, "STEPS", (60, 60))
-    write_drive(tmp_path / "my drive.avi")
-    write(tmp_path / "net.onnx", "softmax", (128, 192))
     # The same colours as labels at the frame's full size, which are called otherwise.
     write(tmp_path / "other.onnx", "argmax nhw", (128, 192))
     (tmp_path / "other names.yaml").write_text(yaml.safe_dump(["one", "two", "three"]))

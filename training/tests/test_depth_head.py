@@ -47,14 +47,14 @@ def test_a_head_of_depths_learns_what_tokens_tell(
     write_streets(tmp_path / "streets")
     file = tmp_path / "depth.onnx"
     options = [str(bundle), "--kind", "depth", "--data", str(tmp_path / "streets")]
-    options += ["--views", "4", "--steps", "240", "--batch", "4", "--output", str(file)]
+    options += ["--views", "40", "--steps", "240", "--batch", "4", "--output", str(file)]
     assert head(options) == 0
     lines = capsys.readouterr().out.splitlines()
     errors = {line.split(":")[0]: float(line.split()[-4].rstrip(",")) for line in lines[1:]}
     assert list(errors) == ["1 levels", "2 levels", "mean of each place", "mean of each row"]
     # A row's mean is 8 m; a place's is exact, as all frames are alike.
     assert errors["mean of each row"] == pytest.approx(0.75, abs=0.01)
-    assert errors["2 levels"] < 0.75 * errors["mean of each row"]
+    assert errors["2 levels"] < 0.5 * errors["mean of each row"]
     session = ort.InferenceSession(str(file))
     features = record(bundle / FEATURES)["sha256"]
     assert session.get_modelmeta().custom_metadata_map == {FEATURES_KEY: features}

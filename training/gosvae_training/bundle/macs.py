@@ -39,6 +39,16 @@ def expert_macs(expert: nn.Module, frames: Tensor) -> int | None:
     return graph_macs(onnx.load(expert.path), tuple(expert.before(frames).shape))
 
 
+def total_macs(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of MACs; None where any of them is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
 def graph_macs(model: onnx.ModelProto, taken: Shape) -> int | None:
     """Return the MACs of an ONNX graph; None where they are not known.
 

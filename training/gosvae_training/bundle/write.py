@@ -46,7 +46,7 @@ from .graphs import (
     semantic_heads,
     sends_labels,
 )
-from .macs import expert_macs
+from .macs import expert_macs, total_macs
 from .manifest import (
     CARD,
     EXPERT,
@@ -254,8 +254,7 @@ def _semantic_tasks(
         about = {"label_space": labels.name, "labels": list_labels(labels)}
         heads[name] = Head(SEMANTIC, graph, about, shared)
         macs.append(expert_macs(module, own[0]))
-    known = [each for each in macs if each is not None]
-    return heads, sum(known) if len(known) == len(macs) else None
+    return heads, total_macs(macs)
 
 
 def report(folder: Path, samples: Dataset) -> None:

@@ -138,13 +138,18 @@ def with_tasks(
     Raises:
         ConfigError: see :func:`frozen`.
     """
-    if not tasks:
-        return expert
     spaces = [label_space(task.labels) for task in tasks.values()]
     further = [
         frozen(task.network, space) for task, space in zip(tasks.values(), spaces, strict=True)
     ]
-    return SeveralExperts([expert, *further], [len(labels), *map(len, spaces)])
+    return side_by_side([expert, *further], [labels, *spaces])
+
+
+def side_by_side(experts: Sequence[nn.Module], spaces: Sequence[LabelSpace]) -> nn.Module:
+    """Return the experts of these label spaces as one; the expert itself where it is the only."""
+    if len(experts) == 1:
+        return experts[0]
+    return SeveralExperts(experts, [len(space) for space in spaces])
 
 
 def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.augment import recolor
 from ..models.token_network import resize_logits as resize
 from ..studies.depth import FAR, NEAR, DepthFrames, depth_errors, typical_depth
 from .network import DepthHead
-from .receiver import ONE_LEVEL, Examples, Receiver, fit_head
+from .receiver import Examples, Receiver, collect_examples, fit_head
 
 
 def make_depth_examples(receiver: Receiver, frames: DepthFrames, views: int, seed: int) -> Examples:
@@ -23,20 +22,16 @@ def make_depth_examples(receiver: Receiver, frames: DepthFrames, views: int, see
 
     Frames are whole: what a crop shows is as far away as before, but larger.
     """
-    features, metres = [], []
-    progress = tqdm(total=len(frames) * views, desc=f"features of {frames.title}", unit="view")
-    with progress:
-        for index in range(len(frames)):
-            frame, exact = (each.numpy() for each in frames[index])
-            for view in range(views):
-                rng = np.random.default_rng((seed, index, view))
-                step = -1 if rng.random() < 0.5 else 1
-                seen = recolor(np.ascontiguousarray(frame[:, ::step]), rng)
-                levels = 1 if rng.random() < ONE_LEVEL else None
-                features.append(receiver.features(seen, levels)[0].astype(np.float16))
-                metres.append(exact[::2, ::2][:, ::step].astype(np.float16))
-                progress.update()
-    return Examples(np.stack(features), np.stack(metres))
+
+    def look(
+        sample: tuple[Tensor, Tensor], rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+        frame, metres = (each.numpy() for each in sample)
+        step = -1 if rng.random() < 0.5 else 1
+        seen = recolor(np.ascontiguousarray(frame[:, ::step]), rng)
+        return seen, metres[::2, ::2][:, ::step].astype(np.float16)
+
+    return collect_examples(receiver, frames, views, seed, frames.__getitem__, look)
 
 
 def depth_loss(made: Tensor, metres: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle
 from gosvae_codec.tasks import DetectionResult
 
 from ..average_precision import AveragePrecision
+from ..bundle.detection import with_least_score
 from ..data.samples import DataError
 from ..evaluate import HEADER
 from ..strict import ConfigError
@@ -94,7 +95,7 @@ def scenes(root: Path, split: str, every: int) -> list[Scene]:
 
 def detector(path: Path) -> Detect:
     """Return the detector that is imitated, on whole frames; its boxes have LEAST_SCORE or more."""
-    graph = detector_graph(path, LEAST_SCORE)
+    graph = with_least_score(detector_graph(path), LEAST_SCORE)
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
 

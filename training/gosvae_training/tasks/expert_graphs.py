@@ -101,13 +101,8 @@ def segmenter_graph(path: Path) -> onnx.ModelProto:
     return compose.merge_models(joined, after, [(joined.graph.output[0].name, "taken")])
 
 
-def detector_graph(path: Path, least_score: float = CONFIDENT) -> onnx.ModelProto:
-    """Return the detector: uint8 (1, H, W, 3) -> what heads of kind detection make.
-
-    Args:
-        path: its file.
-        least_score: below which boxes are left out.
-    """
+def detector_graph(path: Path) -> onnx.ModelProto:
+    """Return the detector: uint8 (1, H, W, 3) -> what heads of kind detection make."""
     foreign = _load(path)
     before = _parse(_BEFORE_DETECTOR.replace("SIDE", str(SIDE)))
     joined = compose.merge_models(
@@ -125,7 +120,7 @@ def detector_graph(path: Path, least_score: float = CONFIDENT) -> onnx.ModelProt
         numpy_helper.from_array(values, name) for name, values in constants.items()
     )
     pairs = [(made, "taken"), ("resized_sides", "taken_sides")]
-    return with_suppression(compose.merge_models(joined, after, pairs), OVERLAP, least_score)
+    return with_suppression(compose.merge_models(joined, after, pairs), OVERLAP, CONFIDENT)
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from gosvae_codec.tasks import KINDS
 
 from ..bundle.detection import BOXES, SCORES, with_suppression
 from ..bundle.graphs import EncoderGraph
-from ..bundle.macs import graph_macs
+from ..bundle.macs import graph_macs, total_macs
 from ..bundle.manifest import commit, write_manifest
 from ..bundle.networks import Head, Networks, share_expert, write_networks
 from ..bundle.offsets import fit_offsets
@@ -214,15 +214,12 @@ def _write(
 
 def expert_macs(experts: Path) -> int | None:
     """Return the multiply-accumulates of both experts for one frame; None where not known."""
-    total = 0
-    for name in (SEGMENTER, DETECTOR):
-        model = onnx.load(experts / name)
-        shape = tuple(side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim)
-        macs = graph_macs(model, shape)
-        if macs is None:
-            return None
-        total += macs
-    return total
+    models = [onnx.load(experts / name) for name in (SEGMENTER, DETECTOR)]
+    shapes = [model.graph.input[0].type.tensor_type.shape.dim for model in models]
+    return total_macs(
+        graph_macs(model, tuple(side.dim_value for side in shape))
+        for model, shape in zip(models, shapes, strict=True)
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

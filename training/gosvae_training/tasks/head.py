@@ -36,7 +36,7 @@ from ..strict import ConfigError
 from ..studies.depth import DepthFrames
 from .depth_head import depth_report, make_depth_examples, train_depth_head
 from .network import SemanticHead
-from .receiver import ONE_LEVEL, Examples, Receiver, fit_head
+from .receiver import Examples, Receiver, collect_examples, fit_head
 
 
 class Trained(NamedTuple):
@@ -55,19 +55,17 @@ def make_examples(
     height, width = receiver.bundle.input_size
     table = np.full(256, UNLABELLED, np.uint8)
     table[labels.ids] = np.arange(len(labels))
-    features, channels = [], []
-    progress = tqdm(total=len(samples) * views, desc=f"features of {samples.title}", unit="view")
-    with progress:
-        for index in range(len(samples)):
-            sample = fit_rows(samples[index], height)
-            for view in range(views):
-                rng = np.random.default_rng((seed, index, view))
-                crop = augment(Sample(sample.frame, sample.mask), (height, width), rng)
-                levels = 1 if rng.random() < ONE_LEVEL else None
-                features.append(receiver.features(crop.frame, levels)[0].astype(np.float16))
-                channels.append(table[crop.mask[::2, ::2]])
-                progress.update()
-    return Examples(np.stack(features), np.stack(channels))
+
+    def read(index: int) -> Sample:
+        return fit_rows(samples[index], height)
+
+    def look(
+        sample: Sample, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        crop = augment(Sample(sample.frame, sample.mask), (height, width), rng)
+        return crop.frame, table[crop.mask[::2, ::2]]
+
+    return collect_examples(receiver, samples, views, seed, read, look)
 
 
 def train_head(examples: Examples, classes: int, steps: int, batch: int, seed: int) -> SemanticHead:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sized
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,15 @@ from gosvae_codec.manifest import ENCODER, FEATURES
 LEARNING_RATE = 2e-3
 ONE_LEVEL = 0.3
 """Share of the examples with tokens of the first level alone."""
+
+
+T = TypeVar("T")
+
+
+class Shown(Sized, Protocol):
+    """Frames, of which only number and name are needed here."""
+
+    title: str
 
 
 class Examples(NamedTuple):
@@ -50,6 +59,39 @@ class Receiver:
         tokens = self._encoder.run(frame[None], self._nothing).copy()
         tokens[:, levels or self.bundle.levels :] = self.bundle.codes
         return np.asarray(self._features.run(tokens), np.float32)
+
+
+def collect_examples(
+    receiver: Receiver,
+    frames: Shown,
+    views: int,
+    seed: int,
+    read: Callable[[int], T],
+    look: Callable[[T, np.random.Generator], tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]],
+) -> Examples:
+    """Return features and targets of random views, some of the first level alone; see ONE_LEVEL.
+
+    Args:
+        receiver: makes features.
+        frames: how many there are, and what they are called.
+        views: of each frame.
+        seed: of chance.
+        read: number of a frame to what `look` takes.
+        look: makes a view, uint8 (H, W, 3) RGB of the encoder's size, and its target.
+    """
+    features, targets = [], []
+    progress = tqdm(total=len(frames) * views, desc=f"features of {frames.title}", unit="view")
+    with progress:
+        for index in range(len(frames)):
+            sample = read(index)
+            for view in range(views):
+                rng = np.random.default_rng((seed, index, view))
+                frame, target = look(sample, rng)
+                levels = 1 if rng.random() < ONE_LEVEL else None
+                features.append(receiver.features(frame, levels)[0].astype(np.float16))
+                targets.append(target)
+                progress.update()
+    return Examples(np.stack(features), np.stack(targets))
 
 
 def fit_head(
