@@ -155,7 +155,7 @@ LOCK := .uv/bin/uv pip compile --quiet --universal --generate-hashes --no-annota
 
 lock:
 	@$(RUN) $(LOCK) --python-version 3.10 --output-file requirements.lock $(ARGS) \
-		$(addprefix --group ,runtime build cpu gpu view bench uplink dev training) \
+		$(addprefix --group ,runtime build cpu gpu view bench fleet dev training) \
 		tools/ros2-jazzy-wheels.txt >/dev/null
 	@$(RUN) $(LOCK) --python-version 3.11 --output-file training/streets/requirements.lock $(ARGS) \
 		--group streets >/dev/null
