@@ -6,7 +6,10 @@ from importlib.util import find_spec
 
 from gosvae_common.errors import UsageError
 
-MODULES = {"uplink": ("zenoh", "cryptography")}
+MODULES = {
+    "uplink": ("zenoh", "cryptography"),
+    "fleet": ("zenoh", "cryptography", "prometheus_client", "ray"),
+}
 """Modules by the name of an extra, which is that of a dependency group as well."""
 
 

@@ -52,6 +52,11 @@ def feedback_key(vehicle: str, camera: str) -> str:
     return key(vehicle, f"{camera}/{topics.FEEDBACK}")
 
 
+def mask_key(vehicle: str, camera: str) -> str:
+    """Return the key of a camera's masks."""
+    return key(vehicle, f"{camera}/{topics.MASK}")
+
+
 def alive_key(vehicle: str, session: str = "*") -> str:
     """Return the key of one session's liveliness token; by default, of all of a vehicle."""
     return key(vehicle, f"{ALIVE}/{session}")

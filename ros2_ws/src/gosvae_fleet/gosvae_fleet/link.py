@@ -81,6 +81,11 @@ def token_publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
     )
 
 
+def result_publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
+    """Return a publisher of masks: complete or not at all, and dropped where the link is full."""
+    return session.declare_publisher(key, congestion_control=zenoh.CongestionControl.DROP)
+
+
 def has_listeners(publisher: zenoh.Publisher) -> bool:
     """Return whether anybody subscribes to what a publisher sends."""
     status: Any = publisher.matching_status

@@ -21,6 +21,10 @@ class Vehicle:
     name: str
     cameras: tuple[str, ...] = ("camera",)
     """Base names of its cameras' topics, without slashes around them."""
+    packets_per_s: float = 200.0
+    """Packets that the service takes from all of its cameras."""
+    kbit_per_s: float = 2000.0
+    """The same in kbit/s of packets, without headers of the link."""
 
 
 def load_vehicles(path: Path) -> dict[str, Vehicle]:
@@ -69,8 +73,9 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def _vehicle(name: str, values: Mapping[str, Any]) -> Vehicle:
-    if unknown := sorted(map(str, set(values) - {"cameras"})):
-        raise UsageError(f"{name}: unknown {', '.join(unknown)}; there is cameras")
+    known = ("cameras", *_QUOTAS)
+    if unknown := sorted(map(str, set(values) - set(known))):
+        raise UsageError(f"{name}: unknown {', '.join(unknown)}; there are {', '.join(known)}")
     cameras = values.get("cameras", ["camera"])
     if not isinstance(cameras, list) or not all(isinstance(each, str) for each in cameras):
         raise UsageError(f"{name}: cameras is {cameras!r}; give a list such as [front, rear]")
@@ -78,7 +83,14 @@ def _vehicle(name: str, values: Mapping[str, Any]) -> Vehicle:
     odd = [camera for camera in names if not camera or set(camera) & set("*$?# ") or "//" in camera]
     if not names or odd or len(set(names)) < len(names):
         raise UsageError(f"{name}: cameras is {cameras!r}; give different, non-empty names")
-    return Vehicle(name, names)
+    quotas = {quota: values[quota] for quota in _QUOTAS if quota in values}
+    for quota, value in quotas.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise UsageError(f"{name}: {quota} is {value!r}; give a number over 0")
+    return Vehicle(name, names, **quotas)
+
+
+_QUOTAS = ("packets_per_s", "kbit_per_s")
 
 
 class _Loader(yaml.SafeLoader):

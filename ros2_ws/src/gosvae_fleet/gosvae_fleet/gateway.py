@@ -1,0 +1,171 @@
+"""The gateway: packets of all vehicles from Zenoh to the holders of their streams; an actor of Ray.
+
+It lets pass what a vehicle's quota allows, and reads nothing of it. A camera's packets all go to one
+holder, chosen by its name among those that answer; where one dies, its cameras go to the others.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from threading import Event, Lock, Thread
+from typing import Any, NamedTuple, Protocol
+
+from gosvae_codec.packets import MAX_SERIALIZED_BYTES
+
+from . import keys
+from .link import Presence
+from .quota import Quota
+from .vehicles import Vehicle
+
+GATHER_SECONDS = 0.004
+"""How long packets are gathered for one call."""
+LOG_SECONDS = 5.0
+"""Between lines on one vehicle's packets over its quota."""
+REMEMBERED_EVENTS = 100
+
+Packets = list[tuple[str, str, bytes]]
+"""Vehicle, camera and CDR of each."""
+
+
+class Calls(Protocol):
+    """How holders are called. Numbers are those of the holders, from 0."""
+
+    def push(self, holder: int, packets: Packets) -> bool:
+        """Pass packets on; return whether the holder takes them."""
+
+    def changed(self) -> Iterable[tuple[int, bool]]:
+        """Return the holders that died or came back since the last call, and whether they live."""
+
+
+class Report(NamedTuple):
+    """What a gateway says of itself."""
+
+    process: int
+    vehicles: Mapping[str, int]
+    """Sessions on the link by vehicle."""
+    packets: Mapping[str, int]
+    """That passed, by vehicle."""
+    rejected: Mapping[str, Mapping[str, int]]
+    """By vehicle and reason."""
+    holders: Sequence[int]
+    """That answer."""
+    events: list[str]
+    """What was to be logged since the report before."""
+
+
+class Gateway:
+    """Takes packets of all vehicles of a fleet."""
+
+    def __init__(
+        self, session: Any, vehicles: Iterable[Vehicle], calls: Calls, holders: int
+    ) -> None:
+        """Subscribe with a session of Zenoh, and pass packets on to `holders` by `calls`."""
+        self._calls, self._holders = calls, range(holders)
+        self._live = set(self._holders)
+        self._lock = Lock()
+        self._gathered: dict[int, Packets] = {}
+        self._routes: dict[tuple[str, str], int] = {}
+        self._passed: Counter[str] = Counter()
+        self._rejected: dict[str, Counter[str]] = {}
+        self._logged: dict[str, float] = {}
+        self._events: deque[str] = deque(maxlen=REMEMBERED_EVENTS)
+        self._arrived, self._stop = Event(), Event()
+        self._presence = Presence(session, log=self._events.append)
+        self._session = session  # which closes when nothing refers to it
+        self._kept = []
+        for vehicle in vehicles:
+            quota = Quota(vehicle.packets_per_s, vehicle.kbit_per_s)
+            self._rejected[vehicle.name] = Counter()
+            for camera in vehicle.cameras:
+                take = partial(self._on_packet, vehicle, quota, camera)
+                key = keys.packets_key(vehicle.name, camera)
+                self._kept.append(session.declare_subscriber(key, take))
+        self._thread = Thread(target=self._pass_on, name="pass on", daemon=True)
+        self._thread.start()
+
+    def report(self) -> Report:
+        """Return figures, and what was logged since the last report."""
+        self._presence.twice()
+        events = list(self._events)
+        self._events.clear()
+        return Report(
+            os.getpid(),
+            self._presence.vehicles(),
+            dict(self._passed),
+            {name: dict(reasons) for name, reasons in self._rejected.items() if reasons},
+            sorted(self._live),
+            events,
+        )
+
+    def close(self) -> None:
+        """Take no more packets."""
+        for each in self._kept:
+            each.undeclare()
+        self._presence.close()
+        self._stop.set()
+        self._arrived.set()
+        self._thread.join()
+
+    def _on_packet(self, vehicle: Vehicle, quota: Quota, camera: str, sample: Any) -> None:
+        size = len(sample.payload)
+        reason = "size" if size > MAX_SERIALIZED_BYTES else quota.problem(size)
+        if reason:
+            self._reject(vehicle, reason)
+            return
+        place = vehicle.name, camera
+        with self._lock:
+            self._passed[vehicle.name] += 1
+            holder = self._route(place)
+            self._gathered.setdefault(holder, []).append((*place, sample.payload.to_bytes()))
+        self._arrived.set()
+
+    def _reject(self, vehicle: Vehicle, reason: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._rejected[vehicle.name][reason] += 1
+            due = now - self._logged.get(vehicle.name, -LOG_SECONDS) >= LOG_SECONDS
+            if due:
+                self._logged[vehicle.name] = now
+        if due:
+            self._events.append(f"{vehicle.name}: {_explain(vehicle, reason)}")
+
+    def _route(self, place: tuple[str, str]) -> int:
+        """Return the holder of a stream: of those that live, the one with the largest hash."""
+        if place not in self._routes:
+            name = "/".join(place)
+            among = self._live or self._holders
+            self._routes[place] = max(
+                among, key=lambda each: sha256(f"{each} {name}".encode()).digest()
+            )
+        return self._routes[place]
+
+    def _pass_on(self) -> None:
+        while not self._stop.is_set():
+            if self._arrived.wait(0.1):
+                time.sleep(GATHER_SECONDS)
+            self._arrived.clear()
+            with self._lock:
+                gathered, self._gathered = self._gathered, {}
+            for holder, packets in gathered.items():
+                if not self._calls.push(holder, packets):
+                    with self._lock:
+                        for vehicle, *_ in packets:
+                            self._rejected[vehicle]["holder is behind"] += 1
+            for holder, lives in self._calls.changed():
+                with self._lock:
+                    (self._live.add if lives else self._live.discard)(holder)
+                    self._routes.clear()
+                self._events.append(f"holder {holder} {'answers' if lives else 'died'}")
+
+
+def _explain(vehicle: Vehicle, reason: str) -> str:
+    return {
+        "size": f"packets of over {MAX_SERIALIZED_BYTES} bytes, which no transmitter makes",
+        "packets": f"over its quota of {vehicle.packets_per_s:g} packets/s (packets_per_s)",
+        "bytes": f"over its quota of {vehicle.kbit_per_s:g} kbit/s (kbit_per_s)",
+    }[reason] + "; dropped"

@@ -1,0 +1,330 @@
+"""The service of a fleet on Ray: one gateway, holders of streams, and networks on Ray Serve.
+
+On one machine it starts Ray itself; with an address it joins a cluster that is there. All parts come
+back by themselves when they die, and none of them saves anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Calls run in the loop of who makes them: 1.2 ms of CPU time each, less than half of the default.
+os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")  # nobody calls networks over HTTP
+# Ray gives its workers the lowest priority otherwise, below anything else on the machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+import ray
+from ray import serve
+from ray.exceptions import PendingCallsLimitExceeded, RayActorError, RayError
+
+from gosvae_codec import ModelBundle
+from gosvae_codec.keys import KeyFile
+from gosvae_codec.sessions import available
+from gosvae_common.errors import UsageError
+
+from . import gateway, holder
+from .certificates import BACKEND, check_credentials
+from .gateway import Gateway, Packets
+from .holder import Figures, Holder
+from .link import open_client
+from .network import Network, network_name
+from .vehicles import load_vehicles
+
+PENDING_CALLS = 100
+"""Of one holder, after which packets for it are dropped."""
+CALLS_PER_REPLICA = 2
+"""Of a network that run or wait at once, so that it need not wait for the next frames."""
+ANSWER_SECONDS = 2.0
+"""Within which a part has to answer."""
+OBJECT_STORE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a service is started with. Paths must be the same on all machines of a cluster."""
+
+    vehicles: Path
+    certificates: Path
+    router: str
+    bundles: tuple[Path, ...]
+    """That vehicles may use; the first one's fingerprint answers vehicles with others."""
+    key_file: str = ""
+    holders: int = 2
+    replicas: tuple[int, int] = (2, 2)
+    """Of each bundle's networks: fewest and most."""
+    providers: tuple[str, ...] = ("cpu",)
+    gpus: float = 0.0
+    """Share of a GPU that a replica takes."""
+    threads: int = 1
+    batch: int = 1
+    """Frames of one inference."""
+    address: str = "local"
+    """Of a Ray cluster; ``local``: a new one on this machine."""
+
+
+class State(NamedTuple):
+    """What the parts of a service say of themselves; None: one that does not answer."""
+
+    gateway: gateway.Report | None
+    holders: list[holder.Report | None]
+
+    @property
+    def streams(self) -> list[Figures]:
+        """Figures of all streams; of one that moved, those of its present holder."""
+        found: dict[tuple[str, str], Figures] = {}
+        for each in (stream for report in self.holders if report for stream in report.streams):
+            place = each.vehicle, each.camera
+            if place not in found or each.last_mask_s < found[place].last_mask_s:
+                found[place] = each
+        return [found[place] for place in sorted(found)]
+
+    @property
+    def rejected(self) -> dict[str, dict[str, int]]:
+        """Packets that were dropped, by vehicle and reason."""
+        total: dict[str, dict[str, int]] = {}
+        if self.gateway is not None:
+            total = {name: dict(reasons) for name, reasons in self.gateway.rejected.items()}
+        for stream in self.streams:
+            for reason, count in stream.rejected.items():
+                own = total.setdefault(stream.vehicle, {})
+                own[reason] = own.get(reason, 0) + count
+        return total
+
+    @property
+    def problem(self) -> str:
+        """Return which parts do not answer; empty if all do."""
+        missing = [f"holder {index}" for index, each in enumerate(self.holders) if each is None]
+        missing[:0] = ["gateway"] if self.gateway is None else []
+        return f"{', '.join(missing)} not answering" if missing else ""
+
+    @property
+    def events(self) -> Iterator[tuple[str, str]]:
+        """Yield what was to be logged, each with the part that says it."""
+        if self.gateway is not None:
+            yield from (("gateway", text) for text in self.gateway.events)
+        for index, report in enumerate(self.holders):
+            if report is not None:
+                yield from ((f"holder {index}", text) for text in report.events)
+
+
+class HolderActor(Holder):
+    """A holder that opens what it needs where it runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect, and load bundles and keys."""
+        bundles = [ModelBundle.load(path) for path in settings.bundles]
+        super().__init__(
+            _connect(settings),
+            bundles,
+            {
+                each.fingerprint: serve.get_app_handle(network_name(each.fingerprint))
+                for each in bundles
+            },
+            settings.batch,
+            settings.replicas[1],
+            KeyFile(settings.key_file) if settings.key_file else None,
+        )
+
+
+class GatewayActor(Gateway):
+    """A gateway that opens what it needs where it runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect, and begin to pass packets on to the holders."""
+        fleet = load_vehicles(settings.vehicles).values()
+        # By name: Ray does not start an actor again whose arguments hold others.
+        holders = [ray.get_actor(_holder_name(index)) for index in range(settings.holders)]
+        super().__init__(_connect(settings), fleet, _Calls(holders), len(holders))
+
+
+def _holder_name(index: int) -> str:
+    return f"holder {index}"
+
+
+def _connect(settings: Settings) -> Any:
+    return open_client(settings.router, check_credentials(settings.certificates, BACKEND))
+
+
+class _Calls:
+    """Calls of holders through Ray; see :class:`gosvae_fleet.gateway.Calls`."""
+
+    def __init__(self, holders: list[Any]) -> None:
+        self._holders = holders
+        self._pushed: list[deque[Any]] = [deque() for _ in holders]
+        self._awaited: dict[int, Any] = {}
+        """Holders that died, with a call that returns when the next one is ready."""
+
+    def push(self, holder: int, packets: Packets) -> bool:
+        try:
+            self._pushed[holder].append(self._holders[holder].push.remote(packets))
+        except PendingCallsLimitExceeded:
+            return False
+        return True
+
+    def changed(self) -> Iterator[tuple[int, bool]]:
+        for holder, pushed in enumerate(self._pushed):
+            while pushed and _is_done(pushed[0]):
+                if not _lives(pushed.popleft()) and holder not in self._awaited:
+                    self._awaited[holder] = self._holders[holder].ready.remote()
+                    yield holder, False
+        for holder, call in list(self._awaited.items()):
+            if _is_done(call):
+                if _lives(call):
+                    del self._awaited[holder]
+                    yield holder, True
+                else:
+                    self._awaited[holder] = self._holders[holder].ready.remote()
+
+
+def _is_done(call: Any) -> bool:
+    return bool(ray.wait([call], timeout=0)[0])
+
+
+def _lives(call: Any) -> bool:
+    try:
+        ray.get(call)
+    except RayActorError:
+        return False
+    return True
+
+
+class Service:
+    """All parts of a fleet's service, as long as this object lives."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start them, which takes some seconds.
+
+        Raises:
+            UsageError: there are not enough processors, or a value is impossible.
+            BundleError, ProviderError, CertificateError, KeyFileError: of what `settings` name.
+            LinkError: the router cannot be reached.
+        """
+        bundles = _check(settings)
+        self._join(settings)
+        try:
+            for bundle in bundles:
+                _deploy(bundle, settings)
+            make = ray.remote(
+                num_cpus=0,
+                max_restarts=-1,
+                max_pending_calls=PENDING_CALLS,
+                scheduling_strategy="SPREAD",
+            )(HolderActor)
+            self.holders = [
+                make.options(name=_holder_name(index)).remote(settings)
+                for index in range(settings.holders)
+            ]
+            ray.get([each.ready.remote() for each in self.holders])
+            make = ray.remote(num_cpus=0, max_restarts=-1)(GatewayActor)
+            self.gateway = make.remote(settings)
+            ray.get(self.gateway.report.remote())
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, settings: Settings) -> None:
+        """Start Ray here, or join a cluster."""
+        local: dict[str, Any] = {}
+        if settings.address == "local":
+            local = {
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        ray.init(
+            settings.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="gosvae",
+            **local,
+        )
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(proxy_location="Disabled")
+
+    def state(self) -> State:
+        """Ask all parts, which have two seconds to answer."""
+        calls = [each.report.remote() for each in (self.gateway, *self.holders)]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_SECONDS)
+        first, *others = [_answer(call) if call in done else None for call in calls]
+        return State(first, others)
+
+    def close(self) -> None:
+        """End all parts, and Ray where it was started here."""
+        ray.shutdown()
+
+
+def _answer(call: Any) -> Any:
+    try:
+        return ray.get(call)
+    except RayError:
+        return None
+
+
+def _check(settings: Settings) -> list[ModelBundle]:
+    """Return the bundles, after checking what can be checked before Ray starts."""
+    low, high = settings.replicas
+    if not 1 <= low <= high or settings.holders < 1 or settings.batch < 1:
+        raise UsageError(
+            f"{settings.holders} holders, {low} to {high} replicas, batch {settings.batch}: give "
+            "one at least"
+        )
+    load_vehicles(settings.vehicles)
+    check_credentials(settings.certificates, BACKEND)
+    if settings.address == "local":
+        available(settings.providers)
+    if settings.key_file:
+        KeyFile(settings.key_file)
+    bundles = [ModelBundle.load(path) for path in settings.bundles]
+    names = {each.fingerprint: each.path for each in reversed(bundles)}
+    for bundle in bundles:
+        _ = bundle.semantic
+        if names[bundle.fingerprint] != bundle.path:
+            raise UsageError(
+                f"{bundle.path} and {names[bundle.fingerprint]} have one fingerprint, "
+                f"{bundle.fingerprint:016x}: give one of them"
+            )
+    return bundles
+
+
+def _deploy(bundle: ModelBundle, settings: Settings) -> None:
+    """Start the networks of a bundle, or replace them one by one where others run."""
+    low, high = settings.replicas
+    processors = ray.cluster_resources().get("CPU", 0)
+    needed = low * settings.threads * len(settings.bundles)
+    if needed > processors:
+        raise UsageError(
+            f"{low} replicas of {len(settings.bundles)} bundles on {settings.threads} threads need "
+            f"{needed} processors, there are {processors:g}: give fewer replicas"
+        )
+    scale: dict[str, Any] = {"num_replicas": low}
+    if high > low:
+        scale = {
+            "autoscaling_config": {
+                "min_replicas": low,
+                "max_replicas": high,
+                "target_ongoing_requests": 1,
+            }
+        }
+    deployment = serve.deployment(
+        Network,
+        name="network",
+        max_ongoing_requests=CALLS_PER_REPLICA,
+        ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus},
+        logging_config={"log_level": "ERROR", "enable_access_log": False},
+        **scale,
+    )
+    serve.run(
+        deployment.bind(
+            str(bundle.path.absolute()), settings.providers, settings.threads, settings.batch
+        ),
+        name=network_name(bundle.fingerprint),
+        route_prefix=None,
+    )
