@@ -205,6 +205,8 @@ class Holder:
         """
         self.session, self.keys = session, keys
         self.bundles = {each.fingerprint: each for each in bundles}
+        for each in bundles:
+            _ = each.coder  # compiled now rather than at the first packet
         self._default = bundles[0]
         self._networks, self._batch, self._calls = networks, batch, calls
         self._streams: dict[Place, Stream] = {}

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gosvae_common.errors import UsageError
 
-from .service import State
+from .service import Service, State
 
 FRESH_SECONDS = 10.0
 """For how long a state is current."""
@@ -58,7 +58,7 @@ class Monitor:
         self._registry.register(self)
 
     def update(self, state: State) -> None:
-        """Take a new state, and log its events, a line of JSON each."""
+        """Take a new state."""
         self.state, self._updated = state, time.monotonic()
 
     @property
@@ -127,6 +127,18 @@ _STREAM_METRICS = (
     ("failed", CounterMetricFamily, "Frames whose network died or failed."),
     ("without_reference", CounterMetricFamily, "Frames that refer to one that is missing."),
 )
+
+
+def follow(service: Service, monitor: Monitor, stop: Event) -> None:
+    """Keep a monitor up to date, and log to stdout, until `stop` is set."""
+    print(log_line("service", f"ready; metrics at {monitor.url}/metrics"), flush=True)
+    while not stop.wait(1.0):
+        state = service.state()
+        if state.problem != monitor.state.problem:
+            print(log_line("service", state.problem or "all parts answer"), flush=True)
+        monitor.update(state)
+        for part, text in state.events:
+            print(log_line(part, text), flush=True)
 
 
 def log_line(part: str, text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from gosvae_codec import ModelBundle
@@ -39,7 +38,3 @@ class Network:
             for frame, made in zip(part, run(self._networks, part), strict=True):
                 masks.append(finish(self._bundle, frame, made).mask)
         return masks
-
-    def process(self) -> int:
-        """Return the number of this process."""
-        return os.getpid()

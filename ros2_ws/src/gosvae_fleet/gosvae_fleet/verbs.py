@@ -165,6 +165,93 @@ def _router(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_vehicles(parser)
+    _add_certificates(parser)
+    parser.add_argument("--router", required=True, metavar="ENDPOINT", help="as for `uplink`")
+    parser.add_argument(
+        "--bundles",
+        type=split_names,
+        default=(),
+        metavar="DIRS",
+        help="that vehicles use, separated by commas (default: the one that ships)",
+    )
+    parser.add_argument("--key-file", default="", metavar="FILE", help="keys of sealed packets")
+    parser.add_argument(
+        "--holders", type=int, default=2, help="processes that hold streams (default: 2)"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=_range,
+        default=(2, 2),
+        metavar="N[-M]",
+        help="of each bundle's networks; from N to M by load (default: 2)",
+    )
+    parser.add_argument(
+        "--providers",
+        type=split_names,
+        default=("cpu",),
+        metavar="NAMES",
+        help="of the networks, the most wanted first (default: cpu)",
+    )
+    parser.add_argument(
+        "--gpus", type=float, default=0.0, help="share of a GPU of each replica (default: 0)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, help="frames of one inference, for GPUs (default: 1)"
+    )
+    parser.add_argument(
+        "--address",
+        default="local",
+        help="of a Ray cluster, or auto for the one of this machine (default: a new one)",
+    )
+    parser.add_argument(
+        "--metrics",
+        default="127.0.0.1:9464",
+        metavar="HOST:PORT",
+        help="where /metrics and /healthz are (default: 127.0.0.1:9464)",
+    )
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    return int(low), int(high or low)
+
+
+def _fleet(options: argparse.Namespace) -> int:
+    need("fleet")
+    from gosvae_common.shipped import find_bundle
+
+    from .monitor import Monitor, follow
+    from .service import Service, Settings
+
+    host, _, port = options.metrics.rpartition(":")
+    if not port.isdecimal():
+        raise UsageError(f"metrics is {options.metrics}; give HOST:PORT")
+    settings = Settings(
+        vehicles=options.vehicles.absolute(),
+        certificates=options.certificates.absolute(),
+        router=options.router,
+        bundles=tuple(find_bundle(each) for each in options.bundles or [""]),
+        key_file=options.key_file and str(Path(options.key_file).absolute()),
+        holders=options.holders,
+        replicas=options.replicas,
+        providers=options.providers,
+        gpus=options.gpus,
+        batch=options.batch,
+        address=options.address,
+    )
+    with stop_signals() as stop:
+        monitor = Monitor(host, int(port))
+        try:
+            service = Service(settings)
+            follow(service, monitor, stop)
+            service.close()
+        finally:
+            monitor.close()
+    return 0
+
+
 VERBS = (
     Verb(
         "uplink",
@@ -210,5 +297,16 @@ nothing else. A changed vehicles.yaml needs a restart.
 """,
         _add_router_arguments,
         _router,
+    ),
+    Verb(
+        "fleet",
+        "run the service of many vehicles on Ray",
+        """\
+Makes masks of the packets of all vehicles on the link, on this machine or on a Ray cluster, and
+publishes them as gosvae/VEHICLE/CAMERA/semantic/mask. It takes the place of downlink and receivers,
+and has the certificate `backend`. `make fleet` shows all of it with simulated vehicles.
+""",
+        _add_fleet_arguments,
+        _fleet,
     ),
 )
