@@ -4,7 +4,7 @@
 SHELL := bash
 RUN := python3 tools/ros_environment.py --exec
 VIEW := python3 tools/ros_environment.py --with view --exec
-UPLINK := python3 tools/ros_environment.py --with uplink,view,bench,dev --exec
+FLEET := python3 tools/ros_environment.py --with fleet,view,bench,dev --exec
 BENCH := python3 tools/ros_environment.py --with bench --exec
 DEV := python3 tools/ros_environment.py --with view,bench,dev --exec
 # Runs a module of bench/ in an environment, where Python finds that folder.
@@ -17,7 +17,7 @@ MEASURED_BUNDLE := models/camvid-base
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
-.PHONY: help demo view test test-uplink test-slow test-training test-streets lint reference adapt train evaluate sweep \
+.PHONY: help demo view fleet test test-fleet test-slow test-training test-streets lint reference adapt train evaluate sweep \
 	bench bench-pipeline streets shell lock clean
 .DEFAULT_GOAL := help
 
@@ -31,10 +31,13 @@ help:
 	@echo "  LINK=SPEC               over a bad link, as \"loss=10% delay=50ms rate=128kbit\"; needs root"
 	@echo "make view                 the same drive in a loop, in the browser, until Ctrl-C"
 	@echo "  INPUT, TOPIC, BUNDLE    as above"
+	@echo "make fleet                ten simulated vehicles and a service for them, until Ctrl-C"
+	@echo "  VEHICLES=N RATE=N       how many, and frames a second of each; BUNDLE as above"
+	@echo "  SECONDS=N JSON=FILE     end after N seconds of all vehicles; figures in a file"
 	@echo "make shell                a shell in which ros2_ws is built and sourced"
 	@echo
 	@echo "make test                 tests that take seconds; test-slow, test-training, test-streets: others"
-	@echo "make test-uplink           those of the uplink, with Zenoh"
+	@echo "make test-fleet           those of uplink and fleet, with Zenoh and Ray"
 	@echo "  ARGS=...                arguments of pytest, as \"tests/test_nodes.py -k parity\""
 	@echo "make lint                 ruff and mypy"
 	@echo "make reference            write docs/reference.md from the code"
@@ -76,14 +79,18 @@ view:
 	@$(VIEW) gosvae run --bag "$${INPUT:-drives/street.mcap}" $${TOPIC:+--topics "$$TOPIC"} \
 		$${BUNDLE:+--bundle "$$BUNDLE"} --loop --view
 
+fleet:
+	@$(FLEET) python -m gosvae_fleet.demo $${VEHICLES:+--vehicles "$$VEHICLES"} $${RATE:+--rate "$$RATE"} \
+		$${BUNDLE:+--bundle "$$BUNDLE"} $(if $(SECONDS),--seconds "$(SECONDS)") $${JSON:+--json "$$JSON"}
+
 test:
 	@$(DEV) $(PYTEST) -m "not slow" $(ARGS)
 
 test-slow:
 	@$(DEV) $(PYTEST) -m slow $(ARGS)
 
-test-uplink:
-	@$(UPLINK) $(PYTEST) $(or $(ARGS),ros2_ws/src/gosvae_fleet/test)
+test-fleet:
+	@$(FLEET) $(PYTEST) $(or $(ARGS),ros2_ws/src/gosvae_fleet/test)
 
 test-training:
 	@$(TRAIN) $(PYTEST) $(or $(ARGS),training/tests)

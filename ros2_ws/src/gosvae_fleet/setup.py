@@ -1,9 +1,11 @@
 from setuptools import find_packages, setup
 
+UPLINK = ["cryptography>=43,<50", "eclipse-zenoh>=1.10,<1.11"]
+
 setup(
     name="gosvae_fleet",
     version="0.1.0",
-    description="Packets of many vehicles over Zenoh: uplink, downlink, routers and certificates.",
+    description="Packets of many vehicles over Zenoh: uplink, service, routers and certificates.",
     license="Apache-2.0",
     maintainer="GOS-VAE maintainers",
     maintainer_email="maintainers@gosvae.invalid",
@@ -19,7 +21,7 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["pyyaml"],
-    extras_require={"uplink": ["cryptography>=43,<50", "eclipse-zenoh>=1.10,<1.11"]},
+    extras_require={"uplink": UPLINK, "fleet": [*UPLINK, "ray[serve]>=2.50,<3"]},
     entry_points={
         "console_scripts": [
             "uplink = gosvae_fleet.nodes:uplink",
