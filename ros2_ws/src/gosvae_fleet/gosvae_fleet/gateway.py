@@ -1,7 +1,7 @@
 """The gateway: packets of all vehicles from Zenoh to the holders of their streams; an actor of Ray.
 
-It lets pass what a vehicle's quota allows, and reads nothing of it. A camera's packets all go to one
-holder, chosen by its name among those that answer; where one dies, its cameras go to the others.
+It lets pass what a vehicle's quota allows, and reads nothing of it. A camera's packets all go to
+one holder, chosen by its name among those that answer; where one dies, its cameras go to others.
 """
 
 from __future__ import annotations

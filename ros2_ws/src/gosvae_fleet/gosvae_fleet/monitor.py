@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
@@ -38,7 +37,7 @@ class Monitor:
         monitor = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 (the name is given)
+            def do_GET(self) -> None:
                 status, kind, body = monitor.answer(self.path)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
@@ -149,13 +148,13 @@ def log_line(part: str, text: str) -> str:
 def table(state: State, title: str) -> Table:
     """Return the table of all streams, and what was rejected."""
     made = Table(title=title)
-    for name in ("vehicle", "camera", "masks/s", "age ms p50", "p95", "kbit/s"):
+    for name in ("vehicle", "camera", "masks/s", "age p50", "p95 ms", "kbit/s"):
         made.add_column(name, justify="left" if name in ("vehicle", "camera") else "right")
     for name in ("lost", "skipped", "rejected"):
         made.add_column(name, justify="right")
     rejected = state.rejected
     for each in state.streams:
-        reasons = Counter(rejected.pop(each.vehicle, {}))
+        own = rejected.pop(each.vehicle, {})
         made.add_row(
             each.vehicle,
             each.camera,
@@ -164,7 +163,7 @@ def table(state: State, title: str) -> Table:
             f"{each.kbit_per_s:.0f}",
             str(each.lost),
             str(each.skipped),
-            _described(reasons),
+            _described(own),
         )
     for vehicle, reasons in rejected.items():  # of which nothing passed
         made.add_row(vehicle, "", *["-"] * 6, _described(reasons))
@@ -175,5 +174,5 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.0f}"
 
 
-def _described(reasons: Any) -> str:
+def _described(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "0"

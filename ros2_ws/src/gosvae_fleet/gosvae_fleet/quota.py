@@ -38,7 +38,7 @@ class Quota:
         self._bytes = Bucket(kbit_per_s * 1e3 / 8, clock)
 
     def problem(self, size: int) -> str:
-        """Return why a packet of `size` bytes may not pass: ``packets`` or ``bytes``, or nothing."""
+        """Return what a packet of `size` bytes exceeds, ``packets`` or ``bytes``; "": it passes."""
         if not self._packets.take(1):
             return "packets"
         return "" if self._bytes.take(size) else "bytes"

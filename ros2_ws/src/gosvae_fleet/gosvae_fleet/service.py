@@ -1,7 +1,7 @@
 """The service of a fleet on Ray: one gateway, holders of streams, and networks on Ray Serve.
 
-On one machine it starts Ray itself; with an address it joins a cluster that is there. All parts come
-back by themselves when they die, and none of them saves anything.
+On one machine it starts Ray itself; with an address it joins a cluster that is there. All parts
+come back by themselves when they die, and none of them saves anything.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from gosvae_codec.keys import KeyFile
 from gosvae_codec.sessions import available
 from gosvae_common.errors import UsageError
 
-from . import gateway, holder
 from .certificates import BACKEND, check_credentials
 from .gateway import Gateway, Packets
+from .gateway import Report as GatewayReport
 from .holder import Figures, Holder
+from .holder import Report as HolderReport
 from .link import open_client
 from .network import Network, network_name
 from .vehicles import load_vehicles
@@ -73,8 +74,8 @@ class Settings:
 class State(NamedTuple):
     """What the parts of a service say of themselves; None: one that does not answer."""
 
-    gateway: gateway.Report | None
-    holders: list[holder.Report | None]
+    gateway: GatewayReport | None
+    holders: list[HolderReport | None]
 
     @property
     def streams(self) -> list[Figures]:

@@ -131,9 +131,7 @@ def test_killed_gateway_comes_back(world: World) -> None:
 
 
 def test_flood_and_forgeries_are_dropped_and_others_served(world: World) -> None:
-    session = link.open_client(
-        world.fleet.endpoint, check_credentials(world.fleet.folder, "v05")
-    )
+    session = link.open_client(world.fleet.endpoint, check_credentials(world.fleet.folder, "v05"))
     try:
         publisher = link.token_publisher(session, keys.packets_key("v05", "camera"))
         forged = link.token_publisher(session, keys.packets_key("v01", "camera"))
