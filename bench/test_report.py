@@ -167,6 +167,8 @@ def test_studies_are_shown_where_there_are_any(tmp_path: Path) -> None:
         "rows": {"VQ-VAE": figures, "autoencoder": figures},
     }
     (tmp_path / "studies" / "baselines.json").write_text(json.dumps(study))
+    unlike = {**study, "rows": {"direct": {"judged": {}}}}
+    (tmp_path / "studies" / "tasks.json").write_text(json.dumps(unlike))
     found = load_results(tmp_path / "results.json", tmp_path / "studies")
     text = studies(found)
     assert text.startswith("*Baselines* (CamVid val, 101 frames at 480x360, 2026-11-23):")

@@ -22,9 +22,17 @@ Row = Mapping[str, Any]
 
 
 def load_results(path: Path = RESULTS, studies: Path = STUDIES) -> dict[str, Any]:
-    """Return the benchmark's results, with those of the studies by name under ``studies``."""
+    """Return the benchmark's results, with those of the studies by name under ``studies``.
+
+    Studies that are not judged by mIoU have no place beside them.
+    """
     found = {each.stem: json.loads(each.read_text()) for each in sorted(studies.glob("*.json"))}
-    return {**json.loads(path.read_text()), "studies": found}
+    judged = {
+        name: study
+        for name, study in found.items()
+        if all("miou" in row for row in study["rows"].values())
+    }
+    return {**json.loads(path.read_text()), "studies": judged}
 
 
 def tuned_experts(results: Row) -> list[str]:

@@ -35,7 +35,7 @@ STUDY = {
 
 
 def test_shipped_studies_load() -> None:
-    paths = sorted(FOLDER.glob("*.yaml"))
+    paths = sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "tasks.yaml"})
     assert len(paths) == 5
     for path in paths:
         study, configs = studies.load_study(path, {})

@@ -255,7 +255,7 @@ def test_the_network_gives_each_task_its_shape(network: TaskNetwork) -> None:
         made = network.eval()(random_frames())
     assert made.logits.shape == (2, 4, 32, 48)
     assert [tuple(each.shape[2:]) for each in made.boxes] == [(8, 12), (4, 6), (2, 3)]
-    assert made.indices.shape == (2, 4, 6, 2)
+    assert made.sent.indices.shape == (2, 4, 6, 2)
 
 
 def test_training_leaves_the_experts_as_they_are(network: TaskNetwork) -> None:

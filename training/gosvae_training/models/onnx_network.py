@@ -22,23 +22,28 @@ class OnnxNetwork(nn.Module):
     and can be trained.
     """
 
-    def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        graph: onnx.GraphProto | None = None,
+    ) -> None:
         """Read it.
 
         Args:
             path: the ONNX file.
             inputs: names of the tensors that it takes, in order.
             outputs: names of the tensors that it makes, in order.
+            graph: what is taken for the graph of the file.
 
         Raises:
             ConfigError: the file cannot be read, lacks one of the tensors, or has an operator that
                 this class does not know.
         """
         super().__init__()
-        try:
-            graph = onnx.load(path).graph
-        except Exception as error:  # onnx and protobuf have no base class for it
-            raise ConfigError(f"{path}: not an ONNX network: {error}") from error
+        if graph is None:
+            graph = load_onnx(path).graph
         self.inputs, self.outputs = list(inputs), list(outputs)
         constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
         self._steps: list[tuple[Callable[..., Tensor], list[str], str]] = []
@@ -67,6 +72,14 @@ class OnnxNetwork(nn.Module):
         for operator, taken, made in self._steps:
             known[made] = operator(*(known[name] for name in taken))
         return [known[name] for name in self.outputs]
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Return an ONNX file; raise ConfigError where it cannot be read."""
+    try:
+        return onnx.load(path)
+    except Exception as error:  # onnx and protobuf have no base class for it
+        raise ConfigError(f"{path}: not an ONNX network: {error}") from error
 
 
 def _needed(
@@ -118,11 +131,22 @@ def _max_pool(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor]
     return lambda x: F.max_pool2d(x, sides, strides, pads)
 
 
+def _average_pool(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    sides, strides = attributes["kernel_shape"], attributes.get("strides", [1, 1])
+    if any(attributes.get("pads", ())):
+        raise ConfigError(f"AveragePool with pads {attributes['pads']} is not supported")
+    return lambda x: F.avg_pool2d(x, sides, strides)
+
+
 def _resize(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     scales = [float(each) for each in fixed[-1]]
-    if attributes.get("mode", b"nearest") != b"nearest" or scales[:2] != [1.0, 1.0]:
-        raise ConfigError(f"Resize by {scales} in mode {attributes.get('mode')} is not supported")
-    return lambda x: F.interpolate(x, scale_factor=scales[2:], mode="nearest")
+    mode = attributes.get("mode", b"nearest")
+    place = attributes.get("coordinate_transformation_mode", b"half_pixel")
+    linear = mode == b"linear" and place == b"half_pixel"
+    if not (linear or mode == b"nearest") or scales[:2] != [1.0, 1.0]:
+        raise ConfigError(f"Resize by {scales} in mode {mode}, {place}, is not supported")
+    wanted = "bilinear" if linear else "nearest"
+    return lambda x: F.interpolate(x, scale_factor=scales[2:], mode=wanted)
 
 
 def _pad(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -147,6 +171,7 @@ def _slice(fixed: list[Any], attributes: dict[str, Any]) -> Callable[[Tensor], T
 
 _OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], Callable[..., Tensor]]] = {
     "Add": lambda fixed, attributes: torch.add,
+    "AveragePool": _average_pool,
     "Concat": lambda fixed, attributes: lambda *parts: torch.cat(parts, attributes["axis"]),
     "MaxPool": _max_pool,
     "Mul": lambda fixed, attributes: torch.mul,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,11 +21,13 @@ from ..data.samples import DataError
 from ..fit import Run, fit
 from ..models.decoders import MaskDecoder
 from ..models.efficientnet import EfficientNetLite
+from ..models.expert import Expert
 from ..models.settings import Tokens
 from ..models.token_network import TokenNetwork
 from ..models.token_network import resize_logits as resize
 from ..objectives import Objective
 from ..strict import Strict
+from ..tasks.network import TokenSender
 from ..train import fingerprint
 
 NEAR, FAR = 1.0, 80.0
@@ -49,7 +52,7 @@ class DepthFrames(Dataset):
     def __init__(self, root: Path, split: str, size: tuple[int, int]) -> None:
         """List the files; raise DataError where there are none."""
         self.title = f"{root.resolve().name} {split}"
-        self._size = size
+        self.size = size
         self._depths = sorted((root / "depth" / split).glob("*/*_depth.png"))
         if not self._depths:
             raise DataError(
@@ -72,9 +75,9 @@ class DepthFrames(Dataset):
         depth = cv2.imread(str(self._depths[index]), cv2.IMREAD_UNCHANGED)
         if frame is None or depth is None or depth.dtype != np.uint16:
             raise DataError(f"{self._depths[index]}: it or its frame cannot be read")
-        frame = resize_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self._size)
+        frame = resize_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self.size)
         metres = depth.astype(np.float32) / 256
-        metres = cv2.resize(metres, self._size[::-1], interpolation=cv2.INTER_NEAREST)
+        metres = cv2.resize(metres, self.size[::-1], interpolation=cv2.INTER_NEAREST)
         return torch.from_numpy(frame), torch.from_numpy(metres)
 
 
@@ -103,24 +106,50 @@ class DepthDecoder(nn.Module):
         self.decoder = MaskDecoder(dim, 1, token_stride, width, blocks)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        # Exponential, so that errors are relative; around the middle of the range.
-        return (self.decoder(vectors)[:, 0] + 2.5).clamp(-1, 6).exp()
+        return _metres(self.decoder(vectors))
+
+
+def _metres(made: Tensor) -> Tensor:
+    """Return (N, 1, h, w) of any range as metres, (N, h, w)."""
+    # Exponential, so that errors are relative; around the middle of the range.
+    return (made[:, 0] + 2.5).clamp(-1, 6).exp()
+
+
+class DepthExpert(Expert):
+    """Frames (N, H, W, 3) to metres (N, H/4, W/4); begins with ImageNet's weights."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.backbone.load_imagenet()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return _metres(super().forward(frames))
 
 
 class DepthObjective(Objective):
-    """A depth decoder on tokens that are as they are; `quantize` off shows their ceiling."""
+    """Depth from tokens that are as they are; `quantize` off shows their ceiling.
 
-    def __init__(self, network: DepthDecoder, tokens: TokenNetwork, quantize: bool = True) -> None:
+    Without tokens the network sees the frames.
+    """
+
+    def __init__(
+        self,
+        network: DepthDecoder | DepthExpert,
+        tokens: TokenNetwork | TokenSender | None = None,
+        quantize: bool = True,
+    ) -> None:
         super().__init__(network)
-        self.tokens = tokens.requires_grad_(False).eval()
+        self.tokens = None if tokens is None else tokens.requires_grad_(False).eval()
         self.quantize = quantize
 
     @property
     def backbone(self) -> EfficientNetLite | None:
-        return None
+        return getattr(self.network, "backbone", None)
 
     def vectors(self, frames: Tensor) -> Tensor:
         """Return what the receiver has of frames, (N, dim, h, w)."""
+        if self.tokens is None:
+            return frames
         with torch.no_grad():
             vectors = self.tokens.encoder(frames).float()
             if not self.quantize:
@@ -180,7 +209,7 @@ def depth_errors(
         relative += float(((ours - metres).abs() / metres).sum())
         close += int((torch.maximum(ours / metres, metres / ours) < 1.25).sum())
         count += len(metres)
-    return {"abs_rel": relative / count, "delta1": close / count}
+    return {"abs_rel": round(relative / count, 4), "delta1": round(close / count, 4)}
 
 
 def study_depth(
@@ -192,39 +221,51 @@ def study_depth(
     """
     assert isinstance(config.tokens, Tokens)
     train, val = (DepthFrames(streets, split, config.input_size) for split in ("train", "val"))
-    schedule = Schedule(
-        steps=depth.steps,
-        batch=depth.batch,
-        crop=config.input_size,
-        learning_rate=depth.learning_rate,
-        backbone_learning_rate=0.0,
-        frozen_blocks=0,
-    )
     figures: dict[str, dict[str, float]] = {}
     for name, quantize in (("tokens", True), ("not quantised", False)):
         torch.manual_seed(config.seed)
         decoder = DepthDecoder(config.tokens.dim, tokens.encoder.stride)
         objective = DepthObjective(decoder, tokens, quantize)
-
-        def errors(network: nn.Module, each: DepthObjective = objective) -> dict[str, float]:
-            return depth_errors(lambda frames: each.segment(network, frames), val, fabric.device)
-
-        lines = [f"depth: {depth}", f"seed: {config.seed}"]
-        run = Run(
-            objective=objective,
-            schedule=schedule,
-            crops=Shuffled(train, schedule.steps * schedule.batch, config.seed),
-            seed=config.seed,
-            identity=Identity([*lines, f"tokens_sha256: {fingerprint(tokens)}"], frozenset()),
-            data=train.title,
-            folder=folder / name.replace(" ", "-"),
-            score=lambda network, errors=errors: errors(network)["abs_rel"],
-            metric="abs_rel",
-        )
-        figures[name] = errors(fit(fabric, run))
+        place = folder / name.replace(" ", "-")
+        network = train_depth(fabric, depth, objective, config.seed, (train, val), place)
+        figures[name] = depth_errors(partial(objective.segment, network), val, fabric.device)
     typical = typical_depth(train)
     figures["no tokens, the mean of training"] = depth_errors(lambda frames: typical, val)
-    return {
-        name: {key: round(value, 4) for key, value in errors.items()}
-        for name, errors in figures.items()
-    }
+    return figures
+
+
+def train_depth(
+    fabric: Fabric,
+    depth: Depth,
+    objective: DepthObjective,
+    seed: int,
+    frames: tuple[DepthFrames, DepthFrames],
+    folder: Path,
+) -> nn.Module:
+    """Return the network of `objective`, trained on the first of `frames`, averaged."""
+    train, val = frames
+    schedule = Schedule(
+        steps=depth.steps,
+        batch=depth.batch,
+        crop=train.size,
+        learning_rate=depth.learning_rate,
+        backbone_learning_rate=depth.learning_rate / 4,
+        frozen_blocks=0,
+    )
+    lines = [f"depth: {depth}", f"seed: {seed}"]
+    if objective.tokens is not None:
+        lines.append(f"tokens_sha256: {fingerprint(objective.tokens)}")
+    run = Run(
+        objective=objective,
+        schedule=schedule,
+        crops=Shuffled(train, schedule.steps * schedule.batch, seed),
+        seed=seed,
+        identity=Identity(lines, frozenset()),
+        data=train.title,
+        folder=folder,
+        score=lambda network: depth_errors(partial(objective.segment, network), val, fabric.device)[
+            "abs_rel"
+        ],
+        metric="abs_rel",
+    )
+    return fit(fabric, run)

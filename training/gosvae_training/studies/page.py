@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,43 @@ def _depth_table(rows: dict[str, Any]) -> str:
     )
 
 
+def tasks_section(result: dict[str, Any]) -> str:
+    """Return the figures of a study of tasks as a Markdown section."""
+    rows, sets = result["rows"], list(result["data"])
+
+    def figures(row: dict[str, Any]) -> list[str]:
+        """Return those of all tasks, datasets beside each other."""
+        cells = [
+            " / ".join(f"{row['judged'][each].get(task, math.nan):.3f}" for each in sets)
+            for task in ("agreement", "ap50")
+        ]
+        cells = ["" if "nan" in cell else cell for cell in cells]
+        return [*cells, f"{row['depth']['abs_rel']:.3f}"]
+
+    lines: list[list[object]] = [["frames, no codec", "", "", *figures(result["frames"]), "", ""]]
+    for name, row in rows.items():
+        coded = " / ".join(f"{row['coded_bytes'][each]:.0f}" for each in sets)
+        macs = [gigamacs(row[key]) for key in ("vehicle_macs", "receiver_macs")]
+        lines.append([name, f"{row['payload_bytes']:.0f}", coded, *figures(row), *macs])
+    typical = f"{result['typical_depth']['abs_rel']:.3f}"
+    lines.append(["nothing: the mean depth of each place", "", "", "", "", typical, "", ""])
+    header = ["row", "payload bytes", "coded", "masks: agreement", "boxes: AP50", "depth: error"]
+    header += ["vehicle GMACs", "receiver GMACs"]
+    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in rows.values()})
+    minutes = [row["cpu_minutes"] for row in rows.values() if "cpu_minutes" in row]
+    span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
+    spent = f", {span} minutes of CPU" if minutes else ""
+    data = "; ".join(f"*{name}*: {title}" for name, title in result["data"].items())
+    return f"""## {result["title"]}
+
+{data}; seen at {result["seen_at"]}; a row is {" or ".join(runs)}{spent}, depth
+{result["depth_training"]}; {result["date"]};
+`{result["command"]}`
+
+{markdown_table(header, lines)}
+"""
+
+
 def render(page: str, name: str, section: str) -> str:
     """Return a Markdown page with a section between its marks, or at the end if it has none."""
     start, end = f"<!-- study: {name} -->\n", "<!-- end -->"
@@ -82,20 +120,24 @@ def render(page: str, name: str, section: str) -> str:
 
 
 def write_study(
-    output: Path, result: dict[str, Any], panels: Mapping[str, npt.NDArray[np.uint8]]
+    output: Path,
+    result: dict[str, Any],
+    section: str,
+    panels: Mapping[str, npt.NDArray[np.uint8]],
 ) -> None:
-    """Write the figures to `output`, their table into the page and a picture beside it.
+    """Write the figures to `output`, their section into the page and a picture beside it.
 
     Args:
         output: JSON file; the page is ``README.md`` beside it, the picture ``<stem>.jpg``.
         result: the study's figures.
+        section: the same as Markdown.
         panels: name and picture of each row, uint8 (H, W, 3) RGB.
     """
     page = output.with_name("README.md")
     before = page.read_text() if page.exists() else "# Studies\n"
     for path, content in (
         (output, (json.dumps(result, indent=2) + "\n").encode()),
-        (page, render(before, output.stem, table(result)).encode()),
+        (page, render(before, output.stem, section).encode()),
         (output.with_suffix(".jpg"), _strip(panels)),
     ):
         with whole_file(path) as draft:

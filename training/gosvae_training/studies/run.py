@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in session.rows:
             rows[name] = session.run(name)
             result = session.result(rows)
-            write_study(output, result, session.panels(rows))
+            write_study(output, result, table(result), session.panels(rows))
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,17 @@ class Seen(NamedTuple):
     """What the detector's heads take, at 8, 16 and 32 pixels."""
 
 
+class Sent(NamedTuple):
+    """What reaches the receiver of N frames."""
+
+    vectors: Tensor
+    """Quantised, (N, dim, h, w)."""
+    indices: Tensor
+    """Tokens, int64 (N, h, w, levels), -1 where a level was dropped."""
+    commitment: Tensor
+    """Loss; zero where vectors were not quantised."""
+
+
 class Outputs(NamedTuple):
     """What the receiver makes of the tokens of N frames."""
 
@@ -39,10 +50,10 @@ class Outputs(NamedTuple):
     """What stands for the detector's features."""
     boxes: list[Tensor]
     """Of the detector's heads, see :class:`.yolox.Heads`."""
-    indices: Tensor
-    """Tokens, int64 (N, h, w, levels), -1 where a level was dropped."""
-    commitment: Tensor
-    """Loss; zero where vectors were not quantised."""
+    sent: Sent
+    """What they were made of."""
+    picture: Tensor | None = None
+    """What the experts looked at, float (N, 3, H, W), where the receiver draws."""
 
 
 class TrunkWithDetails(nn.Module):
@@ -184,12 +195,44 @@ def _last(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
 
-class TaskNetwork(nn.Module):
-    """Encoder, residual quantiser, features and heads.
+class TokenSender(nn.Module):
+    """Encoder and residual quantiser; what a receiver makes of the tokens is up to subclasses.
 
     Residual levels are dropped at random in training, so that every prefix of them decodes
     (SoundStream, Zeghidour et al. 2021, section III-C).
     """
+
+    def __init__(self, tokens: Tokens, trunk: OnnxNetwork, rare: float) -> None:
+        """Make it; see :class:`TaskNetwork`."""
+        super().__init__()
+        self.encoder = TrunkWithDetails(trunk, tokens.dim, tokens.width)
+        self.quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
+
+    def codebooks(self) -> Tensor:
+        """Return the codebooks, float (levels, codes, dim)."""
+        return self.quantizer.codebooks
+
+    def send(self, frames: Tensor, seen: Seen | None = None, quantize: bool = True) -> Sent:
+        """Encode and quantise frames, uint8 (N, H, W, 3) RGB."""
+        vectors = self.encoder(frames, seen)
+        if not quantize:
+            return Sent(vectors, torch.empty(0, dtype=torch.long), vectors.new_zeros(()))
+        with torch.autocast(vectors.device.type, enabled=False):
+            flat, indices, losses = self.quantizer(vectors.float().flatten(2).mT)
+        grid = vectors.shape[2:]
+        return Sent(flat.mT.unflatten(2, grid), indices.unflatten(1, grid), losses.sum())
+
+    def receive(self, sent: Sent) -> Outputs:
+        """Return what the receiver makes of the tokens."""
+        raise NotImplementedError
+
+    def forward(self, frames: Tensor, seen: Seen | None = None, quantize: bool = True) -> Outputs:
+        """Encode, quantise and decode frames, uint8 (N, H, W, 3) RGB."""
+        return self.receive(self.send(frames, seen, quantize))
+
+
+class TaskNetwork(TokenSender):
+    """Tokens to features, and these to each task by a head."""
 
     def __init__(
         self, tokens: Tokens, classes: int, trunk: OnnxNetwork, heads: Heads, rare: float
@@ -203,28 +246,13 @@ class TaskNetwork(nn.Module):
             heads: the detector's pyramid to its boxes.
             rare: vectors of a batch with fewer of which a code is restarted.
         """
-        super().__init__()
-        self.encoder = TrunkWithDetails(trunk, tokens.dim, tokens.width)
-        self.quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
+        super().__init__(tokens, trunk, rare)
         self.features = Features(tokens.dim, tokens.features, tokens.blocks)
         self.semantic = SemanticHead(tokens.features, classes)
         self.detection = DetectionHead(tokens.features, heads)
 
-    def codebooks(self) -> Tensor:
-        """Return the codebooks, float (levels, codes, dim)."""
-        return self.quantizer.codebooks
-
-    def forward(self, frames: Tensor, seen: Seen | None = None, quantize: bool = True) -> Outputs:
-        """Encode, quantise and decode frames, uint8 (N, H, W, 3) RGB."""
-        vectors = self.encoder(frames, seen)
-        commitment, indices = vectors.new_zeros(()), torch.empty(0, dtype=torch.long)
-        if quantize:
-            with torch.autocast(vectors.device.type, enabled=False):
-                flat, indices, losses = self.quantizer(vectors.float().flatten(2).mT)
-            commitment = losses.sum()
-            indices = indices.unflatten(1, vectors.shape[2:])
-            vectors = flat.mT.unflatten(2, vectors.shape[2:])
-        features = self.features(vectors)
+    def receive(self, sent: Sent) -> Outputs:
+        features = self.features(sent.vectors)
         pyramid = self.detection.pyramid(features)
         boxes = self.detection.heads(*pyramid)
-        return Outputs(self.semantic(features), pyramid, boxes, indices, commitment)
+        return Outputs(self.semantic(features), pyramid, boxes, sent)

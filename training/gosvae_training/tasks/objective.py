@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..losses import imitation_loss, segmentation_loss, unexplained_variance
 from ..models.efficientnet import EfficientNetLite
 from ..objectives import Objective
-from .network import TaskNetwork
+from .network import Outputs, Seen, TokenSender
 from .settings import Losses
 
 _LEAST = 1 / 512
@@ -26,9 +26,9 @@ class TaskObjective(Objective):
     heads' output on the encoder's trunk.
     """
 
-    network: TaskNetwork
+    network: TokenSender
 
-    def __init__(self, network: TaskNetwork, losses: Losses, class_weights: Tensor) -> None:
+    def __init__(self, network: TokenSender, losses: Losses, class_weights: Tensor) -> None:
         """Keep the network; `class_weights`, (classes,), are of the semantic task."""
         super().__init__(network)
         self.losses = losses
@@ -46,8 +46,17 @@ class TaskObjective(Objective):
         network, weights = self.network, self.losses
         with torch.no_grad():
             seen = network.encoder.see(frames)
-            wanted = network.detection.heads(*seen.pyramid)
         made = network(frames, seen, quantize=not warming_up)
+        terms = self.terms(made, frames, seen, target)
+        # What does not count is not differentiated either, which would take as long.
+        counted = {name: getattr(weights, name) for name in terms if getattr(weights, name)}
+        loss = sum(weight * terms[name] for name, weight in counted.items())
+        return {"loss": loss + made.sent.commitment, **terms}
+
+    def terms(self, made: Outputs, frames: Tensor, seen: Seen, target: Tensor) -> dict[str, Tensor]:
+        """Return how what the receiver makes differs from what the experts say, by loss."""
+        with torch.no_grad():
+            wanted = self.network.detection.heads(*seen.pyramid)
         probability = (target.float() / 255).clamp(min=_LEAST)
         logits = made.logits.float()
         terms = imitation_loss(logits, probability.log())
@@ -55,9 +64,7 @@ class TaskObjective(Objective):
             "loss"
         ]
         terms["features"] = unexplained_variance(made.pyramid, seen.pyramid)
-        terms |= detection_loss(made.boxes, wanted)
-        loss = sum(getattr(weights, name) * value for name, value in terms.items())
-        return {"loss": loss + made.commitment, **terms}
+        return terms | detection_loss(made.boxes, wanted)
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         return network(frames).logits

@@ -7,11 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 import torch
+from onnx import numpy_helper
 
 from gosvae_codec.labels import Label, LabelSpace
 
+from ..models.onnx_network import OnnxNetwork, load_onnx
 from ..strict import ConfigError
 
 LABELS = LabelSpace(
@@ -23,6 +26,42 @@ LABELS = LabelSpace(
         Label(3, "marking", (255, 255, 0)),
     ),
 )
+
+
+def network_of(path: Path) -> OnnxNetwork:
+    """Return it in torch: float (N, 3, H, W) BGR, 0 to 255, to logits of LABELS, (N, 4, h, w).
+
+    It takes frames of any size whose sides divide by 128.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    graph = _resizing_by_scales(load_onnx(path))
+    makers = {name: node for node in graph.node for name in node.output}
+    # Channels are last outside of these two.
+    first = next(node for node in graph.node if graph.input[0].name in node.input)
+    last = makers[makers[graph.output[0].name].input[0]]
+    return OnnxNetwork(path, first.output, last.input, graph)
+
+
+def _resizing_by_scales(model: onnx.ModelProto) -> onnx.GraphProto:
+    """Return the graph with scales where it resizes to sizes, which fit frames of one size only."""
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    shapes = {each.name: each.type.tensor_type.shape.dim for each in graph.value_info}
+    for node in graph.node:
+        if node.op_type != "Resize" or len(node.input) < 4:
+            continue
+        # Rows and columns are constant, behind numbers of frames and channels that are computed.
+        rows, columns = constants[makers[node.input[3]].input[1]]
+        height, width = (side.dim_value for side in shapes[node.input[0]][2:])
+        scales = np.array([1, 1, rows / height, columns / width], np.float32)
+        name = f"{node.output[0]}/scales"
+        graph.initializer.append(numpy_helper.from_array(scales, name))
+        del node.input[2:]
+        node.input.append(name)
+    return graph
 
 
 class RoadSegmenter:

@@ -73,13 +73,13 @@ class Material:
 
         return cls(config, experts, views(dict(config.train)), views(dict(config.val)))
 
-    def frequencies(self) -> np.ndarray:
-        """Return the share of each class among the pixels of the training views, (classes,)."""
+    def class_weights(self) -> torch.Tensor:
+        """Return the weight of each class in losses against labels, (classes,)."""
         total = np.zeros(len(LABELS))
         for views in self.train:
             for target in views.targets[:: max(len(views) // 256, 1)]:
                 total += target.mean((1, 2))
-        return total / total.sum()
+        return class_weights(total / total.sum())
 
 
 def build_network(config: Config, experts: Path) -> TaskNetwork:
@@ -88,12 +88,15 @@ def build_network(config: Config, experts: Path) -> TaskNetwork:
     Raises:
         ConfigError: a file cannot be read.
     """
-    tokens, codec = config.tokens, config.codec
-    height, width = config.input_size
-    vectors = codec.batch * height * width / TOKEN_STRIDE**2
     detector = experts / DETECTOR
-    rare = rare_use(vectors, tokens.codes)
-    return TaskNetwork(tokens, len(LABELS), trunk_of(detector), Heads(detector), rare)
+    trunk, heads = trunk_of(detector), Heads(detector)
+    return TaskNetwork(config.tokens, len(LABELS), trunk, heads, rare_vectors(config))
+
+
+def rare_vectors(config: Config) -> float:
+    """Return the vectors of a batch with fewer of which a code is restarted."""
+    height, width = config.input_size
+    return rare_use(config.codec.batch * height * width / TOKEN_STRIDE**2, config.tokens.codes)
 
 
 @torch.inference_mode()
@@ -117,11 +120,11 @@ def _boxes(maps: list[torch.Tensor], confident: float) -> DetectionResult:
     return select_boxes(corners[0].numpy(), scores[0].numpy(), confident)
 
 
-def train_tasks(fabric: Fabric, material: Material, folder: Path, workers: int = 0) -> nn.Module:
+def train_tasks(
+    fabric: Fabric, material: Material, objective: TaskObjective, folder: Path, workers: int = 0
+) -> nn.Module:
     """Return the trained network, averaged; training continues where `folder` has a checkpoint."""
     config = material.config
-    weights = class_weights(material.frequencies())
-    objective = TaskObjective(build_network(config, material.experts), config.losses, weights)
     objective.network.to(memory_format=torch.channels_last)
 
     def score(network: Any) -> float:
@@ -176,7 +179,10 @@ def main(arguments: list[str] | None = None) -> int:
         material = Material.load(config, options.experts, folders, options.runs / "views")
         fabric = make_fabric(options.accelerator, options.devices, options.nodes, options.precision)
         torch.manual_seed(config.seed)
-        train_tasks(fabric, material, options.runs / config.name / "codec", options.workers)
+        network = build_network(config, material.experts)
+        objective = TaskObjective(network, config.losses, material.class_weights())
+        folder = options.runs / config.name / "codec"
+        train_tasks(fabric, material, objective, folder, options.workers)
     except (ConfigError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
