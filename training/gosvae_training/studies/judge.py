@@ -139,7 +139,7 @@ def panel(made: Made, metres: npt.NDArray[np.float32], shape: Shape) -> Frame:
     """
     white = np.full((*shape, 3), 255, np.uint8)
     canvas = white if made.picture is None else resize_frame(made.picture, shape)
-    canvas = np.ascontiguousarray(canvas)
+    canvas = canvas.copy()
     for box, score in zip(*made.boxes[:2], strict=True) if made.boxes else ():
         if score >= _SHOWN:
             left, top, right, bottom = (round(float(each)) for each in box)

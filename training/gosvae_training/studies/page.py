@@ -100,10 +100,11 @@ def tasks_section(result: dict[str, Any]) -> str:
     span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
     spent = f", {span} minutes of CPU" if minutes else ""
     data = "; ".join(f"*{name}*: {title}" for name, title in result["data"].items())
+    trained = f"a row is {' or '.join(runs)}{spent}, depth {result['depth_training']} frames"
     return f"""## {result["title"]}
 
-{data}; seen at {result["seen_at"]}; a row is {" or ".join(runs)}{spent}, depth
-{result["depth_training"]}; {result["date"]};
+{data};
+seen at {result["seen_at"]}; {trained}; {result["date"]};
 `{result["command"]}`
 
 {markdown_table(header, lines)}
