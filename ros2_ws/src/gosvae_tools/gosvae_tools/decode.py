@@ -48,6 +48,7 @@ from .bags import PACKET_TYPE, packets, reading
 from .coding import Coding, progress
 from .decoded_files import DecodedFiles
 from .drives import SourceError
+from .optional import need_pyarrow
 from .outcome import MAX_DAMAGED, Outcome, damage_problem
 
 Write = Callable[[str, int, DecodedFrame], None]
@@ -63,11 +64,12 @@ def decode(
     key_file: str = "",
     min_score: float = MIN_SCORE,
 ) -> Outcome:
-    """Write what a bundle makes of a bag's packets to a bag, or to a folder of files.
+    """Write what a bundle makes of a bag's packets to a bag, a table, or a folder of files.
 
     Args:
         source: a bag with packets, of `gosvae encode` or recorded.
-        output: an MCAP file where it ends in ``.mcap``; else a folder, see
+        output: an MCAP file where it ends in ``.mcap``, a table where it ends in ``.parquet``, see
+            :class:`~gosvae_tools.decoded_table.DecodedTable`; else a folder, see
             :class:`~gosvae_tools.decoded_files.DecodedFiles`.
         coding: bundle and providers.
         tasks: names of the bundle's tasks; None: all.
@@ -79,6 +81,7 @@ def decode(
     Raises:
         SourceError: the source cannot be read, has no packets, or none that gives a frame.
         OSError: `output` exists, or cannot be written.
+        UsageError: a table is wanted, and pyarrow is not installed.
         FingerprintError: a packet was made with another bundle.
         SealError: a packet is sealed, and `key_file` does not open it.
         KeyFileError: as :class:`KeyFile` raises it.
@@ -102,7 +105,7 @@ def decode(
         several = len({each.topic for each in connections}) > 1
         with (
             draft(output) as path,
-            _writing(path, bundle, chosen, color, several) as write,
+            _writing(path, source.name, bundle, chosen, color, several) as write,
             progress() as bar,
         ):
             for name, time, message, _ in bar.track(packets(reader), total, description="read"):
@@ -212,9 +215,22 @@ class _Camera:
 
 @contextmanager
 def _writing(
-    path: Path, bundle: ModelBundle, tasks: Mapping[str, Task], color: bool, several: bool
+    path: Path,
+    recording: str,
+    bundle: ModelBundle,
+    tasks: Mapping[str, Task],
+    color: bool,
+    several: bool,
 ) -> Iterator[Write]:
     """Yield what writes the results of a camera's frame, decoded at a time in ns."""
+    if path.suffix == ".parquet":
+        need_pyarrow()
+        from .decoded_table import DecodedTable
+
+        table = DecodedTable(path, recording, tasks)
+        yield table.write
+        table.close()
+        return
     if path.suffix != ".mcap":
         files = DecodedFiles(path, tasks, color, several)
         yield files.write

@@ -16,6 +16,7 @@ from gosvae_codec.sender import SETTINGS, Settings
 from gosvae_codec.tasks import MIN_SCORE
 from gosvae_common.errors import UsageError
 
+from .optional import need_pyarrow
 from .outcome import MAX_DAMAGED, Outcome
 
 
@@ -145,8 +146,8 @@ def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="FILE.mcap, or a folder for files named by stamp: PNG of label ids, JSON of boxes, "
-        "TIFF of depths",
+        help="FILE.mcap; FILE.parquet, a table of what is seen, for `gosvae find`; or a folder for "
+        "files named by stamp: PNG of label ids, JSON of boxes, TIFF of depths",
     )
     parser.add_argument(
         "--tasks",
@@ -184,6 +185,55 @@ def _decode(options: argparse.Namespace) -> int:
         options.min_score,
     )
     return _report("decode", outcome, options.json)
+
+
+def _add_find_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="CLASS", help="as the bundle calls it")
+    parser.add_argument("tables", type=Path, nargs="+", metavar="PATH", help="tables, or folders")
+    parser.add_argument(
+        "--share",
+        type=share,
+        default=0.001,
+        metavar="NUMBER",
+        help="least share of a mask's pixels, 0 to 1 (default: 0.001)",
+    )
+    parser.add_argument(
+        "--score",
+        type=share,
+        default=0.5,
+        metavar="NUMBER",
+        help="least score of a box, 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _find(options: argparse.Namespace) -> int:
+    need_pyarrow()
+    from datetime import datetime, timezone
+
+    from .find import find
+    from .tables import Table, show, show_json
+
+    found = find(options.tables, options.name, options.share, options.score)
+    if options.json:
+        show_json([each.values() for each in found])
+        return 0
+    rows = [
+        (
+            each.recording,
+            each.camera,
+            each.task,
+            f"{datetime.fromtimestamp(each.begin_ns / 1e9, timezone.utc):%Y-%m-%d %H:%M:%S}",
+            f"{(each.end_ns - each.begin_ns) / 1e9:.1f}",
+            each.frames,
+            f"{each.most:.3f}",
+        )
+        for each in found
+    ]
+    title = f"{options.name}: {sum(each.frames for each in found)} frames, {len(found)} times"
+    columns = ("recording", "camera", "task", "from (UTC)", "seconds", "frames", "most")
+    show([Table(title, columns, rows)])
+    return 0
 
 
 def _add_restamp_arguments(parser: argparse.ArgumentParser) -> None:
@@ -333,6 +383,17 @@ reads old recordings as well.
 """,
         _add_decode_arguments,
         _decode,
+    ),
+    Verb(
+        "find",
+        "tell when a class was seen in decoded recordings",
+        """\
+Searches the tables that `gosvae decode -o FILE.parquet` writes for frames that show a class, in
+masks or as boxes. Frames of a camera that are less than two seconds apart are one row; `most` is
+the greatest share of a mask's pixels in them, or the greatest score of a box.
+""",
+        _add_find_arguments,
+        _find,
     ),
     Verb(
         "restamp",
