@@ -21,7 +21,7 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["pyyaml"],
-    extras_require={"uplink": UPLINK, "fleet": [*UPLINK, "ray[serve]>=2.50,<3"]},
+    extras_require={"uplink": UPLINK, "fleet": [*UPLINK, "ray[data,serve]>=2.50,<3"]},
     entry_points={
         "console_scripts": [
             "uplink = gosvae_fleet.nodes:uplink",

@@ -8,7 +8,7 @@ from gosvae_common.errors import UsageError
 
 MODULES = {
     "uplink": ("zenoh", "cryptography"),
-    "fleet": ("zenoh", "cryptography", "prometheus_client", "ray"),
+    "fleet": ("zenoh", "cryptography", "prometheus_client", "ray", "pyarrow", "pandas"),
 }
 """Modules by the name of an extra, which is that of a dependency group as well."""
 

@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
+from gosvae_codec.tasks import MIN_SCORE
 from gosvae_common.errors import UsageError
 from gosvae_common.signals import stop_signals
-from gosvae_tools.verbs import Verb, split_names
+from gosvae_tools.verbs import Verb, add_bundle_arguments, report, share, split_names
 
 from .extras import need
 from .keys import RESERVED, vehicle_name
@@ -252,7 +253,68 @@ def _fleet(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_archive_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="PATH", help="with recordings")
+    parser.add_argument(
+        *("-o", "--output"), type=Path, required=True, metavar="DIR", help="folder of the tables"
+    )
+    add_bundle_arguments(parser)
+    parser.add_argument(
+        "--tasks",
+        type=split_names,
+        metavar="NAMES",
+        help="tasks of the bundle, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=share,
+        default=MIN_SCORE,
+        metavar="NUMBER",
+        help=f"least score of a box, 0 to 1 (default: {MIN_SCORE:g})",
+    )
+    parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
+    parser.add_argument(
+        "--address",
+        default="",
+        metavar="ADDRESS",
+        help="of a Ray cluster, or auto (default: processes of this machine)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _archive(options: argparse.Namespace) -> int:
+    need("fleet")
+    from gosvae_common.shipped import find_bundle
+    from gosvae_tools.coding import Coding
+
+    from .archive import archive
+
+    # Workers have folders of their own.
+    bundle = find_bundle(options.bundle).absolute()
+    outcome = archive(
+        options.folders,
+        options.output,
+        Coding(str(bundle), options.providers),
+        options.tasks,
+        str(Path(options.key_file).absolute()) if options.key_file else "",
+        options.min_score,
+        options.address,
+    )
+    return report("archive", outcome, options.json)
+
+
 VERBS = (
+    Verb(
+        "archive",
+        "make tables of folders of recordings, on a Ray cluster",
+        """\
+Decodes every recording of packets in folders, a worker each, to a table as `gosvae decode` writes
+one, for `gosvae find`. Recordings that have a table are left as they are. On a cluster all machines
+need bundle, recordings and tables at the same paths.
+""",
+        _add_archive_arguments,
+        _archive,
+    ),
     Verb(
         "uplink",
         "carry a vehicle's packets over a cellular link",

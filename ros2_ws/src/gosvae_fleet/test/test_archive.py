@@ -82,5 +82,5 @@ def test_what_cannot_become_an_archive_is_told(month: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="empty: no recording"):
         tables([tmp_path / "empty"], tmp_path / "out")
     shutil.copytree(month, tmp_path / "again")
-    with pytest.raises(UsageError, match=r"would both have the table .*a\.mcap\.parquet"):
+    with pytest.raises(UsageError, match=r"would both have the table .*b\.mcap\.parquet"):
         tables([month, tmp_path / "again"], tmp_path / "out")

@@ -136,7 +136,7 @@ def _encode(options: argparse.Namespace) -> int:
         options.topics,
         options.max_damaged,
     )
-    return _report("encode", outcome, options.json)
+    return report("encode", outcome, options.json)
 
 
 def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,7 +184,7 @@ def _decode(options: argparse.Namespace) -> int:
         options.key_file,
         options.min_score,
     )
-    return _report("decode", outcome, options.json)
+    return report("decode", outcome, options.json)
 
 
 def _add_find_arguments(parser: argparse.ArgumentParser) -> None:
@@ -265,7 +265,7 @@ def _restamp(options: argparse.Namespace) -> int:
     from .restamp import restamp
 
     outcome = restamp(options.input, options.output, options.rate, options.start)
-    return _report("restamp", outcome, options.json)
+    return report("restamp", outcome, options.json)
 
 
 def _add_keygen_arguments(parser: argparse.ArgumentParser) -> None:
@@ -293,7 +293,7 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 def _convert(options: argparse.Namespace) -> int:
     from .convert_bundle import convert
 
-    return _report("convert-bundle", convert(options.old, options.new), options.json)
+    return report("convert-bundle", convert(options.old, options.new), options.json)
 
 
 def _add_head_arguments(parser: argparse.ArgumentParser) -> None:
@@ -324,10 +324,11 @@ def _add_head(options: argparse.Namespace) -> int:
         options.labels,
         options.unit,
     )
-    return _report("add-head", outcome, options.json)
+    return report("add-head", outcome, options.json)
 
 
-def _report(command: str, outcome: Outcome, as_json: bool) -> int:
+def report(command: str, outcome: Outcome, as_json: bool) -> int:
+    """Print what a command read and wrote; return the exit status, 1 where it has problems."""
     from .tables import Table, show, show_json
 
     if as_json:
