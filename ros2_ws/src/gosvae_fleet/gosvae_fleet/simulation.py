@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from rclpy.serialization import deserialize_message
@@ -96,7 +97,7 @@ def read_frames(path: Path, count: int = FRAMES) -> list[Any]:
     return [frame.image for frame in islice(open_source(path).frames(), count)]
 
 
-def drive(vehicles: Sequence[Vehicle], frames: Sequence[Any], rate: float, stop: Any) -> None:
+def drive(vehicles: Sequence[Vehicle], frames: Sequence[Any], rate: float, stop: Event) -> None:
     """Send `rate` frames a second of each vehicle, evenly spread, until `stop` is set."""
     begin = time.monotonic()
     due = [
@@ -104,8 +105,7 @@ def drive(vehicles: Sequence[Vehicle], frames: Sequence[Any], rate: float, stop:
         for index in range(len(vehicles))
     ]
     heapq.heapify(due)
-    parent = os.getppid()
-    while os.getppid() == parent:  # which may have been killed
+    while not stop.is_set():
         when, index, place = heapq.heappop(due)
         if stop.wait(max(when - time.monotonic(), 0)):
             return
@@ -115,6 +115,13 @@ def drive(vehicles: Sequence[Vehicle], frames: Sequence[Any], rate: float, stop:
         # What could not be sent in time is not made up for.
         late = max(time.monotonic() - when - 1 / rate, 0.0)
         heapq.heappush(due, (when + 1 / rate + late, index, place + 1))
+
+
+def _follow(parent: int, stop: Event) -> None:
+    """Set `stop` when the process that started this one is gone, however it ended."""
+    while os.getppid() == parent and not stop.wait(1.0):
+        pass
+    stop.set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", default="")
     parser.add_argument("--key-file", default="")
     options = parser.parse_args(arguments)
+    parent = os.getppid()
     with stop_signals() as stop:
+        Thread(target=_follow, args=[parent, stop], daemon=True).start()
         frames = read_frames(find_drive())
         bundle = ModelBundle.load(find_bundle(options.bundle))
         sessions = {
