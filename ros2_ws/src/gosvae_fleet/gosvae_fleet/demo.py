@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     names = [f"v{number:02d}" for number in range(1, options.vehicles + 1)]
     try:
-        with stop_signals() as stop, ExitStack() as stack:
+        with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gosvae-fleet-"))
             fleet = Fleet(Path(folder), names)
             stack.callback(fleet.close)
@@ -166,9 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             service = Service(fleet.settings(bundles=(find_bundle(options.bundle),)))
             stack.callback(service.close)
             fleet.simulate(names, options.rate, "--bundle", str(find_bundle(options.bundle)))
+            # Only now: until all parts are there, a signal ends the process at once.
+            stop = stack.enter_context(stop_signals())
             monitor = Monitor()
             stack.callback(monitor.close)
             figures = _watch(fleet, service, monitor, console, stop, options.seconds)
+    except KeyboardInterrupt:
+        return 130
     except GosvaeError as error:
         print(f"gosvae fleet: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,7 +240,6 @@ class Service:
                 "_node_ip_address": "127.0.0.1",
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
-        before = signal.getsignal(signal.SIGTERM)
         ray.init(
             settings.address,
             log_to_driver=False,
@@ -249,7 +247,6 @@ class Service:
             namespace="gosvae",
             **local,
         )
-        signal.signal(signal.SIGTERM, before)  # Ray's own ends the process at once
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
 

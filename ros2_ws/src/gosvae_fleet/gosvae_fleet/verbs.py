@@ -242,14 +242,15 @@ def _fleet(options: argparse.Namespace) -> int:
         batch=options.batch,
         address=options.address,
     )
-    with stop_signals() as stop:
-        monitor = Monitor(host, int(port))
-        try:
-            service = Service(settings)
+    monitor = Monitor(host, int(port))
+    try:
+        service = Service(settings)
+        # Only now: until all parts are there, a signal ends the process at once.
+        with stop_signals() as stop:
             follow(service, monitor, stop)
             service.close()
-        finally:
-            monitor.close()
+    finally:
+        monitor.close()
     return 0
 
 
