@@ -33,6 +33,7 @@ help:
 	@echo "  INPUT, TOPIC, BUNDLE    as above"
 	@echo "make fleet                ten simulated vehicles and a service for them, until Ctrl-C"
 	@echo "  VEHICLES=N RATE=N       how many, and frames a second of each; BUNDLE as above"
+	@echo "  PAGE=1                  masks in the browser as well"
 	@echo "  SECONDS=N JSON=FILE     end after N seconds of all vehicles; figures in a file"
 	@echo "make shell                a shell in which ros2_ws is built and sourced"
 	@echo
@@ -81,7 +82,8 @@ view:
 
 fleet:
 	@$(FLEET) python -m gosvae_fleet.demo $${VEHICLES:+--vehicles "$$VEHICLES"} $${RATE:+--rate "$$RATE"} \
-		$${BUNDLE:+--bundle "$$BUNDLE"} $(if $(SECONDS),--seconds "$(SECONDS)") $${JSON:+--json "$$JSON"}
+		$${BUNDLE:+--bundle "$$BUNDLE"} $(if $(SECONDS),--seconds "$(SECONDS)") $${JSON:+--json "$$JSON"} \
+		$${PAGE:+--view}
 
 test:
 	@$(DEV) $(PYTEST) -m "not slow" $(ARGS)

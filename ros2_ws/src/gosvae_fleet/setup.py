@@ -26,6 +26,7 @@ setup(
         "console_scripts": [
             "uplink = gosvae_fleet.nodes:uplink",
             "downlink = gosvae_fleet.nodes:downlink",
+            "results = gosvae_fleet.nodes:results",
         ],
     },
     zip_safe=True,

@@ -1,6 +1,6 @@
 """A whole fleet on this machine: router, service and simulated vehicles, with a live table.
 
-    python -m gosvae_fleet.demo [--vehicles 10] [--rate 1] [--seconds N] [--json FILE]
+    python -m gosvae_fleet.demo [--vehicles 10] [--rate 1] [--seconds N] [--json FILE] [--view]
 
 Certificates and vehicles.yaml are made for it. Masks are received as any subscriber would, and
 their ages and losses measured there: from a frame's stamp to the arrival of its mask.
@@ -92,6 +92,15 @@ class Fleet:
         self.processes.append(process)
         Thread(target=self._read, args=[process.stdout], daemon=True).start()
 
+    def view(self, bundle: Path) -> None:
+        """Start what shows all masks in a browser, as ROS topics."""
+        cameras = ",".join(f"{keys.PREFIX}/{name}/{CAMERA}" for name in self.names)
+        results = ["--vehicles", str(self.vehicles), "--certificates", str(self.folder)]
+        results += ["--router", self.endpoint, "--bundle", str(bundle)]
+        for words in (["results", *results], ["view", "--no-frames", "--cameras", cameras]):
+            command = ["gosvae", *words]
+            self.processes.append(subprocess.Popen(command, text=True, start_new_session=True))
+
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
             name, stamp = line.split()
@@ -154,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", default="", help="another bundle than the one that ships")
     parser.add_argument("--seconds", type=float, default=0.0, help="to measure; 0: until Ctrl-C")
     parser.add_argument("--json", type=Path, help="file to write figures to")
+    parser.add_argument("--view", action="store_true", help="show the masks in a browser")
     options = parser.parse_args(arguments)
     console = Console()
     names = [f"v{number:02d}" for number in range(1, options.vehicles + 1)]
@@ -166,6 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             service = Service(fleet.settings(bundles=(find_bundle(options.bundle),)))
             stack.callback(service.close)
             fleet.simulate(names, options.rate, "--bundle", str(find_bundle(options.bundle)))
+            if options.view:
+                fleet.view(find_bundle(options.bundle))
             # Only now: until all parts are there, a signal ends the process at once.
             stop = stack.enter_context(stop_signals())
             monitor = Monitor()

@@ -1,4 +1,4 @@
-"""Entry points of the nodes: ``ros2 run gosvae_fleet uplink`` and ``downlink``."""
+"""Entry points of the nodes: ``ros2 run gosvae_fleet uplink``, ``downlink`` and ``results``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ def uplink() -> int:
 
 
 def downlink() -> int:
-    """Run the node that publishes results, and return the exit status."""
+    """Run the node that publishes packets, and return the exit status."""
     return _run("downlink")
+
+
+def results() -> int:
+    """Run the node that publishes the service's masks, and return the exit status."""
+    return _run("results")
 
 
 def _run(name: str) -> int:

@@ -88,6 +88,32 @@ def _downlink(options: argparse.Namespace) -> int:
     )
 
 
+def _add_results_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_downlink_arguments(parser)
+    parser.add_argument(
+        "--bundle", default="", metavar="DIR", help="that made the masks (default: as for `run`)"
+    )
+
+
+def _results(options: argparse.Namespace) -> int:
+    need("uplink")
+    from gosvae_common.shipped import find_bundle
+
+    from .certificates import BACKEND, check_credentials
+    from .launching import exec_node
+
+    check_credentials(options.certificates, BACKEND)
+    return exec_node(
+        "results",
+        {
+            "vehicles": str(options.vehicles.absolute()),
+            "router": options.router,
+            "certificates": str(options.certificates.absolute()),
+            "bundle": str(find_bundle(options.bundle)),
+        },
+    )
+
+
 def _add_certificates_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument(
@@ -338,6 +364,17 @@ has the certificate `backend`.
 """,
         _add_downlink_arguments,
         _downlink,
+    ),
+    Verb(
+        "results",
+        "publish the masks of a fleet's service as ROS topics",
+        """\
+Publishes the masks that `gosvae fleet` makes, and what their ids mean, as ROS topics under the
+vehicles' names, /gosvae/VEHICLE/CAMERA/semantic/mask, for planners, RViz and the view: `gosvae view
+--no-frames --cameras gosvae/v01/camera,gosvae/v02/camera`. It has the certificate `backend`.
+""",
+        _add_results_arguments,
+        _results,
     ),
     Verb(
         "certificates",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
 
-from gosvae_codec import Header, Packet
+from gosvae_codec import Header, ModelBundle, Packet
+from gosvae_codec.testing import write_tiny_bundle
 from gosvae_common.messages import from_packet_message, to_packet_message
 from gosvae_common.qos import qos_profile
 from gosvae_fleet import keys, link
 from gosvae_fleet.certificates import CertificateError, check_credentials
 from gosvae_fleet.downlink import Downlink
+from gosvae_fleet.results import Results
 from gosvae_fleet.uplink import Uplink
-from gosvae_msgs.msg import Feedback, TokenPacket
+from gosvae_msgs.msg import Feedback, LabelInfo, TokenPacket
 
 SECONDS = 60.0
 PACKET = Packet(Header(3, 4, "front"), 5, 6, 7, 480, 360, 2, 0, 0, 1, b"payload").with_checksum()
@@ -143,6 +148,38 @@ def test_payload_is_the_cdr_of_the_message_and_nothing_else_passes(between: Link
 
     between.wait(is_rejected)
     assert "bytes are no Feedback" in uplink.errors.last
+
+
+def test_masks_of_the_service_become_topics_with_labels(between: Link, tmp_path: Path) -> None:
+    bundle = ModelBundle.load(write_tiny_bundle(tmp_path / "models" / "tiny"))
+    node, base = between.node, "/gosvae/v02/rear/left/semantic"
+    masks: list[Image] = []
+    labels: list[LabelInfo] = []
+    node.create_subscription(Image, f"{base}/mask", masks.append, qos_profile("sensor_data"))
+    node.create_subscription(LabelInfo, f"{base}/label_info", labels.append, qos_profile("latched"))
+    given = {"vehicles": between.vehicles, "bundle": str(bundle.path)}
+    results = between.start(Results, **given)
+    backend = link.open_client(between.endpoint, check_credentials(between.folder, "backend"))
+    between.sessions.append(backend)
+    mask = Image(height=2, width=3, step=3, encoding="mono8", data=array("B", range(6)))
+    mask.header.frame_id = "left"
+
+    def is_carried() -> bool:
+        backend.put(keys.mask_key("v02", "rear/left"), serialize_message(mask))
+        return bool(masks and labels)
+
+    between.wait(is_carried)
+    assert masks[0] == mask
+    assert labels[0].fingerprint == bundle.fingerprint
+    assert list(labels[0].names) == [label.name for label in bundle.labels.labels]
+
+    def is_rejected() -> bool:
+        backend.put(keys.mask_key("v02", "rear/left"), b"\0\1\0\0nonsense")
+        return results.errors.count > 0
+
+    between.wait(is_rejected)
+    assert "bytes are no Image" in results.errors.last
+    between.wait(lambda: between.says("gosvae_results") == "3 cameras")
 
 
 def test_nobody_who_listens_is_reported(between: Link) -> None:
