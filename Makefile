@@ -46,7 +46,7 @@ help:
 	@echo
 	@echo "make adapt                a bundle for your camera and your segmentation network, without labels"
 	@echo "  DRIVE=PATH EXPERT=FILE  a bag, video or folder of images, or DRIVE='A B' of several; an ONNX file"
-	@echo "  LABELS=FILE             YAML of its classes, or camvid, cityscapes, ade20k"
+	@echo "  LABELS=FILE             YAML of its classes, or camvid, cityscapes, ade20k, coco"
 	@echo "  MINUTES=N OUTPUT=DIR    that it may take, 10 if not given; where the bundle goes, models/mine"
 	@echo "  BUDGET=NAME START=DIR   base or tiny; a bundle to go on from"
 	@echo "  PICTURES, ORDER, TOPIC  what the network takes, if it is not told rightly; of a bag"

@@ -29,7 +29,8 @@ from gosvae_codec.draft import whole_file, write_text
 from gosvae_codec.images import resize_frame
 from gosvae_codec.labels import label_space
 from gosvae_codec.masks import colorize
-from gosvae_codec.tasks import SemanticResult
+from gosvae_codec.tasks import DetectionResult, SemanticResult
+from gosvae_common.boxes import boxes_of, draw_boxes
 
 from .bundle.onnx_export import ExportError
 from .bundle.write import export
@@ -39,12 +40,13 @@ from .data.samples import DataError, Dataset, Part, Sample
 from .evaluate import classes_table, gigamacs, table
 from .fit import Stopped, TrainingError, make_fabric
 from .models import settings
-from .models.experts import frozen, side_by_side
+from .models.experts import SeveralExperts, frozen, side_by_side
 from .models.guess import PICTURES
 from .models.start import started_tokens
 from .objectives import build_objective
 from .strict import ConfigError, parse, read_yaml
 from .survey import Look, Wanted, describe_expert, look_at
+from .tables import markdown_table
 from .train import Material, train_codec
 
 HELD_BACK = 0.8
@@ -80,7 +82,7 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
         networks[task] = describe_expert(wanted, place, labels, look.few)
         expert = frozen(networks[task], labels)
         named = f", task {task}" if len(tasks) > 1 else ""
-        print(f"{Path(wanted.experts[place]).name}{named}: {expert.form}\n{expert.after[1]}\n")
+        print(f"{Path(wanted.experts[place]).name}{named}: {expert.form}\n{expert.names}\n")
         experts.append(expert)
     expert = side_by_side(experts, spaces)
     config = resume(wanted) or plan(wanted, networks, look, expert, fabric)
@@ -98,9 +100,7 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     draw_sheet(bundle, material.val, sheet)
     print(f"\n{figures['data']}\n\n{table(figures)}\n\n{classes_table(figures)}\n")
     for task in tasks[1:]:
-        about = figures["tasks"][task]
-        classes = classes_table({**about, "miou": None})
-        print(f"task {task}: agreement {about['agreement']:.3f}\n\n{classes}\n")
+        print(f"task {task}: {describe_task(figures['tasks'][task])}\n")
     print(
         f"{figures['agreeing_pixels']:.1%} of the pixels are as the expert's, "
         f"{figures['bytes_per_frame']:.0f} bytes a frame; vehicle "
@@ -148,7 +148,7 @@ def resume(wanted: Wanted) -> Config | None:
 
 def plan(
     wanted: Wanted,
-    networks: Mapping[str, settings.Onnx],
+    networks: Mapping[str, settings.Onnx | settings.Detector],
     look: Look,
     expert: nn.Module,
     fabric: Fabric,
@@ -183,7 +183,9 @@ def plan(
     return config
 
 
-def configure(wanted: Wanted, networks: Mapping[str, settings.Onnx], look: Look) -> dict[str, Any]:
+def configure(
+    wanted: Wanted, networks: Mapping[str, settings.Onnx | settings.Detector], look: Look
+) -> dict[str, Any]:
     """Return the configuration, but for the number of steps."""
     shape = look.few[0].shape[:2]
     scale = min((PIXELS / (shape[0] * shape[1])) ** 0.5, 1)
@@ -252,8 +254,10 @@ def rehearse(
     rows = config.input_size[0]
     fitted = fit_rows(Sample(frame, np.zeros(frame.shape[:2], np.uint8)), rows)
     quarter = tuple(-(-side // 4) for side in fitted.mask.shape)
-    taught = fitted._replace(logits=np.zeros((*quarter, channels), np.float16))
-    crops = RandomCrops(_One(taught), labels, rows, config.codec.crop, 99, 0)
+    none = np.zeros((0, 5), np.float32)
+    taught = fitted._replace(logits=np.zeros((*quarter, channels), np.float16), boxes=none)
+    detected = sum(map(len, config.detected()))
+    crops = RandomCrops(_One(taught), labels, rows, config.codec.crop, 99, 0, detected=detected)
     step, looks = [], []
     for index in range(4):
         begin = time.perf_counter()
@@ -266,8 +270,20 @@ def rehearse(
         begin = time.perf_counter()
         with torch.inference_mode():
             expert(shown)
+        if isinstance(expert, SeveralExperts):
+            expert.boxes(frame)
         looks.append(time.perf_counter() - begin)
     return {"step": float(np.median(step[1:])), "expert": min(looks)}
+
+
+def describe_task(about: Mapping[str, Any]) -> str:
+    """Return the figures of a further task and of its classes, those that the expert found."""
+    metric = "ap50" if "ap50" in about else "agreement"
+    if about[metric] is None:
+        return "the expert found nothing on the frames held back"
+    per_class = about["per_class"].items()
+    rows = [(name, f"{value:.3f}") for name, value in per_class]
+    return f"{metric} {about[metric]:.3f}\n\n{markdown_table(['class', metric], rows)}"
 
 
 class _One(list[Sample]):
@@ -280,7 +296,7 @@ class _One(list[Sample]):
 
 
 def draw_sheet(bundle: ModelBundle, samples: Dataset, path: Path) -> None:
-    """Write a picture of four held-back frames: the frame, and each expert's and task's mask."""
+    """Write a picture of four held-back frames: the frame, and what each expert and task makes."""
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     experts, rows = {name: Expert(bundle, task=name) for name in bundle.tasks}, []
     for index in np.linspace(0, len(samples) - 1, 4).astype(int):
@@ -288,8 +304,13 @@ def draw_sheet(bundle: ModelBundle, samples: Dataset, path: Path) -> None:
         pictures, decoded = [frame], decoder.decode(encoder.encode(frame))
         for name, expert in experts.items():
             for result in (expert.apply(frame), decoded.tasks[name]):
-                assert isinstance(result, SemanticResult)
-                pictures.append(colorize(result.mask, bundle.tasks[name].labels))
+                labels = bundle.tasks[name].labels
+                if isinstance(result, DetectionResult):
+                    pictures.append(frame.copy())
+                    draw_boxes(pictures[-1], boxes_of(result, labels), labels)
+                else:
+                    assert isinstance(result, SemanticResult)
+                    pictures.append(colorize(result.mask, labels))
         size = (480, round(480 * frame.shape[0] / frame.shape[1]))
         rows.append(
             np.concatenate([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures], 1)
@@ -309,13 +330,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--expert",
         nargs="+",
         required=True,
-        help="ONNX files of segmentation networks, a task each",
+        help="ONNX files of segmentation networks and, after the first, detectors: a task each",
     )
     add(
         "--labels",
         nargs="+",
         required=True,
-        help="YAML file of each expert's classes, or camvid, cityscapes, ade20k",
+        help="YAML file of each expert's classes, or camvid, cityscapes, ade20k, coco",
     )
     add("--start", default="", help="folder of a bundle whose encoder is trained further")
     add("--budget", default="", choices=["", *BUDGETS], help="of the vehicle; base if not given")

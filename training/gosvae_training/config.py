@@ -22,6 +22,7 @@ from gosvae_codec.labels import LABEL_SPACES, LabelSpace, label_space
 from gosvae_codec.tasks import TASK_NAME
 
 from .models.settings import (
+    Detector,
     Fpn,
     FurtherTask,
     Labels,
@@ -118,6 +119,8 @@ class Losses(Strict):
     expert_labels: float = Field(default=0.0, ge=0)
     """Cross entropy and Dice against the expert's labels, which thin classes need where there are
     no others; with ``codec.teacher: frame``."""
+    boxes: float = Field(default=0.25, ge=0)
+    """Centres and sides of detectors' boxes, where ``tasks`` has any."""
     pixels: float = Field(default=0.0, ge=0)
     """Mean absolute difference of pixels, 0 to 1."""
     perceptual: float = Field(default=0.0, ge=0)
@@ -157,7 +160,7 @@ class Config(Strict):
     guides: Mapping[str, Network] = {}
     """Further experts to imitate, each with weights."""
     tasks: Mapping[str, FurtherTask] = {}
-    """Further masks that the same tokens are decoded to, by the names of these tasks."""
+    """Further masks and boxes that the same tokens are decoded to, by the names of these tasks."""
     tokens: Annotated[
         Annotated[Tokens, Tag("tokens")]
         | Annotated[LabelSender, Tag("label_sender")]
@@ -178,9 +181,14 @@ class Config(Strict):
     """What wrote this configuration; stands in the card as how the bundle was made."""
 
     def spaces(self) -> list[LabelSpace]:
-        """Return the label spaces of all tasks: `labels`, then those of ``tasks``."""
+        """Return the label spaces of all masks: `labels`, then those of ``tasks``."""
+        further = [t.labels for t in self.tasks.values() if not isinstance(t.network, Detector)]
+        return [label_space(name) for name in (self.labels, *further)]
+
+    def detected(self) -> list[LabelSpace]:
+        """Return the label spaces of those of ``tasks`` that are boxes."""
         return [
-            label_space(name) for name in (self.labels, *(t.labels for t in self.tasks.values()))
+            label_space(t.labels) for t in self.tasks.values() if isinstance(t.network, Detector)
         ]
 
     @field_validator("labels")

@@ -86,6 +86,49 @@ def label_losses(logits: Tensor, expert_logits: Tensor, classes: Sequence[int]) 
     return torch.stack(each).mean()
 
 
+def box_loss(made: Tensor, wanted: Tensor) -> Tensor:
+    """Return how maps of boxes differ from those wanted (TTFNet, Liu et al. 2020, section 3).
+
+    The focal loss of centres (CornerNet, Law and Deng 2018, equation 1), an object, and five times
+    the generalised intersection over union of boxes (Rezatofighi et al. 2019), by weight.
+
+    Args:
+        made: as :class:`.models.decoders.BoxMaps` makes them, (N, classes + 4, h, w).
+        wanted: as :func:`.data.boxes.draw_maps` draws them, (N, classes + 5, h, w).
+    """
+    near, sides, weight = wanted.split([wanted.shape[1] - 5, 4, 1], 1)
+    logits, distances = made.float().split([near.shape[1], 4], 1)
+    found, missed = F.logsigmoid(logits), F.logsigmoid(-logits)
+    focal = torch.where(
+        near == 1, missed.exp().square() * found, (1 - near) ** 4 * found.exp().square() * missed
+    )
+    centres = -focal.sum() / (near == 1).sum().clamp(min=1)
+    overlap = generalised_overlap(distances.clamp(max=8).exp(), sides)
+    off = ((1 - overlap) * weight).sum() / weight.sum().clamp(min=1)
+    return centres + 5 * off
+
+
+def generalised_overlap(made: Tensor, wanted: Tensor) -> Tensor:
+    """Return the generalised intersection over union of boxes around the same places.
+
+    Args:
+        made: distances to left, top, right and bottom, (N, 4, h, w), above 0.
+        wanted: the same; may be below 0 where the place is outside.
+
+    Returns:
+        (N, 1, h, w), from -1 to 1.
+    """
+    inner, outer = torch.minimum(made, wanted), torch.maximum(made, wanted)
+
+    def area(sides: Tensor) -> Tensor:
+        extent = (sides[:, :2] + sides[:, 2:]).clamp(min=0)
+        return extent.prod(1, keepdim=True)
+
+    shared, hull = area(inner), area(outer)
+    union = (area(made) + area(wanted) - shared).clamp(min=1e-6)
+    return shared / union - (hull - union) / hull.clamp(min=1e-6)
+
+
 def imitation_loss(logits: Tensor, expert_logits: Tensor) -> dict[str, Tensor]:
     """Jensen-Shannon divergence to the expert (GOS-VAE, equation 3), and Kullback-Leibler's.
 

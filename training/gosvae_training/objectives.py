@@ -11,6 +11,7 @@ from gosvae_codec.labels import LabelSpace
 
 from .config import Config, Losses
 from .losses import (
+    box_loss,
     frame_miou,
     imitation_loss,
     imitation_losses,
@@ -98,7 +99,7 @@ class TokenObjective(Objective):
         class_weights: Tensor,
         classes: Sequence[int],
     ) -> None:
-        """Keep what is trained, and what it learns from; `classes` are those of each task."""
+        """Keep what is trained, and what it learns from; `classes` are those of each mask."""
         super().__init__(network)
         self.classes = tuple(classes)
         self.guides = nn.ModuleList(guides).requires_grad_(False).eval()
@@ -161,8 +162,11 @@ class TokenObjective(Objective):
         weights, size = self.losses, target.shape[1:]
         terms: dict[str, Tensor] = {}
         if taught is not None:
-            ours, theirs = resize(made, taught.shape[2:]), taught.float()
-            terms = imitation_losses(ours, theirs, self.classes)
+            masks = sum(self.classes)
+            ours, theirs = resize(made[:, :masks], taught.shape[2:]), taught[:, :masks].float()
+            if masks < made.shape[1]:
+                terms["boxes"] = box_loss(made[:, masks:], taught[:, masks:])
+            terms |= imitation_losses(ours, theirs, self.classes)
             if weights.expert_labels:
                 terms["expert_labels"] = label_losses(ours, theirs, self.classes)
             if weights.supervised:
@@ -300,6 +304,7 @@ def build_objective(
         flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
         return LabelObjective(flow, expert)
     classes = [len(space) for space in config.spaces()]
-    network = build_tokens(config.tokens, sum(classes), expert, config.codec)
+    boxes = sum(map(len, config.detected()))
+    network = build_tokens(config.tokens, sum(classes), expert, config.codec, boxes)
     experts = [expert, *guides.values()]
     return TokenObjective(network, experts, config.losses, class_weights, classes)

@@ -21,6 +21,7 @@ from .data.samples import DataError, Part, iterate
 from .models import settings
 from .models.experts import build_expert
 from .models.guess import CERTAIN, PICTURES, rank_pictures
+from .models.onnx_detector import USUAL_PICTURES, Layout, probe_detector
 from .models.onnx_expert import OnnxExpert
 from .strict import ConfigError, parse
 
@@ -137,9 +138,17 @@ def look_at(wanted: Wanted) -> Look:
 
 def describe_expert(
     wanted: Wanted, place: int, labels: LabelSpace, frames: Sequence[np.ndarray]
-) -> settings.Onnx:
-    """Return how an expert is fed, of which the pictures it takes are told by trying."""
+) -> settings.Onnx | settings.Detector:
+    """Return how an expert is fed; what pictures a network of masks takes is told by trying.
+
+    Raises:
+        ConfigError: it cannot be read, is neither a network of masks nor a detector of so many
+            classes, or a detector is the first.
+    """
     path = wanted.experts[place]
+    boxes = probe_detector(Path(path), len(labels))
+    if boxes is not None:
+        return _describe_detector(wanted, place, labels, boxes.layout)
     pictures, order = (_one_of(each, place) for each in (wanted.pictures, wanted.order))
     values: dict[str, Any] = {
         "kind": "onnx",
@@ -172,6 +181,24 @@ def describe_expert(
         picture = best.picture
     values["picture"] = picture.model_dump()
     return parse(settings.Onnx, values, path)
+
+
+def _describe_detector(
+    wanted: Wanted, place: int, labels: LabelSpace, layout: Layout
+) -> settings.Detector:
+    path = wanted.experts[place]
+    if place == 0:
+        raise ConfigError(
+            f"{path}: a detector; the first expert has to make masks, and detectors come after it"
+        )
+    pictures, order = (_one_of(each, place) for each in (wanted.pictures, wanted.order))
+    picture = PICTURES[pictures] if pictures else USUAL_PICTURES[layout]
+    return settings.Detector(
+        kind="detector",
+        path=path,
+        channels=[label.name for label in labels.labels],
+        picture=picture.model_copy(update={"order": order} if order else {}),
+    )
 
 
 def _one_of(values: Sequence[str], place: int) -> str:

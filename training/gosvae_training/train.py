@@ -22,13 +22,13 @@ from gosvae_codec.metrics import ConfusionMatrix
 
 from .config import Config, Schedule, identify, load_config
 from .data.augment import RandomCrops, fit_rows
-from .data.cached_logits import CachedLogits
+from .data.cached_logits import CachedLogits, Taught
 from .data.datasets import load_sources, parse_folders
 from .data.mixture import Concatenation, Mixture
 from .data.samples import DataError, Dataset, Judged, Sample, describe, is_labelled, iterate
 from .fit import Run, Stopped, TrainingError, fit, make_fabric
 from .losses import class_weights
-from .models.experts import build_expert, frozen, with_tasks
+from .models.experts import SeveralExperts, build_expert, frozen, with_tasks
 from .models.settings import Light, Tokens
 from .models.start import calibrate
 from .models.token_network import TokenNetwork, resize_logits
@@ -90,6 +90,7 @@ class Material:
                 schedule.steps * schedule.batch,
                 seed + 1_000_003 * index,
                 self.config.data.compression,
+                sum(map(len, self.config.detected())),
             )
             for index, dataset in enumerate(train.values())
         ]
@@ -264,12 +265,13 @@ def train_codec(
 def with_logits(
     fabric: Fabric, material: Material, expert: nn.Module, folder: Path
 ) -> dict[str, Dataset]:
-    """Return the datasets trained on with the logits of `expert`, which are kept in `folder`."""
+    """Return the datasets trained on with what `expert` says of them, which `folder` keeps."""
     rows = material.config.input_size[0]
     own_size: tuple[int, int] | None = getattr(expert, "size", None)
 
     @torch.inference_mode()
-    def teach(frame: np.ndarray) -> Tensor:
+    def teach(frame: np.ndarray) -> Taught:
+        boxes = expert.boxes(frame) if isinstance(expert, SeveralExperts) else None
         # An expert with a size of its own is shown all that the camera saw.
         if own_size is None:
             frame = fit_rows(Sample(frame, frame[..., 0]), rows).frame
@@ -277,7 +279,7 @@ def with_logits(
             frame = resize_frame(frame, own_size)
         with fabric.autocast():
             logits = expert(torch.from_numpy(frame)[None].to(fabric.device))
-        return logits[0].float().cpu()
+        return Taught(logits[0].float().cpu(), boxes)
 
     def name(dataset: Dataset) -> str:
         network = material.config.expert.network.model_dump_json()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from test_detectors import write_detector
 from test_experts import NAMES, SHARED, described, frame, write
 from tiny import SIZE
 
@@ -120,6 +121,31 @@ def test_two_experts_become_two_tasks_of_one_stream(
     assert "task other_names: agreement" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("drive")
+def test_a_detector_becomes_a_task_beside_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_detector(tmp_path / "boxes.onnx", "columns")
+    (tmp_path / "objects.yaml").write_text(yaml.safe_dump(["car", "bus", "cyclist"]))
+    more = ["--expert", str(tmp_path / "net.onnx"), str(tmp_path / "boxes.onnx")]
+    more += ["--labels", str(tmp_path / "names.yaml"), str(tmp_path / "objects.yaml")]
+    assert run(tmp_path, "--pictures", "0..255", *more) == 0
+    result = json.loads((tmp_path / "mine.json").read_text())
+    bundle = ModelBundle.load(result["bundle"])
+    assert [task.kind for task in bundle.tasks.values()] == ["semantic", "detection"]
+    assert bundle.tasks["objects"].labels.labels[2].name == "cyclist"
+    # Two boxes on each of the three frames held back.
+    assert result["tasks"]["objects"]["boxes"] == 6
+    assert result["tasks"]["semantic"]["agreement"] > 0.5
+    picture = frame((128, 192))[0][0].numpy()
+    wanted = Expert(bundle, task="objects").apply(picture)
+    assert sorted(wanted.classes.tolist()) == [0, 2]
+    made = Decoder(bundle, min_score=0.0).decode(Encoder(bundle).encode(picture)).tasks
+    assert made["objects"].boxes.shape[1:] == (4,) and made["semantic"].mask.shape == (128, 192)
+    assert "task objects: ap50" in capsys.readouterr().out
+
+
 def test_mistakes_are_told_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +171,9 @@ def test_mistakes_are_told_before_anything_starts(
     taken = ["--labels", names, str(tmp_path / "semantic.yaml")]
     refuse("called 'semantic', which is taken", *twice, *taken)
     refuse("pictures: 3 for 2 experts", *twice, *taken, "--pictures", *["0..1"] * 3)
+    write_detector(tmp_path / "boxes.onnx", "centres")
+    alone = ["--expert", str(tmp_path / "boxes.onnx")]
+    refuse("boxes.onnx: a detector; the first expert has to make masks", *alone)
     refuse("camvid-f16: cannot be a start", "--start", str(ROOT / "models" / "camvid-f16"))
 
 

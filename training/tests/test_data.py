@@ -17,7 +17,7 @@ from trees import write_ade20k, write_camvid, write_cityscapes
 from gosvae_codec import CAMVID, CITYSCAPES, UNLABELLED
 from gosvae_codec.labels import ADE20K, CITYSCAPES_IDS, Label, LabelSpace, translate
 from gosvae_training.data.augment import RandomCrops, augment, fit_rows, recompress
-from gosvae_training.data.cached_logits import CachedLogits, at_stride
+from gosvae_training.data.cached_logits import CachedLogits, Taught, at_stride
 from gosvae_training.data.datasets import load_dataset
 from gosvae_training.data.mixture import Concatenation, Mixture
 from gosvae_training.data.samples import DataError, Part, Sample, describe, iterate
@@ -315,9 +315,9 @@ def test_an_expert_asked_once_says_the_same_as_when_asked_anew(tmp_path: Path) -
     sample = Sample(frame, np.zeros((128, 192), np.uint8))
     asked = []
 
-    def teach(frame: np.ndarray) -> torch.Tensor:
+    def teach(frame: np.ndarray) -> Taught:
         asked.append(frame.shape)
-        return torch.from_numpy(frame).permute(2, 0, 1).float()
+        return Taught(torch.from_numpy(frame).permute(2, 0, 1).float())
 
     for _ in range(2):
         cached = CachedLogits(Listed([sample] * 2), 64, teach, tmp_path / "logits" / "a.npz")

@@ -18,8 +18,9 @@ from gosvae_codec import CAMVID, CITYSCAPES
 from gosvae_codec.labels import ADE20K, Label, LabelSpace
 from gosvae_training.bundle.onnx_export import write_onnx
 from gosvae_training.models import settings as cfg
-from gosvae_training.models.experts import Translate, build_expert, with_tasks
+from gosvae_training.models.experts import build_expert, with_tasks
 from gosvae_training.models.onnx_expert import OnnxExpert
+from gosvae_training.models.translate import Translate
 from gosvae_training.strict import ConfigError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -269,7 +270,7 @@ def test_a_road_network_with_its_own_layout_and_size_sees_a_road() -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
-def test_a_detector_is_no_expert() -> None:
+def test_a_detector_makes_no_masks() -> None:
     path = SHARED / "experts_apache" / "yolox_nano_coco_416.onnx"
     with pytest.raises(ConfigError, match=r"no output is a map of classes.*\(1, 3549, 85\)"):
         build_expert(described(path), LABELS)
@@ -283,9 +284,9 @@ def test_logits_of_several_experts_lie_one_after_another(tmp_path: Path) -> None
     names.write_text("[one, two, three]")
     second = described(path, channels=["one", "two", "three"])
     both = with_tasks(first, LABELS, {"more": cfg.FurtherTask(network=second, labels=str(names))})
-    assert both.size == (128, 192) and both.classes == (3, 3)
+    assert both.size == (128, 192)
     shown, truth = frame((128, 192))
     made = both(shown)
     assert made.shape == (1, 6, 128, 192)
-    for part in made.split(both.classes, 1):
+    for part in made.split((3, 3), 1):
         assert (part.argmax(1)[0].numpy() == truth).mean() > 0.95

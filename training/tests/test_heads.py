@@ -18,11 +18,11 @@ from gosvae_codec.sessions import Session
 from gosvae_codec.tasks import FEATURES_KEY, KINDS
 from gosvae_codec.testing import OBJECTS, write_random_prior
 from gosvae_training.bundle.card import model_card
-from gosvae_training.bundle.detection import with_least_score, with_suppression
 from gosvae_training.bundle.graphs import EncoderGraph, FeaturesGraph
 from gosvae_training.bundle.networks import Head, Networks, share_expert, write_networks
 from gosvae_training.bundle.onnx_export import to_onnx
 from gosvae_training.models import settings
+from gosvae_training.models.suppression import with_least_score, with_suppression
 from gosvae_training.models.token_network import TokenNetwork, build_tokens
 
 

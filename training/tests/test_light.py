@@ -20,7 +20,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_training import export, train
 from gosvae_training.config import load_config
 from gosvae_training.data.augment import RandomCrops, _at_parts
-from gosvae_training.data.cached_logits import CachedLogits
+from gosvae_training.data.cached_logits import CachedLogits, Taught
 from gosvae_training.data.datasets import load_dataset
 from gosvae_training.data.samples import Sample
 from gosvae_training.strict import ConfigError
@@ -175,11 +175,11 @@ def test_what_the_expert_said_of_a_frame_is_asked_for_once_and_moves_with_it(
     samples = load_dataset(write_camvid(tmp_path / "camvid"), "train")
     asked = []
 
-    def teach(frame: np.ndarray) -> torch.Tensor:
+    def teach(frame: np.ndarray) -> Taught:
         asked.append(frame)
         # As sure of a class as its colour says; void is none.
         label = frame[2::4, 2::4, 2] // 20
-        return torch.from_numpy((np.arange(11)[:, None, None] == label) * 9.0).float()
+        return Taught(torch.from_numpy((np.arange(11)[:, None, None] == label) * 9.0).float())
 
     file = tmp_path / "logits" / "some.npz"
     first, second = (CachedLogits(samples, SIZE[0], teach, file) for _ in range(2))

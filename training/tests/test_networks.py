@@ -31,11 +31,12 @@ from gosvae_training.models.efficientnet import EfficientNetLite
 from gosvae_training.models.encoders import PatchConv
 from gosvae_training.models.espnet import EspNet
 from gosvae_training.models.expert import Expert
-from gosvae_training.models.experts import Translate, build_expert, features, frozen
+from gosvae_training.models.experts import build_expert, features, frozen
 from gosvae_training.models.flow import LabelFlow
 from gosvae_training.models.pixels import Critic, PixelDecoder, to_frames
 from gosvae_training.models.quantizers import Rounding
 from gosvae_training.models.token_network import TokenNetwork, build_tokens
+from gosvae_training.models.translate import Translate
 from gosvae_training.objectives import Objective, TokenObjective, build_objective
 from gosvae_training.strict import ConfigError
 

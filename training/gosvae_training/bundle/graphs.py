@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.decoders import LabelDecoder
+from ..data.boxes import STRIDE
+from ..models.decoders import BoxMaps, LabelDecoder
 from ..models.pixels import PixelDecoder, to_frames
 from ..models.token_network import TokenNetwork
 
@@ -112,6 +114,36 @@ class PictureGraph(_DecoderGraph):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return to_frames(self.crop(self.decoder(self.vectors(tokens)))).round().to(torch.uint8)
+
+
+class BoxesGraph(nn.Module):
+    """Features -> boxes before suppression, see :func:`..models.suppression.with_suppression`.
+
+    float (N, C, fh, fw) -> corners, float (N, fh * fw, 4), and scores, float (N, classes, fh * fw).
+    Cells beside a surer one of the same class score nothing (Objects as Points, Zhou et al. 2019,
+    section 4).
+    """
+
+    shape: Tensor
+
+    def __init__(self, maps: BoxMaps, classes: slice, input_size: tuple[int, int]) -> None:
+        """Take these of the classes of `maps`; features cover `input_size` at 4 pixels."""
+        super().__init__()
+        self.maps, self.classes = maps, classes
+        height, width = input_size
+        self.register_buffer("shape", torch.tensor([width, height, width, height]) / STRIDE)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.maps(features)
+        near, distances = made[:, :-4].sigmoid(), made[:, -4:].clamp(max=8).exp()
+        near = near[:, self.classes]
+        near = near * (near == F.max_pool2d(near, 3, 1, 1))
+        rows, columns = features.shape[2:]
+        y = (torch.arange(rows) + 0.5)[:, None].expand(rows, columns)
+        x = (torch.arange(columns) + 0.5)[None].expand(rows, columns)
+        centre = torch.stack([x, y])
+        corners = torch.cat([centre - distances[:, :2], centre + distances[:, 2:]], 1)
+        return corners.flatten(2).mT / self.shape, near.flatten(2)
 
 
 class PixelHead(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models.onnx_detector import OnnxDetector
 from ..models.onnx_expert import OnnxExpert
 
 Shape = tuple[int, ...]
@@ -33,6 +34,8 @@ def network_macs(network: nn.Module, *inputs: Any) -> int:
 
 def expert_macs(expert: nn.Module, frames: Tensor) -> int | None:
     """Return an expert's MACs for uint8 `frames` (N, H, W, 3); None where they are not known."""
+    if isinstance(expert, OnnxDetector):
+        return graph_macs(expert.graph, tuple(frames.shape))
     if not isinstance(expert, OnnxExpert):
         return network_macs(expert, frames)
     # What an ONNX network does is hidden from torch.

@@ -13,7 +13,7 @@ from gosvae_codec.draft import write_text
 from gosvae_codec.manifest import FORMAT, MANIFEST, dump
 
 from ..config import Config
-from ..models.settings import EspNet, Fpn, Light, Network, Onnx
+from ..models.settings import Detector, EspNet, Fpn, Light, Network, Onnx
 from ..models.token_network import TokenNetwork
 from ..train import Material
 from .card import expert_card, model_card
@@ -69,11 +69,11 @@ def write_expert_manifest(folder: Path, about: dict[str, Any]) -> None:
     write_text(folder / CARD, card)
 
 
-def expert_name(network: Network) -> str:
+def expert_name(network: Network | Detector) -> str:
     """Return what an expert is called in manifest and card."""
     if isinstance(network, Fpn):
         return f"EfficientNet-{network.backbone.capitalize()} FPN"
-    if isinstance(network, Onnx):
+    if isinstance(network, Onnx | Detector):
         return Path(network.path).stem
     return "ESPNet" if isinstance(network, EspNet) else network.factory
 

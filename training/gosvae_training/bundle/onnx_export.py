@@ -12,9 +12,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ..models.onnx_expert import OnnxExpert
+from ..models.onnx_expert import OPSET, OnnxExpert
 
-OPSET = 18
 LEAST_KEPT = 0.95
 """Share of the tokens that must survive the rounding of the encoder's weights to float16."""
 

@@ -10,12 +10,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from gosvae_codec import ModelBundle
 from gosvae_codec.images import resize_frame
+from gosvae_codec.labels import label_space
 from gosvae_codec.manifest import (
     ENCODER,
     FEATURES,
@@ -27,18 +29,21 @@ from gosvae_codec.manifest import (
     list_labels,
     record,
 )
-from gosvae_codec.tasks import KINDS
+from gosvae_codec.tasks import KINDS, Detection
 
-from ..config import SEMANTIC
+from ..config import SEMANTIC, Config
 from ..data.samples import Dataset, describe, is_labelled, iterate
 from ..evaluate import evaluate
 from ..files import whole_folder
 from ..models.experts import SeveralExperts, build_expert, with_tasks
+from ..models.onnx_detector import OnnxDetector
 from ..models.settings import Fpn, Labels, Tokens
+from ..models.suppression import BOXES, LEAST_SCORE, OVERLAP, SCORES, with_suppression
 from ..models.token_network import TokenNetwork, build_tokens
 from ..prior import fit_prior
 from ..train import Material
 from .graphs import (
+    BoxesGraph,
     EncoderGraph,
     FeaturesGraph,
     PictureGraph,
@@ -60,7 +65,7 @@ from .manifest import (
 )
 from .networks import Head, Networks, share_expert, write_networks
 from .offsets import first_level_logits, fit_offsets
-from .onnx_export import ExportError, infer, write_onnx
+from .onnx_export import ExportError, infer, to_onnx, write_onnx
 
 
 def export(material: Material, runs: Path, models: Path) -> Path:
@@ -160,7 +165,8 @@ def load_trained(material: Material, runs: Path) -> tuple[nn.Module, TokenNetwor
         load_averaged(expert, run / "expert", config.expert.steps)
     assert not isinstance(config.tokens, Labels)
     expert = with_tasks(expert, labels, config.tasks)
-    codec = build_tokens(config.tokens, sum(map(len, config.spaces())), expert)
+    masks, boxes = (sum(map(len, each)) for each in (config.spaces(), config.detected()))
+    codec = build_tokens(config.tokens, masks, expert, boxes=boxes)
     load_averaged(codec, run / "codec", config.codec.steps)
     for network in (expert, codec):
         network.eval().requires_grad_(False)
@@ -203,7 +209,7 @@ def write_bundle(
     """
     config = material.config
     frames = some_frames(material.val, 5, config.input_size)
-    heads, macs = _semantic_tasks(material, expert, codec, models)
+    heads, macs = _heads(material, expert, codec, models)
     networks = Networks(
         EncoderGraph(codec, config.inertia),
         FeaturesGraph(codec, config.input_size),
@@ -235,26 +241,44 @@ def write_bundle(
     return manifest
 
 
-def _semantic_tasks(
+def _heads(
     material: Material, expert: nn.Module, codec: TokenNetwork, models: Path
 ) -> tuple[dict[str, Head], int | None]:
     """Return the heads by task, and what all experts compute; their files go to `models`."""
-    config, spaces = material.config, material.config.spaces()
+    config = material.config
     experts = list(expert.experts) if isinstance(expert, SeveralExperts) else [expert]
-    graphs = semantic_heads(codec, expert, [len(space) for space in spaces])
+    spaces = [material.labels, *(label_space(task.labels) for task in config.tasks.values())]
     networks = [config.expert.network, *(task.network for task in config.tasks.values())]
-    outputs = list(KINDS[SEMANTIC].outputs)
-    heads, macs = {}, []
-    for name, labels, network, module, graph in zip(
-        (SEMANTIC, *config.tasks), spaces, networks, experts, graphs, strict=True
+    graphs = iter(semantic_heads(codec, expert, [len(space) for space in config.spaces()]))
+    heads, macs, detected = {}, [], 0
+    for name, labels, network, module in zip(
+        (SEMANTIC, *config.tasks), spaces, networks, experts, strict=True
     ):
         # A foreign expert looks at frames at its own size, if it has one.
         own = some_frames(material.val, 5, getattr(module, "size", None) or config.input_size)
-        shared = share_expert(module, expert_name(network), own, outputs, models)
-        about = {"label_space": labels.name, "labels": list_labels(labels)}
-        heads[name] = Head(SEMANTIC, graph, about, shared)
+        graph: nn.Module | onnx.ModelProto
+        if isinstance(module, OnnxDetector):
+            classes = slice(detected, detected + len(labels))
+            detected = classes.stop
+            kind, source, graph = Detection.kind, module.graph, _boxes_head(codec, classes, config)
+            about = {"labels": list_labels(labels)}
+        else:
+            kind, source, graph = SEMANTIC, module, next(graphs)
+            about = {"label_space": labels.name, "labels": list_labels(labels)}
+        outputs = list(KINDS[kind].outputs)
+        shared = share_expert(source, expert_name(network), own, outputs, models)
+        heads[name] = Head(kind, graph, about, shared)
         macs.append(expert_macs(module, own[0]))
     return heads, total_macs(macs)
+
+
+def _boxes_head(codec: TokenNetwork, classes: slice, config: Config) -> onnx.ModelProto:
+    """Return the head of a detector's task, whose `classes` these are of all that are detected."""
+    graph = BoxesGraph(codec.decoder.boxes, classes, config.input_size)
+    width = codec.decoder.classifier.weight.shape[1]
+    example = torch.zeros(2, width, *(-(-side // 4) for side in config.input_size))
+    maps = to_onnx(graph, (example,), (["features"], [BOXES, SCORES]))
+    return with_suppression(maps, OVERLAP, LEAST_SCORE)
 
 
 def report(folder: Path, samples: Dataset) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from gosvae_codec.labels import UNLABELLED, LabelSpace
 
+from .boxes import draw_maps, move_boxes
 from .samples import Dataset, Sample
 
 Frame = npt.NDArray[np.uint8]
@@ -46,7 +47,8 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
     """Return a random crop of `size` (height, width): scaled, flipped, turned, recoloured.
 
     What falls outside the frame repeats its edge and is unlabelled in the mask. Where there are
-    logits, they come along at a quarter of the sides, and the mask is at half of them.
+    logits, they come along at a quarter of the sides, and the mask is at half of them. Boxes come
+    along with logits.
     """
     height, width = sample.mask.shape
     scale = np.exp(rng.uniform(np.log(0.6), np.log(1.8)))
@@ -86,7 +88,10 @@ def augment(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> 
         ).reshape(*quarter[::-1], -1)
         for first in range(0, sample.logits.shape[2], 4)
     ]
-    return Sample(recolor(_bytes(frame), rng), _bytes(mask), np.concatenate(planes, 2))
+    boxes = sample.boxes
+    if boxes is not None:
+        boxes = move_boxes(boxes, matrix, (height, width), size)
+    return Sample(recolor(_bytes(frame), rng), _bytes(mask), np.concatenate(planes, 2), boxes)
 
 
 def _at_parts(matrix: npt.NDArray[np.float64], source: int, target: int) -> np.ndarray:
@@ -140,8 +145,9 @@ class RandomCrops(Items):
 
     Items are (uint8 (h, w, 3) RGB, int64 (h, w) channel index or 255). Frames are first brought
     to the height `rows`, at which the network will see them. Where the samples have an expert's
-    logits, items are (uint8 (h, w, 3), int64 (h/2, w/2), float32 (classes, h/4, w/4)). A share
-    `compression` of the crops comes through a codec, at the scale that the network sees.
+    logits, items are (uint8 (h, w, 3), int64 (h/2, w/2), float32 (classes, h/4, w/4)); with
+    `detected` classes of boxes, the maps of these stand behind the logits, see :func:`draw_maps`. A
+    share `compression` of the crops comes through a codec, at the scale that the network sees.
     """
 
     def __init__(
@@ -153,9 +159,11 @@ class RandomCrops(Items):
         length: int,
         seed: int,
         compression: float = 0.0,
+        detected: int = 0,
     ) -> None:
         self._samples = samples
         self._compression = compression
+        self._detected = detected
         self._rows = rows
         self._size = size
         self._length = length
@@ -177,7 +185,11 @@ class RandomCrops(Items):
         item = torch.from_numpy(crop.frame), torch.from_numpy(self._channel[crop.mask])
         if crop.logits is None:
             return item
-        return *item, torch.from_numpy(crop.logits.transpose(2, 0, 1))
+        logits = crop.logits.transpose(2, 0, 1)
+        if self._detected:
+            assert crop.boxes is not None
+            logits = np.concatenate([logits, draw_maps(crop.boxes, self._detected, self._size)])
+        return *item, torch.from_numpy(logits)
 
 
 def fit_rows(sample: Sample, rows: int) -> Sample:

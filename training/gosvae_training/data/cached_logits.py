@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,43 +59,55 @@ def at_stride(logits: Tensor, size: Sequence[int], stride: int = STRIDE) -> Tens
     return made[0]
 
 
+class Taught(NamedTuple):
+    """What experts say of a frame."""
+
+    logits: Tensor
+    """float (classes, h, w) of all of it, at any stride."""
+    boxes: npt.NDArray[np.float32] | None = None
+    """Of detectors, see :mod:`.boxes`."""
+
+
 class CachedLogits:
-    """Samples at the height that networks see them at, in memory, with an expert's logits."""
+    """Samples at the height that networks see them at, in memory, with what experts say of them."""
 
     def __init__(
-        self, samples: Dataset, rows: int, teach: Callable[[np.ndarray], Tensor], file: Path
+        self, samples: Dataset, rows: int, teach: Callable[[np.ndarray], Taught], file: Path
     ) -> None:
         """Ask the expert once for each frame, or read what it said.
 
         Args:
             samples: what to keep; read once, in order.
             rows: height that frames are brought to.
-            teach: uint8 (H, W, 3), a frame as it is -> logits float (classes, h, w) of all of it,
-                at any stride.
-            file: NPZ file with an array for each frame, written if there is none; its name has to
+            teach: uint8 (H, W, 3), a frame as it is -> what is said of it.
+            file: NPZ file with arrays for each frame, written if there is none; its name has to
                 tell apart experts and samples.
         """
         self.title, self.terms = samples.title, samples.terms
         known = np.load(file) if file.exists() else None
-        made: list[np.ndarray] = []
+        made: dict[str, np.ndarray] = {}
         self._samples: list[Sample] = []
         progress = tqdm(
             iterate(samples), desc="expert's logits", unit="frame", total=len(samples), leave=False
         )
         for index, sample in enumerate(progress):
             fitted = fit_rows(sample, rows)
+            name = f"boxes_{index}"
             if known is not None:
-                logits = known[f"arr_{index}"]
+                logits, boxes = known[f"arr_{index}"], known.get(name)
             else:
-                found = at_stride(teach(sample.frame), fitted.mask.shape)
-                logits = found.permute(1, 2, 0).numpy().astype(np.float16)
-                made.append(logits)
-            self._samples.append(fitted._replace(logits=logits))
+                taught = teach(sample.frame)
+                found = at_stride(taught.logits, fitted.mask.shape)
+                logits, boxes = found.permute(1, 2, 0).numpy().astype(np.float16), taught.boxes
+                made[f"arr_{index}"] = logits
+                if boxes is not None:
+                    made[name] = boxes
+            self._samples.append(fitted._replace(logits=logits, boxes=boxes))
         if known is not None:
             known.close()
         else:
             with whole_file(file) as draft:
-                np.savez(draft, *made)
+                np.savez(draft, **made)
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -23,6 +23,8 @@ class Sample(NamedTuple):
     mask: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float16] | None = None
     """An expert's, float16 (H/4, W/4, classes), where it was asked before."""
+    boxes: npt.NDArray[np.float32] | None = None
+    """Of detectors, where they were asked before; see :mod:`.boxes`."""
 
 
 class Dataset(Protocol):

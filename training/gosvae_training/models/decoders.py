@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,13 +32,20 @@ class ContextBlock(nn.Module):
 class MaskDecoder(nn.Module):
     """Quantised vectors straight to logits at stride 4: (N, dim, h, w) -> (N, classes, H/4, W/4).
 
-    Tokens lie `token_stride` pixels apart.
+    Tokens lie `token_stride` pixels apart. With classes of `boxes`, what :class:`BoxMaps` makes
+    stands behind the logits.
     """
 
     stride = 4
 
     def __init__(
-        self, dim: int, classes: int, token_stride: int = 16, width: int = 256, blocks: int = 6
+        self,
+        dim: int,
+        classes: int,
+        token_stride: int = 16,
+        width: int = 256,
+        blocks: int = 6,
+        boxes: int = 0,
     ) -> None:
         super().__init__()
         self._up = token_stride // self.stride
@@ -46,14 +54,37 @@ class MaskDecoder(nn.Module):
         self.widen = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, 64 * self._up**2, 1))
         self.refine = separable(64, 64, 5)
         self.classifier = nn.Conv2d(64, classes, 1)
+        self.boxes = BoxMaps(64, boxes) if boxes else None
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.classifier(self.embed(vectors))
+        features = self.embed(vectors)
+        logits = self.classifier(features)
+        return logits if self.boxes is None else torch.cat([logits, self.boxes(features)], 1)
 
     def embed(self, vectors: Tensor) -> Tensor:
         """Return what the classifier sees, (N, 64, H/4, W/4)."""
         x = self.widen(self.blocks(self.enter(vectors)))
         return self.refine(F.relu(F.pixel_shuffle(x, self._up)))
+
+
+class BoxMaps(nn.Module):
+    """Features at stride 4 to maps of boxes (TTFNet, Liu et al. 2020, section 3).
+
+    (N, width, h, w) -> (N, classes + 4, h, w): logits of a class having a box's centre in the cell,
+    and logarithms of the distances in cells from the cell's centre to left, top, right and bottom.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.refine = nn.Sequential(separable(width, 64, 5), separable(64, 64, 5))
+        self.maps = nn.Conv2d(64, classes + 4, 1)
+        with torch.no_grad():
+            # Hardly any cell is a centre (section 4.1 of Objects as Points, Zhou et al. 2019).
+            self.maps.bias[:classes] = -4.0
+            self.maps.bias[classes:] = 1.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.maps(self.refine(features))
 
 
 class LabelDecoder(nn.Module):

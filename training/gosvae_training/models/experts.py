@@ -11,83 +11,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gosvae_codec.errors import LabelError
-from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace, label_space, translate
+from gosvae_codec.labels import CITYSCAPES, LabelSpace, label_space
 
 from ..strict import ConfigError
 from . import settings
 from .espnet import EspNet
 from .expert import Expert
+from .onnx_detector import OnnxDetector
 from .onnx_expert import Feed, OnnxExpert
-
-_ABSENT = -30.0
-"""Logit of a class that a foreign network does not know."""
-
-
-class Translate(nn.Module):
-    """Logits of foreign channels to logits of a label space.
-
-    A class that several channels fall into gets the sum of their probabilities.
-    """
-
-    def __init__(
-        self, channels: Sequence[str], labels: LabelSpace, source: LabelSpace | None = None
-    ) -> None:
-        """Make the table.
-
-        Args:
-            channels: label name of each channel, empty for none.
-            labels: label space wanted.
-            source: where given, the label space of the names, some of which `labels` may lack.
-
-        Raises:
-            ConfigError: no channel means one of the labels or, without `source`, one does not.
-        """
-        super().__init__()
-        partial = source is not None
-        if source is None:
-            named = [name for name in dict.fromkeys(channels) if name]
-            entries = tuple(Label(place, name, (0, 0, 0)) for place, name in enumerate(named))
-            source = LabelSpace("channels", entries) if named else labels
-        names, table = {each.id: each.name for each in labels.labels}, translate(source, labels)
-        meant = {each.name: names.get(int(table[each.id]), "") for each in source.labels}
-        self.table = [(name, meant[name] if name else "") for name in channels]
-        self.groups = [
-            [place for place, (_, label) in enumerate(self.table) if label == each.name]
-            for each in labels.labels
-        ]
-        strange = [name for name, label in self.table if name and not label]
-        if not any(self.groups) or (strange and not partial):
-            raise ConfigError(
-                f"channels {strange or list(channels)}: no labels of {labels.name}, which has "
-                f"{', '.join(names.values())}; leave a channel out with an empty name\n{self}"
-            )
-
-    def __str__(self) -> str:
-        rows = [("channel", "name", "label")]
-        rows += [(str(place), *pair) for place, pair in enumerate(self.table)]
-        return "\n".join(f"{a:>7}  {b or '-':20}  {c or '-'}" for a, b, c in rows)
-
-    def check(self, channels: int) -> None:
-        """Raise ConfigError unless a network with so many channels is meant."""
-        if channels != len(self.table):
-            raise ConfigError(
-                f"the expert has {channels} channels, but {len(self.table)} are named; give a name "
-                f"for each, empty for none\n{self}"
-            )
-
-    def forward(self, logits: Tensor) -> Tensor:
-        self.check(logits.shape[1])
-        absent = torch.full_like(logits[:, 0], _ABSENT)
-        logits = logits.log_softmax(1)
-        return torch.stack(
-            [logits[:, group].logsumexp(1) if group else absent for group in self.groups], 1
-        )
+from .translate import Translate, translate_channels
 
 
 class TorchExpert(nn.Module):
@@ -106,28 +45,44 @@ class TorchExpert(nn.Module):
 
 
 class SeveralExperts(nn.Module):
-    """Experts of several label spaces, whose logits are laid one after another.
+    """Experts of several tasks side by side.
 
-    Each expert's are logarithms of its probabilities, (N, classes of all, h, w), at the finest of
-    the experts' strides.
+    Called with frames it gives the logits of those that make masks, one after another: logarithms
+    of their probabilities, (N, classes of all, h, w), at the finest of their strides.
 
     Attributes:
-        experts: in the order of the logits.
-        classes: of each.
-        size: height and width that frames are shown at: the largest of those that experts have of
-            their own, None where no expert has any.
+        experts: in the order of the tasks.
+        size: height and width that frames are shown at: the largest of those that experts of masks
+            have of their own, None where none has any.
     """
 
-    def __init__(self, experts: Sequence[nn.Module], classes: Sequence[int]) -> None:
+    def __init__(self, experts: Sequence[nn.Module], spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
-        self.experts, self.classes = nn.ModuleList(experts), tuple(classes)
+        self.experts = nn.ModuleList(experts)
+        self._classes = [len(space) for space in spaces]
         sizes = [getattr(each, "size", None) for each in experts]
         self.size = max((each for each in sizes if each), key=math.prod, default=None)
 
     def forward(self, frames: Tensor) -> Tensor:
-        made = [expert(frames).float().log_softmax(1) for expert in self.experts]
+        made = [
+            expert(frames).float().log_softmax(1)
+            for expert in self.experts
+            if not isinstance(expert, OnnxDetector)
+        ]
         sides = max((each.shape[2:] for each in made), key=math.prod)
         return torch.cat([F.interpolate(each, size=sides, mode="bilinear") for each in made], 1)
+
+    def boxes(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the boxes of all detectors, whose classes are counted one after another.
+
+        See :meth:`.onnx_detector.OnnxDetector.boxes`.
+        """
+        found, first = [np.zeros((0, 5), np.float32)], 0
+        for expert, classes in zip(self.experts, self._classes, strict=True):
+            if isinstance(expert, OnnxDetector):
+                found.append(expert.boxes(frame) + np.float32([first, 0, 0, 0, 0]))
+                first += classes
+        return np.concatenate(found)
 
 
 def with_tasks(
@@ -147,9 +102,7 @@ def with_tasks(
 
 def side_by_side(experts: Sequence[nn.Module], spaces: Sequence[LabelSpace]) -> nn.Module:
     """Return the experts of these label spaces as one; the expert itself where it is the only."""
-    if len(experts) == 1:
-        return experts[0]
-    return SeveralExperts(experts, [len(space) for space in spaces])
+    return experts[0] if len(experts) == 1 else SeveralExperts(experts, spaces)
 
 
 def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
@@ -183,7 +136,7 @@ def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
         )
         names = [label.name for label in CITYSCAPES.labels]
         return TorchExpert(before, inner.eval(), Translate([*names, ""], labels, CITYSCAPES))
-    after = _translate(network.channels, labels)
+    after = translate_channels(network.channels, labels)
     if isinstance(network, settings.Onnx):
         expert = OnnxExpert(network, len(after.table), after)
         try:
@@ -199,17 +152,6 @@ def build_expert(network: settings.Network, labels: LabelSpace) -> nn.Module:
             f"factory {network.factory!r}: {error}; give module:function on PYTHONPATH"
         ) from error
     return TorchExpert(Feed(network.picture), inner.eval(), after)
-
-
-def _translate(channels: settings.Channels, labels: LabelSpace) -> Translate:
-    """Return what turns the channels of a configuration into labels."""
-    if not isinstance(channels, str):
-        return Translate(channels, labels)
-    try:
-        source = label_space(channels)
-    except LabelError as error:
-        raise ConfigError(f"channels: {error}") from error
-    return Translate([each.name for each in source.labels], labels, source)
 
 
 def load_weights(
@@ -228,12 +170,14 @@ def load_weights(
         raise ConfigError(f"weights {file}: not those of {kind}: {error}") from error
 
 
-def frozen(network: settings.Network, labels: LabelSpace) -> nn.Module:
+def frozen(network: settings.Network | settings.Detector, labels: LabelSpace) -> nn.Module:
     """Return an expert that only serves; see :func:`build_expert`.
 
     Raises:
-        ConfigError: it is an FPN without weights.
+        ConfigError: it is an FPN without weights, or see :class:`.onnx_detector.OnnxDetector`.
     """
+    if isinstance(network, settings.Detector):
+        return OnnxDetector(network, translate_channels(network.channels, labels))
     if isinstance(network, settings.Fpn) and not network.weights:
         raise ConfigError("an expert of kind fpn that is not trained in this run needs weights")
     return build_expert(network, labels).eval().requires_grad_(False)

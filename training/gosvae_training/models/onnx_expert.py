@@ -21,12 +21,15 @@ Values = Literal["logits", "softmax", "sigmoid", "labels"]
 Array = npt.NDArray[Any]
 Shape = Sequence[int]
 
-_TYPES: dict[str, torch.dtype] = {
+OPSET = 18
+"""Operator set of the graphs that are written."""
+TYPES: dict[str, torch.dtype] = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
     "tensor(double)": torch.float64,
     "tensor(uint8)": torch.uint8,
 }
+"""Of the pictures that networks take."""
 _DEFAULT_SIZE = (256, 512)
 """Height and width of the frame that a network of free size is probed with."""
 _ALMOST_ZERO = 1e-4
@@ -74,6 +77,40 @@ def open_network(path: Path) -> ort.InferenceSession:
         raise ConfigError(f"{path}: not an ONNX network that runs: {error}") from error
 
 
+class PictureInput(NamedTuple):
+    """What the input of a network of pictures is like; see :class:`Form`."""
+
+    name: str
+    dtype: torch.dtype
+    channels_last: bool
+    single: bool
+    size: tuple[int, int] | None
+
+
+def picture_input(path: Path, session: ort.InferenceSession) -> PictureInput:
+    """Return what a network takes; raise ConfigError unless that is colour pictures."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = [each.name for each in inputs]
+        raise ConfigError(f"{path}: takes {names}; an expert takes one picture")
+    (given,) = inputs
+    shape = given.shape
+    if len(shape) != 4 or given.type not in TYPES or 3 not in (shape[1], shape[3]):
+        raise ConfigError(
+            f"{path}: input {given.name} is {given.type} {shape}; an expert takes pictures, "
+            "(N, 3, H, W) or (N, H, W, 3) of float, float16 or uint8"
+        )
+    single = isinstance(shape[0], int)
+    if single and shape[0] != 1:
+        raise ConfigError(
+            f"{path}: takes {shape[0]} frames at a time; export it with a batch of 1 or a free one"
+        )
+    last = shape[1] != 3
+    sides = shape[1:3] if last else shape[2:4]
+    size = (sides[0], sides[1]) if all(isinstance(each, int) for each in sides) else None
+    return PictureInput(given.name, TYPES[given.type], last, single, size)
+
+
 def probe(network: settings.Onnx, classes: int) -> Form:
     """Return the form of an ONNX network, of which one frame of noise is run.
 
@@ -86,30 +123,14 @@ def probe(network: settings.Onnx, classes: int) -> Form:
             classes. The message is one line.
     """
     path, session = network.path, open_network(Path(network.path))
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = [each.name for each in inputs]
-        raise ConfigError(f"{path}: takes {names}; an expert takes one picture")
-    (given,) = inputs
-    shape = given.shape
-    if len(shape) != 4 or given.type not in _TYPES or 3 not in (shape[1], shape[3]):
-        raise ConfigError(
-            f"{path}: input {given.name} is {given.type} {shape}; an expert takes pictures, "
-            "(N, 3, H, W) or (N, H, W, 3) of float, float16 or uint8"
-        )
-    if isinstance(shape[0], int) and shape[0] != 1:
-        raise ConfigError(
-            f"{path}: takes {shape[0]} frames at a time; export it with a batch of 1 or a free one"
-        )
-    last = shape[1] != 3
-    sides = shape[1:3] if last else shape[2:4]
-    size = (sides[0], sides[1]) if all(isinstance(each, int) for each in sides) else None
+    given = picture_input(Path(path), session)
+    size = given.size
     if size is not None and network.size not in (None, size):
         raise ConfigError(f"{path}: takes {size}, so size cannot be {network.size}; leave it out")
     shown = size or network.size or _DEFAULT_SIZE
     noise = np.random.default_rng(0).random((1, *shown, 3), np.float32)
-    dtype = _TYPES[given.type]
-    picture = Feed(network.picture, dtype, last)(torch.from_numpy(255 * noise)).numpy()
+    feed = Feed(network.picture, given.dtype, given.channels_last)
+    picture = feed(torch.from_numpy(255 * noise)).numpy()
     try:
         made = session.run(None, {given.name: picture})
     except Exception as error:  # as above
@@ -118,8 +139,7 @@ def probe(network: settings.Onnx, classes: int) -> Form:
     name, layout = _choose(network, outputs, shown, classes)
     array = outputs[name]
     values, channels = _values(path, name, array, layout)
-    single = isinstance(shape[0], int)
-    return Form(given.name, dtype, last, single, size, name, layout, values, channels)
+    return Form(*given, name, layout, values, channels)
 
 
 def _choose(
@@ -285,6 +305,11 @@ class OnnxExpert(nn.Module):
         # Part of what tells this expert from others.
         sha256 = bytearray(hashlib.sha256(self.path.read_bytes()).digest())
         self.register_buffer("digest", torch.frombuffer(sha256, dtype=torch.uint8).clone())
+
+    @property
+    def names(self) -> nn.Module:
+        """Table of channels and labels."""
+        return self.after[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxExpert:
         """Return itself: it has nothing that is trained."""

@@ -87,20 +87,36 @@ class Onnx(Strict):
     """Name of the output to read where several could be meant."""
 
 
-Network = Annotated[
+_Experts = (
     Annotated[Fpn, Tag("fpn")]
     | Annotated[EspNet, Tag("espnet")]
     | Annotated[Torch, Tag("torch")]
-    | Annotated[Onnx, Tag("onnx")],
-    kind_or("fpn"),
-]
-"""Any expert."""
+    | Annotated[Onnx, Tag("onnx")]
+)
+Network = Annotated[_Experts, kind_or("fpn")]
+"""Any expert of masks."""
+
+
+class Detector(Strict):
+    """Any ONNX detector from one picture to boxes; see :class:`.onnx_detector.OnnxDetector`.
+
+    It takes (1, 3, H, W) of float, float16 or uint8, and makes (1, boxes, 5 + channels) as YOLOX or
+    YOLOv5, (1, 4 + channels, boxes) as YOLOv8, or (1, boxes, 6) of corners, score and class.
+    """
+
+    kind: Literal["detector"]
+    path: str
+    channels: Channels
+    picture: Picture | None = None
+    """Without one, what detectors of its form take."""
+    size: Size | None = None
+    """At which frames are shown to it where it takes any; a square of 640 without one."""
 
 
 class FurtherTask(Strict):
-    """Masks of another label space, imitated from an expert of its own."""
+    """Masks or boxes of another label space, imitated from an expert of its own."""
 
-    network: Network
+    network: Annotated[_Experts | Annotated[Detector, Tag("detector")], kind_or("fpn")]
     labels: str
     """Label space: its name, or a YAML file of labels."""
 

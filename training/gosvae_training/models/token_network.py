@@ -108,6 +108,7 @@ def build_tokens(
     classes: int,
     expert: nn.Module | None = None,
     schedule: Schedule | None = None,
+    boxes: int = 0,
 ) -> TokenNetwork:
     """Return the network that a configuration describes.
 
@@ -117,6 +118,7 @@ def build_tokens(
         expert: where given, what is pretrained starts with this expert's weights, if it has
             a backbone, else with ImageNet's.
         schedule: where given, rare codes are restarted as suits its batches.
+        boxes: classes of boxes, which a decoder of kind masks makes.
 
     Raises:
         ConfigError: the encoder has no such stride, or a decoder needs an expert with a backbone.
@@ -138,7 +140,7 @@ def build_tokens(
         )
     else:
         decoder = MaskDecoder(
-            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks
+            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks, boxes
         )
     quantizer: nn.Module = Rounding()
     if tokens.codes:

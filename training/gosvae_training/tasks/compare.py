@@ -31,13 +31,12 @@ from gosvae_codec.images import resize_frame
 from gosvae_codec.sessions import Session
 from gosvae_codec.tasks import DetectionResult, Result, SemanticResult
 
-from ..bundle.detection import with_least_score
 from ..data.datasets import default_split, load_dataset
 from ..data.samples import DataError, Part, describe, iterate
 from ..evaluate import HEADER, INTRA_FRAMES, gigamacs, send_labels
+from ..models.suppression import LEAST_SCORE, with_least_score
 from ..tables import markdown_table
 from ..task_meters import task_meters
-from .train import LEAST_SCORE
 
 Frame = npt.NDArray[np.uint8]
 Results = Mapping[str, Result]

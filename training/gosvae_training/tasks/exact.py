@@ -22,13 +22,13 @@ from gosvae_codec import Decoder, Encoder, GosvaeError, ModelBundle
 from gosvae_codec.tasks import DetectionResult
 
 from ..average_precision import AveragePrecision
-from ..bundle.detection import with_least_score
 from ..data.samples import DataError
 from ..evaluate import HEADER
+from ..models.suppression import LEAST_SCORE, with_least_score
 from ..strict import ConfigError
 from ..tables import markdown_table
 from .expert_graphs import detector_graph
-from .train import DETECTOR, LEAST_SCORE
+from .train import DETECTOR
 from .yolox import CLASSES
 
 Detect = Callable[[npt.NDArray[np.uint8]], tuple[int | None, DetectionResult]]

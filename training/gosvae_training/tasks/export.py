@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.labels import CITYSCAPES, UNLABELLED, Label, LabelSpace
+from gosvae_codec.labels import UNLABELLED
 from gosvae_codec.manifest import FORMAT, PRIOR, list_labels, record
 from gosvae_codec.tasks import KINDS
 
-from ..bundle.detection import BOXES, SCORES, with_suppression
 from ..bundle.graphs import EncoderGraph
 from ..bundle.macs import graph_macs, total_macs
 from ..bundle.manifest import commit, write_manifest
@@ -30,6 +29,7 @@ from ..data.datasets import parse_folders
 from ..data.mixture import Concatenation
 from ..data.samples import DataError, Dataset, Sample, describe
 from ..files import whole_folder
+from ..models.suppression import BOXES, LEAST_SCORE, OVERLAP, SCORES, with_suppression
 from ..prior import fit_prior
 from ..strict import ConfigError
 from .expert_graphs import detector_graph, segmenter_graph
@@ -39,7 +39,6 @@ from .segmenter import LABELS
 from .settings import Config
 from .train import (
     DETECTOR,
-    LEAST_SCORE,
     SEGMENTER,
     Material,
     add_options,
@@ -47,17 +46,8 @@ from .train import (
     load_config,
 )
 from .views import LabelledViews
-from .yolox import CLASSES, OVERLAP
+from .yolox import OBJECTS
 
-_COLORS = {label.name: label.color for label in CITYSCAPES.labels}
-OBJECTS = LabelSpace(
-    "objects",
-    tuple(
-        Label(index, name, _COLORS.get(name, _COLORS["traffic sign"]))
-        for index, name in enumerate(CLASSES)
-    ),
-)
-"""Classes of the detector in their order, with the colours of Cityscapes."""
 _LICENSE = (
     "Apache-2.0, that of both experts: road-segmentation-adas-0001 (Intel, OpenVINO), which was "
     "imitated, and YOLOX-nano (Megvii), whose trunk the vehicle runs and whose heads the receiver "

@@ -22,7 +22,7 @@ class FeaturesGraph(TokenGraph):
 
 
 class BoxesGraph(nn.Module):
-    """Features -> boxes before suppression, see :func:`..bundle.detection.with_suppression`.
+    """Features -> boxes before suppression, see :func:`..models.suppression.with_suppression`.
 
     These are corners float (N, cells, 4), as shares of the frame's width and height, and scores
     float (N, classes, cells).

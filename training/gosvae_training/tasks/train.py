@@ -24,6 +24,7 @@ from ..data.samples import DataError
 from ..fit import Run, TrainingError, fit, make_fabric
 from ..losses import class_weights
 from ..models.quantizers import rare_use
+from ..models.suppression import CONFIDENT, LEAST_SCORE
 from ..strict import ConfigError, parse, read_changed
 from ..train import add_machine_options
 from .network import TOKEN_STRIDE, TaskNetwork
@@ -31,12 +32,10 @@ from .objective import TaskObjective
 from .segmenter import LABELS, RoadSegmenter
 from .settings import Config, Source
 from .views import ViewItems, Views
-from .yolox import CLASSES, CONFIDENT, Heads, decode_maps, select_boxes, trunk_of
+from .yolox import CLASSES, Heads, decode_maps, select_boxes, trunk_of
 
 SEGMENTER, DETECTOR = "road_segmentation_adas_0001.onnx", "yolox_nano_coco_416.onnx"
 """Files of the experts."""
-LEAST_SCORE = 0.05
-"""Of a box that a bundle's head makes; receivers keep those that are likely enough for them."""
 
 
 @dataclass(frozen=True)

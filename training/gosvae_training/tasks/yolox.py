@@ -11,16 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gosvae_codec.labels import CITYSCAPES, Label, LabelSpace
 from gosvae_codec.tasks import DetectionResult
 
+from ..models.onnx_detector import STRIDES
 from ..models.onnx_network import OnnxNetwork
+from ..models.suppression import OVERLAP
 
-STRIDES = (8, 16, 32)
-"""Pixels from one cell to the next, of the three maps."""
 CHANNELS = (64, 128, 256)
 """Of the features that the heads take at each stride."""
-SIDE = 416
-"""Of the square that the detector is trained for."""
 _PIXELS, _STEM, _PYRAMID = "images", "721", ("956", "990", "1024")
 _MAPS = (("1062", "1063", "1045"), ("1104", "1105", "1087"), ("1146", "1147", "1129"))
 """Offsets and log sizes, objectness, classes; the latter two before the sigmoid."""
@@ -37,10 +36,17 @@ CLASSES = {
     "stop sign": 11,
 }
 """Those of COCO's 80 classes that matter on a road, and their channels."""
-CONFIDENT = 0.3
-"""Least score of a box that counts."""
-OVERLAP = 0.45
-"""Intersection over union from which two boxes of a class are one."""
+CHANNEL_NAMES = [{v: k for k, v in CLASSES.items()}.get(channel, "") for channel in range(80)]
+"""Of all channels; empty for those that do not matter."""
+_COLORS = {label.name: label.color for label in CITYSCAPES.labels}
+OBJECTS = LabelSpace(
+    "objects",
+    tuple(
+        Label(index, name, _COLORS.get(name, _COLORS["traffic sign"]))
+        for index, name in enumerate(CLASSES)
+    ),
+)
+"""CLASSES in their order, with the colours of Cityscapes."""
 
 
 def trunk_of(path: Path) -> OnnxNetwork:

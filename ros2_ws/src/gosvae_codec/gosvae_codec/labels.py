@@ -181,8 +181,48 @@ ADE20K = LabelSpace(
 )
 """The 150 classes of ADE20K's SceneParsing benchmark, from id 0 (Zhou et al. 2017)."""
 
+
+
+_COCO = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
+stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe,
+backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite,
+baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork,
+knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake,
+chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard,
+cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
+hair drier, toothbrush
+"""
+
+
+def color_of(name: str, place: int) -> tuple[int, int, int]:
+    """Return the colour of a class that has none: a known one, else a hue far from the others.
+
+    Args:
+        name: of the class; those of Cityscapes and ADE20K are known.
+        place: in its label space.
+    """
+    for space in (CITYSCAPES, ADE20K):
+        for label in space.labels:
+            if label.name == name:
+                return label.color
+    # Steps of the golden ratio never come close to an earlier hue soon.
+    channels = colorsys.hsv_to_rgb((0.1 + place * 0.618034) % 1, 0.75, 0.9 - 0.3 * (place % 2))
+    red, green, blue = (round(255 * each) for each in channels)
+    return red, green, blue
+
+
+COCO = LabelSpace(
+    "coco",
+    tuple(
+        Label(place, name, color_of(name, place))
+        for place, name in enumerate(" ".join(_COCO.split()).split(", "))
+    ),
+)
+"""The 80 classes of COCO's boxes, in the order of detectors' channels (Lin et al. 2014)."""
+
 LABEL_SPACES: Mapping[str, LabelSpace] = {
-    space.name: space for space in (CITYSCAPES, CAMVID, ADE20K)
+    space.name: space for space in (CITYSCAPES, CAMVID, ADE20K, COCO)
 }
 
 
@@ -300,22 +340,10 @@ def _entry(place: int, entry: object) -> Label:
         raise LabelError(f"entry {place} is {entry!r}; give a name, or a mapping with a name")
     if unknown := set(values) - {"id", "name", "color", "group"}:
         raise LabelError(f"entry {place}, {values['name']!r}: unknown {sorted(map(str, unknown))}")
-    number, color = values.get("id", place), values.get("color") or _color(values["name"], place)
+    number, color = values.get("id", place), values.get("color") or color_of(values["name"], place)
     if type(number) is not int:
         raise LabelError(f"entry {place}, {values['name']!r}: id {number!r} is not a whole number")
     if not isinstance(color, Sequence) or [type(each) for each in color] != [int] * 3:
         raise LabelError(f"entry {place}, {values['name']!r}: color {color!r}: give [r, g, b]")
     red, green, blue = color
     return Label(number, values["name"], (red, green, blue), str(values.get("group", "")))
-
-
-def _color(name: str, place: int) -> tuple[int, int, int]:
-    """Return the colour of a class that has none: a known one, else a hue far from the others."""
-    for space in (CITYSCAPES, ADE20K):
-        for label in space.labels:
-            if label.name == name:
-                return label.color
-    # Steps of the golden ratio never come close to an earlier hue soon.
-    channels = colorsys.hsv_to_rgb((0.1 + place * 0.618034) % 1, 0.75, 0.9 - 0.3 * (place % 2))
-    red, green, blue = (round(255 * each) for each in channels)
-    return red, green, blue

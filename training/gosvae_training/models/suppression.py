@@ -8,6 +8,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 BOXES, SCORES = "all_boxes", "all_scores"
 """What a head makes before suppression."""
+OVERLAP = 0.45
+"""Intersection over union from which two boxes of a class are one."""
+CONFIDENT = 0.3
+"""Least score of an expert's box that counts."""
+LEAST_SCORE = 0.05
+"""Of a box that a bundle's head makes; receivers keep those that are likely enough for them."""
 _LEAST = "nms/least"
 
 
