@@ -19,7 +19,7 @@ Training has an environment of its own, .venv-training, which is set up in the r
 first call.
 """
 _SEVERAL = {
-    "pictures": "what each network takes, imagenet, 0..255, 0..1 or -1..1 (default: told by trying)",
+    "pictures": "what each takes, imagenet, 0..255, 0..1 or -1..1 (default: told by trying)",
     "order": "of its colours, rgb or bgr (default: told by trying)",
 }
 _OPTIONAL = {

@@ -119,7 +119,7 @@ class Losses(Strict):
     expert_labels: float = Field(default=0.0, ge=0)
     """Cross entropy and Dice against the expert's labels, which thin classes need where there are
     no others; with ``codec.teacher: frame``."""
-    boxes: float = Field(default=0.25, ge=0)
+    boxes: float = Field(default=0.1, ge=0)
     """Centres and sides of detectors' boxes, where ``tasks`` has any."""
     pixels: float = Field(default=0.0, ge=0)
     """Mean absolute difference of pixels, 0 to 1."""

@@ -96,8 +96,8 @@ def box_loss(made: Tensor, wanted: Tensor) -> Tensor:
         made: as :class:`.models.decoders.BoxMaps` makes them, (N, classes + 4, h, w).
         wanted: as :func:`.data.boxes.draw_maps` draws them, (N, classes + 5, h, w).
     """
-    near, sides, weight = wanted.split([wanted.shape[1] - 5, 4, 1], 1)
-    logits, distances = made.float().split([near.shape[1], 4], 1)
+    near, sides, weight = wanted[:, :-5], wanted[:, -5:-1], wanted[:, -1:]
+    logits, distances = made[:, :-4].float(), made[:, -4:].float()
     found, missed = F.logsigmoid(logits), F.logsigmoid(-logits)
     focal = torch.where(
         near == 1, missed.exp().square() * found, (1 - near) ** 4 * found.exp().square() * missed

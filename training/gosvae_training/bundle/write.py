@@ -257,15 +257,16 @@ def _heads(
         # A foreign expert looks at frames at its own size, if it has one.
         own = some_frames(material.val, 5, getattr(module, "size", None) or config.input_size)
         graph: nn.Module | onnx.ModelProto
+        about: dict[str, Any] = {"labels": list_labels(labels)}
         if isinstance(module, OnnxDetector):
             classes = slice(detected, detected + len(labels))
             detected = classes.stop
-            kind, source, graph = Detection.kind, module.graph, _boxes_head(codec, classes, config)
-            about = {"labels": list_labels(labels)}
+            kind, graph = Detection.kind, _boxes_head(codec, classes, config)
         else:
-            kind, source, graph = SEMANTIC, module, next(graphs)
-            about = {"label_space": labels.name, "labels": list_labels(labels)}
+            kind, graph = SEMANTIC, next(graphs)
+            about["label_space"] = labels.name
         outputs = list(KINDS[kind].outputs)
+        source = module.graph if isinstance(module, OnnxDetector) else module
         shared = share_expert(source, expert_name(network), own, outputs, models)
         heads[name] = Head(kind, graph, about, shared)
         macs.append(expert_macs(module, own[0]))

@@ -107,7 +107,7 @@ class CachedLogits:
             known.close()
         else:
             with whole_file(file) as draft:
-                np.savez(draft, **made)
+                np.savez(draft, allow_pickle=False, **made)
 
     def __len__(self) -> int:
         return len(self._samples)

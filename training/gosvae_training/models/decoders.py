@@ -78,10 +78,9 @@ class BoxMaps(nn.Module):
         super().__init__()
         self.refine = nn.Sequential(separable(width, 64, 5), separable(64, 64, 5))
         self.maps = nn.Conv2d(64, classes + 4, 1)
-        with torch.no_grad():
-            # Hardly any cell is a centre (section 4.1 of Objects as Points, Zhou et al. 2019).
-            self.maps.bias[:classes] = -4.0
-            self.maps.bias[classes:] = 1.0
+        # Hardly any cell is a centre, and boxes are some pixels wide.
+        bias = torch.tensor([-4.0] * classes + [1.0] * 4)
+        self.maps.bias = nn.Parameter(bias)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.maps(self.refine(features))
