@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.boxes import STRIDE
@@ -120,8 +119,6 @@ class BoxesGraph(nn.Module):
     """Features -> boxes before suppression, see :func:`..models.suppression.with_suppression`.
 
     float (N, C, fh, fw) -> corners, float (N, fh * fw, 4), and scores, float (N, classes, fh * fw).
-    Cells beside a surer one of the same class score nothing (Objects as Points, Zhou et al. 2019,
-    section 4).
     """
 
     shape: Tensor
@@ -136,14 +133,12 @@ class BoxesGraph(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         made = self.maps(features)
         near, distances = made[:, :-4].sigmoid(), made[:, -4:].clamp(max=8).exp()
-        near = near[:, self.classes]
-        near = near * (near == F.max_pool2d(near, 3, 1, 1))
         rows, columns = features.shape[2:]
         y = (torch.arange(rows) + 0.5)[:, None].expand(rows, columns)
         x = (torch.arange(columns) + 0.5)[None].expand(rows, columns)
         centre = torch.stack([x, y])
         corners = torch.cat([centre - distances[:, :2], centre + distances[:, 2:]], 1)
-        return corners.flatten(2).mT / self.shape, near.flatten(2)
+        return corners.flatten(2).mT / self.shape, near[:, self.classes].flatten(2)
 
 
 class PixelHead(nn.Module):

@@ -182,7 +182,6 @@ ADE20K = LabelSpace(
 """The 150 classes of ADE20K's SceneParsing benchmark, from id 0 (Zhou et al. 2017)."""
 
 
-
 _COCO = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
 stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe,
