@@ -39,6 +39,7 @@ from gosvae_training.tasks.train import main as train
 from gosvae_training.tasks.views import ViewItems, Views, random_view
 from gosvae_training.tasks.yolox import (
     CLASSES,
+    SIDE,
     Heads,
     decode_maps,
     select_boxes,
@@ -48,8 +49,8 @@ from gosvae_training.tasks.yolox import (
 MODELS = Path(__file__).parents[2] / "models"
 SHARED = Path(__file__).parents[3] / "shared/data/experts_apache"
 TINY = Tokens(levels=2, codes=16, dim=8, width=16, features=16, blocks=1)
-SIDE = 416
-"""Of the square that the detector takes."""
+
+
 HEADS = ["1062", "1063", "1045", "1104", "1105", "1087", "1146", "1147", "1129"]
 
 

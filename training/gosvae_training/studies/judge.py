@@ -20,12 +20,12 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.tasks import DetectionResult
 
 from ..average_precision import AveragePrecision
-from ..bundle.detection import with_least_score
 from ..bundle.macs import graph_macs
 from ..data.samples import Dataset, iterate
+from ..models.suppression import LEAST_SCORE, with_least_score
 from ..tasks.expert_graphs import detector_graph
 from ..tasks.segmenter import LABELS, RoadSegmenter
-from ..tasks.train import DETECTOR, LEAST_SCORE, SEGMENTER
+from ..tasks.train import DETECTOR, SEGMENTER
 from ..tasks.yolox import CLASSES, SIDE
 from .depth import FAR, NEAR
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..bundle.macs import network_macs, total_macs
 from ..models.pixels import to_frames
+from ..models.suppression import LEAST_SCORE
 from ..models.token_network import resize_logits
 from ..tasks.network import TokenSender
 from ..tasks.segmenter import LABELS
 from ..tasks.settings import Losses
-from ..tasks.train import LEAST_SCORE
 from ..tasks.yolox import decode_maps, select_boxes
 from .judge import Experts, Frame, Made, Shape, sides
 from .picture import PictureNetwork

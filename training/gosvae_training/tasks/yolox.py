@@ -18,6 +18,8 @@ from ..models.onnx_detector import STRIDES
 from ..models.onnx_network import OnnxNetwork
 from ..models.suppression import OVERLAP
 
+SIDE = 416
+"""Of the square that the detector is trained for."""
 CHANNELS = (64, 128, 256)
 """Of the features that the heads take at each stride."""
 _PIXELS, _STEM, _PYRAMID = "images", "721", ("956", "990", "1024")
