@@ -1,8 +1,13 @@
-"""Markers that follow from what a test uses."""
+"""Markers that follow from what a test uses, and patience with slow machines."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast examples are made and run says more of the machine's other work than of the code.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 STARTS_NODES = ("rclpy", "get_package_prefix", "DOMAINS")
 """Names in a module whose tests start nodes, or talk to some, over DDS."""

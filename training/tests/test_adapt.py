@@ -93,57 +93,39 @@ def test_a_drive_and_an_expert_become_a_bundle(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("drive")
-def test_two_experts_become_two_tasks_of_one_stream(
+def test_several_experts_become_tasks_of_one_stream(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The same colours as labels at the frame's full size, which are called otherwise.
+    # The same colours as labels at the frame's full size, which are called otherwise; and boxes.
     write(tmp_path / "other.onnx", "argmax nhw", (128, 192))
-    (tmp_path / "other names.yaml").write_text(yaml.safe_dump(["one", "two", "three"]))
-    more = ["--expert", str(tmp_path / "net.onnx"), str(tmp_path / "other.onnx")]
-    more += ["--labels", str(tmp_path / "names.yaml"), str(tmp_path / "other names.yaml")]
-    assert run(tmp_path, "--pictures", "0..255", *more) == 0
-    result = json.loads((tmp_path / "mine.json").read_text())
-    bundle = ModelBundle.load(result["bundle"])
-    assert list(bundle.tasks) == ["semantic", "other_names"]
-    assert [each.name for each in bundle.tasks["other_names"].labels.labels] == [
-        "one",
-        "two",
-        "three",
-    ]
-    assert set(result["tasks"]) == set(bundle.tasks)
-    assert result["tasks"]["other_names"]["agreement"] > 0.5
-    picture = frame((128, 192))
-    for name in bundle.tasks:
-        mask = Expert(bundle, task=name).apply(picture[0][0].numpy()).mask
-        assert (mask == picture[1]).mean() > 0.99
-    made = Decoder(bundle).decode(Encoder(bundle).encode(picture[0][0].numpy())).tasks
-    assert all((each.mask == picture[1]).mean() > 0.5 for each in made.values())
-    assert "task other_names: agreement" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("drive")
-def test_a_detector_becomes_a_task_beside_masks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     write_detector(tmp_path / "boxes.onnx", "columns")
-    (tmp_path / "objects.yaml").write_text(yaml.safe_dump(["car", "bus", "cyclist"]))
-    more = ["--expert", str(tmp_path / "net.onnx"), str(tmp_path / "boxes.onnx")]
-    more += ["--labels", str(tmp_path / "names.yaml"), str(tmp_path / "objects.yaml")]
+    names = {"other names": ["one", "two", "three"], "objects": ["car", "bus", "cyclist"]}
+    for stem, each in names.items():
+        (tmp_path / f"{stem}.yaml").write_text(yaml.safe_dump(each))
+    more = ["--expert", *(str(tmp_path / f"{stem}.onnx") for stem in ("net", "other", "boxes"))]
+    more += ["--labels", *(str(tmp_path / f"{stem}.yaml") for stem in ("names", *names))]
     assert run(tmp_path, "--pictures", "0..255", *more) == 0
     result = json.loads((tmp_path / "mine.json").read_text())
     bundle = ModelBundle.load(result["bundle"])
-    assert [task.kind for task in bundle.tasks.values()] == ["semantic", "detection"]
-    assert bundle.tasks["objects"].labels.labels[2].name == "cyclist"
+    kinds = {"semantic": "semantic", "other_names": "semantic", "objects": "detection"}
+    assert {name: task.kind for name, task in bundle.tasks.items()} == kinds
+    for stem, each in names.items():
+        labels = bundle.tasks[stem.replace(" ", "_")].labels.labels
+        assert [label.name for label in labels] == each
+    assert all(result["tasks"][name]["agreement"] > 0.5 for name in ("semantic", "other_names"))
     # Two boxes on each of the three frames held back.
     assert result["tasks"]["objects"]["boxes"] == 6
-    assert result["tasks"]["semantic"]["agreement"] > 0.5
-    picture = frame((128, 192))[0][0].numpy()
-    wanted = Expert(bundle, task="objects").apply(picture)
+    picture = frame((128, 192))
+    made = Decoder(bundle, min_score=0.0).decode(Encoder(bundle).encode(picture[0][0].numpy()))
+    for name in ("semantic", "other_names"):
+        mask = Expert(bundle, task=name).apply(picture[0][0].numpy()).mask
+        assert (mask == picture[1]).mean() > 0.99
+        assert (made.tasks[name].mask == picture[1]).mean() > 0.5
+    wanted = Expert(bundle, task="objects").apply(picture[0][0].numpy())
     assert sorted(wanted.classes.tolist()) == [0, 2]
-    made = Decoder(bundle, min_score=0.0).decode(Encoder(bundle).encode(picture)).tasks
-    assert made["objects"].boxes.shape[1:] == (4,) and made["semantic"].mask.shape == (128, 192)
-    assert "task objects: ap50" in capsys.readouterr().out
+    assert made.tasks["objects"].boxes.shape[1:] == (4,)
+    said = capsys.readouterr().out
+    assert "task other_names: agreement" in said and "task objects: ap50" in said
 
 
 def test_mistakes_are_told_before_anything_starts(
