@@ -380,7 +380,7 @@ def test_baselines_without_a_codebook_train(tmp_path: Path, change: str) -> None
         ({"tokens": {"levels": 2, "codes": 16}}, "tokens.dim: Field required"),
         ({"expert": 5}, "expert: Input should be an object, got 5"),
         ({"expert": {**CONFIG["expert"], "warmup": "long"}}, "expert.warmup: Input should be"),
-        ({"labels": "kitti"}, "labels: .*give one of cityscapes, camvid, ade20k, or a YAML file"),
+        ({"labels": "kitti"}, "labels: .*give one of cityscapes, camvid, ade20k, coco, or a YAML file"),
         ({"data": {"train": {"a": {"split": "train", "share": 0}}}}, "train.a.share: Input"),
     ],
 )
@@ -417,7 +417,7 @@ def test_shipped_configurations_load() -> None:
     configs = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
     assert configs
     for path in configs:
-        load = load_tasks_config if path.stem.startswith("road") else load_config
+        load = load_tasks_config if path.stem.startswith(("road", "tasks")) else load_config
         assert load(path, []).name == path.stem
 
 
