@@ -41,7 +41,7 @@ def test_the_default_bundle_gives_masks_and_boxes_as_the_experts_do() -> None:
 def test_the_example_of_tasks_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tasks.md").read_text(), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tasks.md").read_text(), re.DOTALL)
     monkeypatch.chdir(ROOT)
     frame = next(open_source(find_drive()).frames()).image
     given: dict[str, Any] = {"frame": frame}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +109,26 @@ def test_a_class_is_found_when_it_was_seen(
     assert boxes and max(each["most"] for each in boxes) == pytest.approx(score)
     assert gosvae("find", name, folder, "--share", 1, "--score", 1) == 0
     assert "0 frames, 0 times" in capsys.readouterr().out
+
+
+def test_the_example_of_the_documentation_runs(
+    encoded: Path,
+    bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[4] / "docs/tasks.md").read_text()
+    *_, example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "archive").mkdir()
+    rows = parquet.read_table(decode(encoded, bundle, tmp_path / "archive" / "a.parquet"))
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {}
+    exec(example, given)
+    shares = [row["semantic"]["road"] for row in rows.to_pylist()]
+    made = given["table"].to_pydict()
+    assert made["road"] == pytest.approx(shares) and len(set(made["minute"])) == 1
+    assert "road_mean" in capsys.readouterr().out
 
 
 def test_what_cannot_be_searched_is_told(
