@@ -18,7 +18,7 @@ MEASURED_BUNDLE := models/camvid-base
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
 .PHONY: help demo view fleet test test-fleet test-slow test-training test-streets lint reference adapt train evaluate sweep \
-	bench bench-pipeline streets shell lock clean
+	bench bench-pipeline bench-fleet streets shell lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -68,6 +68,8 @@ help:
 	@echo "  QUICK=1                 fewer settings"
 	@echo "make bench-pipeline       latency, rate, CPU and memory over DDS, beside JPEG and raw images; resumes"
 	@echo "  BUNDLE, JSON, QUICK     as above; the file is out/pipeline.json"
+	@echo "make bench-fleet          streams that a fleet's service holds here, and how fast it recovers"
+	@echo "  BUNDLE, JSON, QUICK     as above; the file is out/fleet.json"
 	@echo
 	@echo "make clean                delete environment, build and out; not runs nor the other environments"
 	@echo "PYTHON=PATH with any of them names the Python to use, 3.10 to 3.13"
@@ -150,6 +152,10 @@ bench:
 
 bench-pipeline:
 	@$(BENCH) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(MEASURED_BUNDLE)}" $${JSON:+--json "$$JSON"} \
+		$${QUICK:+--quick}
+
+bench-fleet:
+	@$(FLEET) $(IN_BENCH) gosvae_bench.fleet $${BUNDLE:+--bundle "$$BUNDLE"} $${JSON:+--json "$$JSON"} \
 		$${QUICK:+--quick}
 
 shell:

@@ -262,6 +262,18 @@ class Service:
         ray.shutdown()
 
 
+def replica_processes(fingerprint: int) -> list[int]:
+    """Return the processes of this machine that run a bundle's networks."""
+    name, found = f"ray::ServeReplica:{network_name(fingerprint)}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(name):
+                found.append(int(path.parent.name))
+        except OSError:
+            pass  # it has ended
+    return found
+
+
 def _answer(call: Any) -> Any:
     try:
         return ray.get(call)

@@ -22,8 +22,7 @@ from gosvae_fleet import keys, link
 from gosvae_fleet.certificates import check_credentials
 from gosvae_fleet.demo import Fleet
 from gosvae_fleet.monitor import Monitor
-from gosvae_fleet.network import network_name
-from gosvae_fleet.service import Service
+from gosvae_fleet.service import Service, replica_processes
 
 pytestmark = pytest.mark.slow
 
@@ -74,19 +73,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.service.close()
 
 
-def replicas(world: World) -> list[int]:
-    """Return the processes of the networks' replicas."""
-    name = f"ray::ServeReplica:{network_name(world.bundle.fingerprint)}"
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(name.encode()):
-                found.append(int(path.parent.name))
-        except OSError:
-            pass  # it has ended
-    return found
-
-
 def test_every_frame_becomes_a_mask_and_metrics_say_so(world: World) -> None:
     begin = time.time()
     time.sleep(4.0)
@@ -108,8 +94,8 @@ def test_every_frame_becomes_a_mask_and_metrics_say_so(world: World) -> None:
 
 def test_killed_replica_is_not_missed(world: World) -> None:
     world.settle()
-    assert world.recovery(replicas(world)[0]) < RECOVERY_SECONDS
-    world.wait(lambda: len(replicas(world)) == 2)
+    assert world.recovery(replica_processes(world.bundle.fingerprint)[0]) < RECOVERY_SECONDS
+    world.wait(lambda: len(replica_processes(world.bundle.fingerprint)) == 2)
 
 
 def test_streams_of_a_killed_holder_are_back(world: World) -> None:
