@@ -111,8 +111,8 @@ class Recorded:
         stamp = time.time_ns()
         header = Header(stamp // 10**9, stamp % 10**9, CAMERA)
         for packet in packets:
-            place = {"stream": self._stream, "sequence": self._sequence}
-            self._packets.put(replace(packet, header=header, **place).with_checksum().to_bytes())
+            made = replace(packet, header=header, stream=self._stream, sequence=self._sequence)
+            self._packets.put(made.with_checksum().to_bytes())
         self._sequence += 1
         return stamp
 
