@@ -58,6 +58,8 @@ BUDGETS: Mapping[str, dict[str, Any]] = {
     "tiny": {"kind": "light", "shrink": 2, "blocks": 6, "stride": 16, "width": 56},
 }
 """Encoders of at most 0.5 and 0.15 GMACs a frame."""
+DETECTION = "detection"
+"""Name of the task of the first detector."""
 EXPORT_STEPS = 150
 """Training steps that take as long as export and measuring."""
 STEPS = (100, 6000)
@@ -77,10 +79,15 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     tasks = wanted.tasks()
     look = look_at(wanted)
     spaces = [label_space(labels) for labels in wanted.labels]
-    networks, experts = {}, []
+    networks: dict[str, settings.Onnx | settings.Detector] = {}
+    experts = []
     for place, (task, labels) in enumerate(zip(tasks, spaces, strict=True)):
-        networks[task] = describe_expert(wanted, place, labels, look.few)
-        expert = frozen(networks[task], labels)
+        network = describe_expert(wanted, place, labels, look.few)
+        # The name whose topics view, demo and RViz layouts show, unless somebody gave it away.
+        if isinstance(network, settings.Detector) and DETECTION not in {*tasks, *networks}:
+            task = DETECTION
+        networks[task] = network
+        expert = frozen(network, labels)
         named = f", task {task}" if len(tasks) > 1 else ""
         print(f"{Path(wanted.experts[place]).name}{named}: {expert.form}\n{expert.names}\n")
         experts.append(expert)
@@ -99,7 +106,7 @@ def adapt(wanted: Wanted) -> dict[str, Any]:
     sheet = run / "contact_sheet.png"
     draw_sheet(bundle, material.val, sheet)
     print(f"\n{figures['data']}\n\n{table(figures)}\n\n{classes_table(figures)}\n")
-    for task in tasks[1:]:
+    for task in list(networks)[1:]:
         print(f"task {task}: {describe_task(figures['tasks'][task])}\n")
     print(
         f"{figures['agreeing_pixels']:.1%} of the pixels are as the expert's, "

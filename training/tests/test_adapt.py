@@ -107,25 +107,24 @@ def test_several_experts_become_tasks_of_one_stream(
     assert run(tmp_path, "--pictures", "0..255", *more) == 0
     result = json.loads((tmp_path / "mine.json").read_text())
     bundle = ModelBundle.load(result["bundle"])
-    kinds = {"semantic": "semantic", "other_names": "semantic", "objects": "detection"}
+    kinds = {"semantic": "semantic", "other_names": "semantic", "detection": "detection"}
     assert {name: task.kind for name, task in bundle.tasks.items()} == kinds
-    for stem, each in names.items():
-        labels = bundle.tasks[stem.replace(" ", "_")].labels.labels
-        assert [label.name for label in labels] == each
+    for task, each in zip(("other_names", "detection"), names.values(), strict=True):
+        assert [label.name for label in bundle.tasks[task].labels.labels] == each
     assert all(result["tasks"][name]["agreement"] > 0.5 for name in ("semantic", "other_names"))
     # Two boxes on each of the three frames held back.
-    assert result["tasks"]["objects"]["boxes"] == 6
+    assert result["tasks"]["detection"]["boxes"] == 6
     picture = frame((128, 192))
     made = Decoder(bundle, min_score=0.0).decode(Encoder(bundle).encode(picture[0][0].numpy()))
     for name in ("semantic", "other_names"):
         mask = Expert(bundle, task=name).apply(picture[0][0].numpy()).mask
         assert (mask == picture[1]).mean() > 0.99
         assert (made.tasks[name].mask == picture[1]).mean() > 0.5
-    wanted = Expert(bundle, task="objects").apply(picture[0][0].numpy())
+    wanted = Expert(bundle, task="detection").apply(picture[0][0].numpy())
     assert sorted(wanted.classes.tolist()) == [0, 2]
-    assert made.tasks["objects"].boxes.shape[1:] == (4,)
+    assert made.tasks["detection"].boxes.shape[1:] == (4,)
     said = capsys.readouterr().out
-    assert "task other_names: agreement" in said and "task objects: ap50" in said
+    assert "task other_names: agreement" in said and "task detection: ap50" in said
 
 
 def test_mistakes_are_told_before_anything_starts(
