@@ -9,14 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import compose, numpy_helper, parser, version_converter
 from torch import Tensor, nn
 
 from ..strict import ConfigError
 from . import settings
-from .onnx_expert import OPSET, TYPES, open_network, picture_input
+from .onnx_expert import OPSET, TYPES, open_network, open_session, picture_input
 from .suppression import CONFIDENT, OVERLAP, with_suppression
 from .translate import Translate
 
@@ -213,14 +212,10 @@ class OnnxDetector(nn.Module):
             raise ConfigError(f"{path}: each label needs a channel of the detector\n{names}")
         self.form, self.names = form, names
         self.graph = _join(path, form, network.picture or USUAL_PICTURES[form.layout], names.groups)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(
-            self.graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        whole = self.graph.SerializeToString()
+        self._session = open_session(whole)
         # Part of what tells this expert from others.
-        sha256 = bytearray(hashlib.sha256(self.graph.SerializeToString()).digest())
+        sha256 = bytearray(hashlib.sha256(whole).digest())
         self.register_buffer("digest", torch.frombuffer(sha256, dtype=torch.uint8).clone())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxDetector:

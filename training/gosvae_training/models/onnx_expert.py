@@ -66,13 +66,18 @@ class Form(NamedTuple):
         )
 
 
-def open_network(path: Path) -> ort.InferenceSession:
-    """Return a session of an ONNX file; raise ConfigError where there is none that runs."""
+def open_session(model: str | bytes) -> ort.InferenceSession:
+    """Return a session of an ONNX file or graph, on as many threads as torch has."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def open_network(path: Path) -> ort.InferenceSession:
+    """Return a session of an ONNX file; raise ConfigError where there is none that runs."""
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_session(str(path))
     except Exception as error:  # ONNX Runtime has no base class of its own
         raise ConfigError(f"{path}: not an ONNX network that runs: {error}") from error
 

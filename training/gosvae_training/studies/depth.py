@@ -27,7 +27,7 @@ from ..models.token_network import TokenNetwork
 from ..models.token_network import resize_logits as resize
 from ..objectives import Objective
 from ..strict import Strict
-from ..tasks.network import TokenSender
+from ..tasks.network import TokenSender, to_depth
 from ..train import fingerprint
 
 NEAR, FAR = 1.0, 80.0
@@ -106,13 +106,7 @@ class DepthDecoder(nn.Module):
         self.decoder = MaskDecoder(dim, 1, token_stride, width, blocks)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return _metres(self.decoder(vectors))
-
-
-def _metres(made: Tensor) -> Tensor:
-    """Return (N, 1, h, w) of any range as metres, (N, h, w)."""
-    # Exponential, so that errors are relative; around the middle of the range.
-    return (made[:, 0] + 2.5).clamp(-1, 6).exp()
+        return to_depth(self.decoder(vectors))
 
 
 class DepthExpert(Expert):
@@ -123,7 +117,7 @@ class DepthExpert(Expert):
         self.backbone.load_imagenet()
 
     def forward(self, frames: Tensor) -> Tensor:
-        return _metres(super().forward(frames))
+        return to_depth(super().forward(frames))
 
 
 class DepthObjective(Objective):

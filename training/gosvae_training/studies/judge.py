@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
-import torch
 from tqdm import tqdm
 
 from gosvae_codec.images import resize_frame
@@ -22,6 +20,7 @@ from gosvae_codec.tasks import DetectionResult
 from ..average_precision import AveragePrecision
 from ..bundle.macs import graph_macs
 from ..data.samples import Dataset, iterate
+from ..models.onnx_expert import open_session
 from ..models.suppression import LEAST_SCORE, with_least_score
 from ..tasks.expert_graphs import detector_graph
 from ..tasks.segmenter import LABELS, RoadSegmenter
@@ -57,7 +56,10 @@ class Experts:
         self._segmenter = RoadSegmenter(folder / SEGMENTER)
         self.detector_macs = graph_macs(onnx.load(folder / DETECTOR), (1, 3, SIDE, SIDE))
         graph = detector_graph(folder / DETECTOR)
-        self._sure, self._unsure = _session(graph), _session(with_least_score(graph, LEAST_SCORE))
+        self._sure, self._unsure = (
+            open_session(each.SerializeToString())
+            for each in (graph, with_least_score(graph, LEAST_SCORE))
+        )
 
     def look(self, frame: Frame, shape: Shape, sure: bool = False) -> Made:
         """Return mask and boxes of a frame, uint8 (h, w, 3) RGB, for frames of `shape`.
@@ -80,14 +82,6 @@ class Experts:
 def sides(shape: Shape) -> npt.NDArray[np.float32]:
     """Return what shares of a frame's sides are to be multiplied by, for boxes in pixels."""
     return np.array([shape[1], shape[0], shape[1], shape[0]], np.float32)
-
-
-def _session(graph: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return ort.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 class Judge:

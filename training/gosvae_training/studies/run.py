@@ -8,7 +8,6 @@ is measured on the validation frames with every expert of the study as judge.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -30,9 +29,10 @@ from ..models.experts import frozen
 from ..models.settings import Network
 from ..objectives import TokenObjective, build_objective
 from ..strict import ConfigError, Strict, override, parse, read_yaml
-from ..train import Material, add_machine_options, train_codec
+from ..train import Material, train_codec
 from .depth import Depth, study_depth
 from .measure import Judge, measure, panel
+from .options import add_options, run_folder
 from .page import table, write_study
 
 PANEL = "panel.npy"
@@ -201,23 +201,18 @@ class _Session:
     def _folder(self, name: str) -> Path:
         """Return where a row is kept; rows of other studies that say the same are the same run."""
         same = self._configs[name].model_dump_json(exclude={"name", "notes"})
-        digest = hashlib.sha256(same.encode()).hexdigest()[:12]
-        return Path(self._options.runs / "studies" / digest)
+        return run_folder(self._options.runs, same)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train and measure the rows of a study; write its table."""
     parser = argparse.ArgumentParser(prog="gosvae_training.studies.run", description=main.__doc__)
     parser.add_argument("study", type=Path, help="YAML file, for one studies/imitation.yaml")
-    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument(
         "--weights", action="append", default=[], metavar="EXPERT=PATH", help="of the experts"
     )
     parser.add_argument("--streets", type=Path, help="rendered streets, for depth")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where checkpoints go")
-    parser.add_argument("--output", type=Path, default=Path("docs/studies"), help="for the table")
-    parser.add_argument("--row", action="append", help="only this row; again for more")
-    add_machine_options(parser)
+    add_options(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     output = options.output / f"{options.study.stem}.json"

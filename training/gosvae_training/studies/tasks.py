@@ -8,7 +8,6 @@ and is judged on whole frames by what the experts see in these, and by exact dep
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -53,7 +52,6 @@ from ..tasks.train import (
     train_tasks,
 )
 from ..tasks.yolox import Heads, trunk_of
-from ..train import add_machine_options
 from .depth import (
     Depth,
     DepthDecoder,
@@ -65,6 +63,7 @@ from .depth import (
     typical_depth,
 )
 from .judge import Experts, Frame, Judge, Made, Shape, panel
+from .options import add_options, run_folder
 from .page import tasks_section, write_study
 from .picture import Detector, PictureLosses, PictureNetwork, PictureObjective
 from .way import Way
@@ -152,7 +151,9 @@ class _Session:
             DepthFrames(folders[STREETS], part[STREETS].split, config.input_size)
             for part in (config.train, config.val)
         )
-        folder = self._folder(f"depth of frames {self._study.depth} {config.input_size}")
+        folder = run_folder(
+            self._options.runs, f"depth of frames {self._study.depth} {config.input_size}"
+        )
         self._depth_expert = self._train_depth(DepthObjective(DepthExpert()), folder)
 
     def run(self, name: str) -> dict[str, Any]:
@@ -187,7 +188,7 @@ class _Session:
         frames = self._judged(
             lambda frame, shape: self._experts.look(frame, shape)._replace(picture=frame),
             self._depth_expert,
-            self._folder("frames"),
+            run_folder(self._options.runs, "frames"),
         )
         typical = typical_depth(self._depths[0])
         return {
@@ -213,7 +214,7 @@ class _Session:
 
     def panels(self, rows: Mapping[str, Any]) -> dict[str, Frame]:
         """Return a frame of the rendered streets as each row has it."""
-        paths = {"frames, no codec": self._folder("frames") / PANEL}
+        paths = {"frames, no codec": run_folder(self._options.runs, "frames") / PANEL}
         for name in (each for each in self._configs if each in rows):
             paths[name] = self._row_folder(name) / PANEL
         return {name: np.load(path) for name, path in paths.items() if path.exists()}
@@ -304,12 +305,7 @@ class _Session:
     def _row_folder(self, name: str) -> Path:
         config, row = self._configs[name], self._study.rows[name]
         same = config.model_dump_json(exclude={"name", "notes", "prior", "inertia"})
-        return self._folder(f"{same} {row.picture}")
-
-    def _folder(self, text: str) -> Path:
-        """Return where what `text` says is kept; what says the same is the same run."""
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Path(self._options.runs / "studies" / digest)
+        return run_folder(self._options.runs, f"{same} {row.picture}")
 
 
 def _picture_network(config: Config, picture: Picture, experts: Path) -> PictureNetwork:
@@ -328,14 +324,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Train and judge the rows of a study of tasks; write its section."""
     parser = argparse.ArgumentParser(prog="gosvae_training.studies.tasks", description=main.__doc__)
     parser.add_argument("study", type=Path, help="YAML file, for one studies/tasks.yaml")
-    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument(
         "--experts", type=Path, required=True, help=f"folder of {SEGMENTER} and {DETECTOR}"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where checkpoints go")
-    parser.add_argument("--output", type=Path, default=Path("docs/studies"), help="for the section")
-    parser.add_argument("--row", action="append", help="only this row; again for more")
-    add_machine_options(parser)
+    add_options(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     output = options.output / f"{options.study.stem}.json"

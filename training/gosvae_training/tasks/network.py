@@ -164,8 +164,13 @@ class DepthHead(nn.Module):
         self.layers = SemanticHead(width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        # Exponential, so that errors are relative; from 0.4 to 400, around 12.
-        return (self.layers(features)[:, 0] + 2.5).clamp(-1, 6).exp()
+        return to_depth(self.layers(features))
+
+
+def to_depth(made: Tensor) -> Tensor:
+    """Return (N, 1, h, w) of any range as depths, (N, h, w)."""
+    # Exponential, so that errors are relative; from 0.4 to 400, around 12.
+    return (made[:, 0] + 2.5).clamp(-1, 6).exp()
 
 
 class DetectionHead(nn.Module):

@@ -7,10 +7,16 @@ import json
 import sys
 from pathlib import Path
 
-from gosvae_codec.tasks import MIN_SCORE
 from gosvae_common.errors import UsageError
 from gosvae_common.signals import stop_signals
-from gosvae_tools.verbs import Verb, add_bundle_arguments, report, share, split_names
+from gosvae_tools.verbs import (
+    Verb,
+    add_bundle_arguments,
+    add_result_arguments,
+    min_score,
+    report,
+    split_names,
+)
 
 from .extras import need
 from .keys import RESERVED, vehicle_name
@@ -73,17 +79,23 @@ def _add_downlink_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _downlink(options: argparse.Namespace) -> int:
+    return _exec_backend("downlink", options)
+
+
+def _exec_backend(node: str, options: argparse.Namespace, **more: str) -> int:
+    """Become a node that has the certificate of the backend; `more` are parameters of its own."""
     need("uplink")
     from .certificates import BACKEND, check_credentials
     from .launching import exec_node
 
     check_credentials(options.certificates, BACKEND)
     return exec_node(
-        "downlink",
+        node,
         {
             "vehicles": str(options.vehicles.absolute()),
             "router": options.router,
             "certificates": str(options.certificates.absolute()),
+            **more,
         },
     )
 
@@ -96,22 +108,9 @@ def _add_results_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _results(options: argparse.Namespace) -> int:
-    need("uplink")
     from gosvae_common.shipped import find_bundle
 
-    from .certificates import BACKEND, check_credentials
-    from .launching import exec_node
-
-    check_credentials(options.certificates, BACKEND)
-    return exec_node(
-        "results",
-        {
-            "vehicles": str(options.vehicles.absolute()),
-            "router": options.router,
-            "certificates": str(options.certificates.absolute()),
-            "bundle": str(find_bundle(options.bundle)),
-        },
-    )
+    return _exec_backend("results", options, bundle=str(find_bundle(options.bundle)))
 
 
 def _add_certificates_arguments(parser: argparse.ArgumentParser) -> None:
@@ -286,20 +285,7 @@ def _add_archive_arguments(parser: argparse.ArgumentParser) -> None:
         *("-o", "--output"), type=Path, required=True, metavar="DIR", help="folder of the tables"
     )
     add_bundle_arguments(parser)
-    parser.add_argument(
-        "--tasks",
-        type=split_names,
-        metavar="NAMES",
-        help="tasks of the bundle, separated by commas (default: all)",
-    )
-    parser.add_argument(
-        "--min-score",
-        type=share,
-        default=MIN_SCORE,
-        metavar="NUMBER",
-        help=f"least score of a box, 0 to 1 (default: {MIN_SCORE:g})",
-    )
-    parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
+    add_result_arguments(parser)
     parser.add_argument(
         "--address",
         default="",
@@ -316,15 +302,14 @@ def _archive(options: argparse.Namespace) -> int:
 
     from .archive import archive
 
-    # Workers have folders of their own.
-    bundle = find_bundle(options.bundle).absolute()
+    # Workers have folders of their own, so paths are absolute.
     outcome = archive(
         options.folders,
         options.output,
-        Coding(str(bundle), options.providers),
+        Coding(str(find_bundle(options.bundle)), options.providers),
         options.tasks,
         str(Path(options.key_file).absolute()) if options.key_file else "",
-        options.min_score,
+        min_score(options),
         options.address,
     )
     return report("archive", outcome, options.json)

@@ -139,6 +139,32 @@ def _encode(options: argparse.Namespace) -> int:
     return report("encode", outcome, options.json)
 
 
+def add_result_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that decode: which tasks, which boxes, and the key."""
+    parser.add_argument(
+        "--tasks",
+        type=split_names,
+        metavar="NAMES",
+        help="tasks of the bundle, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=MIN_SCORE,
+        metavar="NUMBER",
+        help=f"least score of a box, 0 to 1 (default: {MIN_SCORE:g})",
+    )
+    parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
+
+
+def min_score(options: argparse.Namespace) -> float:
+    """Return the least score of a box; raise UsageError where it is none."""
+    value: float = options.min_score
+    if not 0 <= value <= 1:
+        raise UsageError(f"--min-score {value:g}: give a number from 0 to 1")
+    return value
+
+
 def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="BAG", help="with packets")
     parser.add_argument(
@@ -149,21 +175,8 @@ def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         help="FILE.mcap; FILE.parquet, a table of what is seen, for `gosvae find`; or a folder for "
         "files named by stamp: PNG of label ids, JSON of boxes, TIFF of depths",
     )
-    parser.add_argument(
-        "--tasks",
-        type=split_names,
-        metavar="NAMES",
-        help="tasks of the bundle, separated by commas (default: all)",
-    )
+    add_result_arguments(parser)
     parser.add_argument("--color", action="store_true", help="colours instead of label ids")
-    parser.add_argument(
-        "--min-score",
-        type=float,
-        default=MIN_SCORE,
-        metavar="NUMBER",
-        help=f"least score of a box, 0 to 1 (default: {MIN_SCORE:g})",
-    )
-    parser.add_argument("--key-file", default="", metavar="FILE", help="opens sealed packets")
     _add_coding_arguments(parser, "packets")
 
 
@@ -171,8 +184,6 @@ def _decode(options: argparse.Namespace) -> int:
     from .coding import Coding
     from .decode import decode
 
-    if not 0 <= options.min_score <= 1:
-        raise UsageError(f"--min-score {options.min_score:g}: give a number from 0 to 1")
     coding = Coding(options.bundle, options.providers, options.threads)
     outcome = decode(
         options.input,
@@ -182,7 +193,7 @@ def _decode(options: argparse.Namespace) -> int:
         options.color,
         options.max_damaged,
         options.key_file,
-        options.min_score,
+        min_score(options),
     )
     return report("decode", outcome, options.json)
 
