@@ -1,206 +1,196 @@
-"""Measure how many streams a fleet's service holds on this machine, and how fast it recovers.
+"""Measure how many streams a fleet's service holds on this machine, and what failures cost.
 
     make bench-fleet JSON=out/fleet.json
+    make bench-fleet SOAK=3600 JSON=out/fleet-memory.json
 
 Simulated vehicles send the street that ships, encoded before, at 10 Hz through a router with mutual
 TLS over QUIC; they, the router and whoever takes the masks share the machine with the service. So
 many streams are held as lose at most one frame in a hundred, with nineteen in twenty masks younger
-than 200 ms when they arrive. Recovery is the time from a process's end by SIGKILL until each
-vehicle has a mask of a later frame, with half as many streams.
+than 200 ms when they arrive. One receiver process is measured beside it, on the same cores: behind
+`gosvae downlink`, which has all that comes before the service as well, and over DDS alone.
+
+Recovery is the time from a process's end by SIGKILL until each vehicle has a mask of a later frame,
+with half as many streams. With as many, a vehicle sends a hundred times its quota. With SOAK only
+memory is measured, over that many seconds, with a stream of half the rate for each core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec import GosvaeError
 from gosvae_codec.draft import write_text
 from gosvae_common.shipped import find_bundle
-from gosvae_fleet.demo import SETTLE_SECONDS, Fleet
-from gosvae_fleet.service import Service, replica_processes
+from gosvae_fleet.demo import SETTLE_SECONDS
 from gosvae_tools.tables import Table, show
 
-RATE = 10.0
-"""Frames a second of each stream."""
-MOST = 64
-"""Streams that are tried."""
-LOST, AGE_MS = 0.01, 200.0
-"""Share of the frames, and age of masks at p95, up to which streams are held."""
-WARM_SECONDS = 3.0
-PATIENCE_SECONDS = 30.0
+from . import fleet_flood, fleet_memory
+from .fleet_receiver import ReceiverTrials
+from .fleet_trials import NAMES, RATE, Figures, ServiceTrials, Trials
 
-
-def most_held(holds: Callable[[int], bool], most: int = MOST) -> int:
-    """Return the highest number up to `most` for which `holds` is true; 0 if there is none.
-
-    It is doubled until it fails, then bisected, as what holds holds for fewer as well.
-    """
-    low, high = 0, 1
-    while high <= most and holds(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+SERVICE, DOWNLINK, RECEIVER = "service", "downlink and receiver", "receiver over DDS"
+RESULT = ("streams", "frames_per_s", "age_ms", "lost")
+RATES = ("held_per_s", "saturated_per_s")
+"""By which the service is compared with receivers."""
+FLOOD_SECONDS = 30.0
+"""Of each kind of phase."""
 
 
 class Bench:
-    """A fleet and its service, with a bundle and so many replicas of its networks."""
+    """What is measured of one bundle on this machine."""
 
-    def __init__(self, folder: Path, bundle: Path, replicas: int) -> None:
-        self.bundle = ModelBundle.load(bundle)
-        self.names = [f"v{number:02d}" for number in range(1, MOST + 1)]
-        self.fleet = Fleet(folder, self.names)
-        settings = self.fleet.settings(bundles=(bundle,), replicas=(replicas, replicas))
-        self.service = Service(settings)
-        self.trials: list[dict[str, Any]] = []
+    def __init__(self, bundle: Path, quick: bool) -> None:
+        self.bundle, self.quick = bundle, quick
+        self.processors = os.cpu_count() or 1
+        self.seconds = 5.0 if quick else 10.0
+        self.rows: list[Figures] = []
 
-    def close(self) -> None:
-        """End all of it."""
-        self.fleet.close()
-        self.service.close()
+    @contextmanager
+    def service(self, replicas: int, **quotas: float) -> Iterator[ServiceTrials]:
+        """Run the service during the block."""
+        with tempfile.TemporaryDirectory(prefix="gosvae-fleet-") as folder:
+            trials = ServiceTrials(Path(folder), self.bundle, replicas, **quotas)
+            with closing(trials):
+                yield trials
 
-    def drive(self, streams: int) -> None:
-        """Start so many vehicles, and wait until all have masks; raise GosvaeError if one has none.
+    @contextmanager
+    def receiver(self, who: str, threads: int) -> Iterator[ReceiverTrials]:
+        """Run a receiver during the block, for up to twice the streams that the service holds."""
+        names = NAMES[: max(4, 2 * self.rows[-1]["streams"])]
+        with tempfile.TemporaryDirectory(prefix="gosvae-fleet-") as folder:
+            uplinks = who == DOWNLINK
+            trials = ReceiverTrials(Path(folder), self.bundle, names, threads, uplinks)
+            with closing(trials):
+                yield trials
 
-        Those that drove before have to be stopped.
-        """
-        begin, wanted = time.time(), set(self.names[:streams])
-        self.fleet.simulate(
-            self.names[:streams], RATE, "--recorded", "--bundle", str(self.bundle.path)
-        )
-        while not self.fleet.masks_since(begin) >= wanted:
-            if time.time() - begin > PATIENCE_SECONDS:
-                raise GosvaeError(f"{streams} vehicles: not all have a mask after 30 s")
-            time.sleep(0.05)
+    def measure(self) -> Figures:
+        """Return all figures but memory."""
+        most = self.processors
+        for replicas in [most] if self.quick else sorted({1, most}):
+            with self.service(replicas) as trials:
+                self.rows.append({"who": SERVICE, "replicas": replicas, **self.find(trials)})
+        half = max(self.rows[-1]["streams"] // 2, 1)
+        with self.service(most) as trials:
+            recovery = trials.recover(half)
+        with self.service(most, packets_per_s=RATE) as trials:
+            flood = fleet_flood.measure(trials, half, RATE, FLOOD_SECONDS / (1 + 2 * self.quick))
+        for who in (DOWNLINK, RECEIVER):
+            for threads in [most] if self.quick else sorted({1, most}):
+                with self.receiver(who, threads) as receiver:
+                    self.rows.append({"who": who, "threads": threads, **self.find(receiver)})
+        return {**report(self.rows), "recovery_ms": recovery, "flood": flood}
 
-    def stop(self) -> None:
-        """Stop the vehicles."""
-        for process in self.fleet.processes:
-            process.terminate()
-            process.wait()
-        self.fleet.processes.clear()
+    def find(self, trials: Trials) -> Figures:
+        """Return what is held of some trials."""
+        return trials.find(self.seconds, len(trials.fleet.names))
 
-    def measure(self, streams: int, seconds: float) -> dict[str, Any]:
-        """Return the figures of so many streams; they are kept in ``trials`` as well."""
-        try:
-            self.drive(streams)
-            time.sleep(WARM_SECONDS)
+    def soak(self, seconds: float) -> Figures:
+        """Return the memory of the service's parts over some time, and what it made meanwhile."""
+        with self.service(self.processors) as trials:
+            trials.drive(self.processors, RATE / 2)
             begin = time.time()
-            time.sleep(seconds)
+            memory = fleet_memory.watch(trials.service, trials.fingerprint, seconds)
             end = time.time()
             time.sleep(SETTLE_SECONDS)
-            figures = {**self.fleet.figures(begin, end), "streams": streams}
-        except GosvaeError:
-            figures = {"streams": streams, "frames_per_s": 0.0, "age_ms": {}, "lost": 1.0}
-        finally:
-            self.stop()
-        print(f"{streams} streams: {figures}", file=sys.stderr, flush=True)
-        self.trials.append(figures)
-        return figures
+            trials.stop()
+            return {**trials.fleet.figures(begin, end), "memory": memory.figures()}
 
-    def holds(self, streams: int, seconds: float) -> bool:
-        """Return whether so many streams are held."""
-        figures = self.measure(streams, seconds)
-        return figures["lost"] <= LOST and figures["age_ms"].get("p95", AGE_MS + 1) <= AGE_MS
 
-    def recover(self, streams: int) -> dict[str, float]:
-        """Kill one process of each kind; return the ms until all streams have masks again."""
-        found: dict[str, float] = {}
-        self.drive(streams)
-        for part in ("replica", "holder", "gateway"):
-            time.sleep(WARM_SECONDS + PATIENCE_SECONDS / 3)
-            os.kill(self._process(part), signal.SIGKILL)
-            begin, wanted = time.time(), set(self.names[:streams])
-            while not self.fleet.masks_since(begin) >= wanted:
-                if time.time() - begin > PATIENCE_SECONDS:
-                    raise GosvaeError(f"{part} killed: not all streams are back after 30 s")
-                time.sleep(0.01)
-            found[part] = round(1e3 * (time.time() - begin))
-        self.stop()
-        return found
+def report(rows: Sequence[Figures]) -> Figures:
+    """Return the figures of the service with the most replicas, and its rates beside receivers'.
 
-    def _process(self, part: str) -> int:
-        if part == "replica":
-            return replica_processes(self.bundle.fingerprint)[0]
-        state = self.service.state()
-        if part == "gateway":
-            assert state.gateway is not None
-            return state.gateway.process
-        present = [each for each in state.holders if each is not None]
-        return max(present, key=lambda each: len(each.streams)).process
+    Args:
+        rows: of :meth:`Trials.find`, each with ``who``; the last of the service counts, and the
+            best of each set-up of receivers.
+
+    Returns:
+        ``beside`` has the service's rates less a receiver's, as a share of the latter; None where a
+        receiver holds nothing.
+    """
+    service = [each for each in rows if each["who"] == SERVICE][-1]
+    beside: dict[str, dict[str, float | None]] = {}
+    for who in dict.fromkeys(each["who"] for each in rows if each["who"] != SERVICE):
+        best = {name: max(each[name] for each in rows if each["who"] == who) for name in RATES}
+        beside[who] = {
+            name: round(service[name] / best[name] - 1, 3) if best[name] else None for name in RATES
+        }
+    chosen = {name: service[name] for name in (*RESULT, *RATES)}
+    return {**chosen, "beside": beside, "rows": list(rows)}
+
+
+def tables(figures: Figures) -> list[Table]:
+    """Return what there is of the figures as tables."""
+    if "memory" in figures:
+        memory = figures["memory"]
+        columns = ("part", "first MB", "last MB", "its own", "growth MB/h")
+        cells = [
+            (name, held[0], held[-1], memory["own_mb"][name][-1], memory["growth_mb_per_h"][name])
+            for name, held in memory["resident_mb"].items()
+        ]
+        return [Table("memory", columns, cells)]
+    columns = ("who", "replicas or threads", f"streams of {RATE:g} Hz", "masks/s", "age p50")
+    columns += ("age p95", "held frames/s", "masks/s of one stream more")
+    cells = [
+        (
+            row["who"],
+            row.get("replicas", row.get("threads")),
+            row["streams"],
+            f"{row['frames_per_s']:.1f}",
+            *(f"{row['age_ms'].get(name, math.nan):.0f}" for name in ("p50", "p95")),
+            row["held_per_s"],
+            f"{row['saturated_per_s']:.1f}",
+        )
+        for row in figures["rows"]
+    ]
+    flood = [
+        (name, each["packets_per_s"], each["p50"], each["p95"], *each["ratio"].values())
+        for name, each in figures["flood"]["phases"].items()
+    ]
+    columns_of_flood = ("one vehicle sends", "packets/s", "others' p50", "p95", "p50 to without")
+    return [
+        Table("held", columns, cells),
+        Table("recovery, ms", (), list(figures["recovery_ms"].items())),
+        Table("flood", (*columns_of_flood, "p95 to without"), flood),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, and write the figures."""
+    """Measure, print tables, and write the figures."""
     parser = argparse.ArgumentParser(
         prog="gosvae_bench.fleet", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--bundle", default="", help="another than the one that ships")
     parser.add_argument("--json", type=Path, default=Path("out/fleet.json"))
     parser.add_argument("--quick", action="store_true", help="shorter trials, most replicas only")
+    parser.add_argument("--soak", type=float, default=0.0, help="only memory, over these seconds")
     options = parser.parse_args(arguments)
-    processors = os.cpu_count() or 1
-    seconds = 5.0 if options.quick else 20.0
-    rows: list[dict[str, Any]] = []
-    recovery: dict[str, float] = {}
     try:
-        bundle = find_bundle(options.bundle)
-        for replicas in [processors] if options.quick else sorted({1, processors}):
-            with tempfile.TemporaryDirectory(prefix="gosvae-fleet-") as folder:
-                bench = Bench(Path(folder), bundle, replicas)
-                try:
-                    held = most_held(lambda n, bench=bench: bench.holds(n, seconds))
-                    best = next(
-                        (each for each in bench.trials if each["streams"] == held),
-                        {"streams": 0, "frames_per_s": 0.0, "age_ms": {}, "lost": None},
-                    )
-                    rows.append({"replicas": replicas, **best, "trials": bench.trials})
-                    if replicas == processors:
-                        recovery = bench.recover(max(held // 2, 1))
-                finally:
-                    bench.close()
+        bench = Bench(find_bundle(options.bundle), options.quick)
+        figures = bench.soak(options.soak) if options.soak else bench.measure()
     except GosvaeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    last = {name: rows[-1][name] for name in ("streams", "frames_per_s", "age_ms", "lost")}
-    figures = {
-        **last,
-        "recovery_ms": recovery,
+    figures |= {
         "rate_hz": RATE,
-        "seconds": seconds,
-        "bundle": bundle.name,
-        "processors": processors,
+        "bundle": bench.bundle.name,
+        "processors": bench.processors,
         "machine": platform.machine(),
         "date": str(date.today()),
-        "replicas": rows,
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.json, json.dumps(figures, indent=2) + "\n")
-    columns = ("replicas", f"streams of {RATE:g} Hz", "masks/s", "age p50", "age p95", "lost")
-    cells = [
-        (
-            row["replicas"],
-            row["streams"],
-            f"{row['frames_per_s']:.1f}",
-            *(f"{row['age_ms'].get(name, float('nan')):.0f}" for name in ("p50", "p95")),
-            row["lost"],
-        )
-        for row in rows
-    ]
-    show([Table("held", columns, cells), Table.of("recovery, ms", recovery)])
+    show(tables(figures))
     return 0
 
 
