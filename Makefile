@@ -18,7 +18,7 @@ MEASURED_BUNDLE := models/camvid-base
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest
 
 .PHONY: help demo view fleet test test-fleet test-slow test-training test-streets lint reference adapt train evaluate sweep \
-	bench bench-pipeline bench-fleet streets shell lock clean
+	bench bench-pipeline bench-fleet bench-uplink streets shell lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -68,8 +68,12 @@ help:
 	@echo "  QUICK=1                 fewer settings"
 	@echo "make bench-pipeline       latency, rate, CPU and memory over DDS, beside JPEG and raw images; resumes"
 	@echo "  BUNDLE, JSON, QUICK     as above; the file is out/pipeline.json"
-	@echo "make bench-fleet          streams that a fleet's service holds here, and how fast it recovers"
+	@echo "make bench-fleet          streams that a fleet's service and a receiver hold here; what failures cost"
 	@echo "  BUNDLE, JSON, QUICK     as above; the file is out/fleet.json"
+	@echo "  SOAK=N                  only the service's memory, over N seconds"
+	@echo "make bench-uplink         packets that arrive over QUIC and DDS on a bad link; needs root"
+	@echo "  LINK=SPEC               another than \"loss=10% delay=50ms\""
+	@echo "  JSON=FILE SECONDS=N     another file than out/uplink.json; of each, 120 if not given"
 	@echo
 	@echo "make clean                delete environment, build and out; not runs nor the other environments"
 	@echo "PYTHON=PATH with any of them names the Python to use, 3.10 to 3.13"
@@ -156,7 +160,11 @@ bench-pipeline:
 
 bench-fleet:
 	@$(FLEET) $(IN_BENCH) gosvae_bench.fleet $${BUNDLE:+--bundle "$$BUNDLE"} $${JSON:+--json "$$JSON"} \
-		$${QUICK:+--quick}
+		$${QUICK:+--quick} $${SOAK:+--soak "$$SOAK"}
+
+bench-uplink:
+	@$(FLEET) $(IN_BENCH) gosvae_bench.uplink $${LINK:+--link "$$LINK"} $${JSON:+--json "$$JSON"} \
+		$(if $(SECONDS),--seconds "$(SECONDS)")
 
 shell:
 	@$(VIEW) "$${SHELL:-bash}"

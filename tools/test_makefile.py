@@ -37,6 +37,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["sweep", "DATA=/tmp", "OUTPUT=o p"], "<models/camvid-base><--data></tmp><--output><o p>"),
         (["bench", "DATA=/tmp", "QUICK=1"], "<--data></tmp><--quick>"),
         (["bench-pipeline", "JSON=f g", "BUNDLE=b"], "<--bundle><b><--json><f g>"),
+        (["bench-fleet", "SOAK=60", "JSON=f g"], "<--json><f g><--soak><60>"),
+        (["bench-uplink", "LINK=loss=1% delay=2ms"], "<--link><loss=1% delay=2ms>"),
     ],
 )
 def test_arguments_are_passed_on(arguments: list[str], expected: str) -> None:

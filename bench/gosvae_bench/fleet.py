@@ -32,12 +32,11 @@ from pathlib import Path
 from gosvae_codec import GosvaeError
 from gosvae_codec.draft import write_text
 from gosvae_common.shipped import find_bundle
-from gosvae_fleet.demo import SETTLE_SECONDS
 from gosvae_tools.tables import Table, show
 
 from . import fleet_flood, fleet_memory
 from .fleet_receiver import ReceiverTrials
-from .fleet_trials import NAMES, RATE, Figures, ServiceTrials, Trials
+from .fleet_trials import NAMES, RATE, SETTLE_SECONDS, Figures, ServiceTrials, Trials
 
 SERVICE, DOWNLINK, RECEIVER = "service", "downlink and receiver", "receiver over DDS"
 RESULT = ("streams", "frames_per_s", "age_ms", "lost")

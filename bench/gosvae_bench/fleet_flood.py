@@ -29,10 +29,10 @@ from gosvae_codec import Encoder, GosvaeError, Header, ModelBundle
 from gosvae_common.shipped import find_drive
 from gosvae_fleet import keys, link
 from gosvae_fleet.certificates import check_credentials
-from gosvae_fleet.demo import SETTLE_SECONDS, Fleet
+from gosvae_fleet.demo import Fleet
 from gosvae_fleet.simulation import CAMERA, read_frames
 
-from .fleet_trials import RATE, WARM_SECONDS, Figures, Trials
+from .fleet_trials import RATE, SETTLE_SECONDS, WARM_SECONDS, Figures, Trials
 from .system_nodes import environment, python_of
 
 KINDS = ("valid", "forged", "malformed")

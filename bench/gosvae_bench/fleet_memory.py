@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from gosvae_fleet.monitor import Monitor
 from gosvae_fleet.service import Service, replica_processes
+
+from .fleet_parts import RAY, children
 
 STEP_SECONDS = 60.0
 FLAT_MB_PER_HOUR = 10.0
@@ -38,15 +39,8 @@ def processes(service: Service, fingerprint: int) -> dict[str, list[int]]:
     }
     for index, process in enumerate(sorted(replica_processes(fingerprint))):
         parts[f"replica {index}"] = [process]
-    named = {each for part in parts.values() for each in part}
-    children = psutil.Process().children(recursive=True)
-    parts["Ray"] = [each.pid for each in children if each.pid not in named and _is_ray(each)]
+    parts[RAY] = [each.pid for each in children().get(RAY, [])]
     return parts
-
-
-def _is_ray(process: psutil.Process) -> bool:
-    words = " ".join(process.cmdline()[:2])
-    return words.startswith("ray::") or "/ray/" in words
 
 
 def growth(megabytes: Sequence[float], step: float) -> float:

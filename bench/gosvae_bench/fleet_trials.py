@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from gosvae_codec import GosvaeError, ModelBundle
-from gosvae_fleet.demo import SETTLE_SECONDS, Fleet
+from gosvae_fleet.demo import Fleet
 from gosvae_fleet.service import Service, replica_processes
+
+from .fleet_parts import cpu_ms, cpu_seconds
 
 RATE = 10.0
 """Frames a second of each stream, where nothing else is said."""
@@ -24,7 +26,8 @@ MOST = 64
 """Streams that are tried."""
 LOST, AGE_MS = 0.01, 200.0
 """Share of the frames, and age of masks at p95, up to which streams are held."""
-WARM_SECONDS = 3.0
+WARM_SECONDS, SETTLE_SECONDS = 2.0, 1.0
+"""Before a measurement, and after it for masks on their way."""
 START_SECONDS, PATIENCE_SECONDS = 120.0, 30.0
 """Limits for the first mask of vehicles that start and encode their frames, and after a failure."""
 NAMES = [f"v{number:02d}" for number in range(1, MOST + 1)]
@@ -114,11 +117,13 @@ class Trials:
         try:
             self.drive(streams, rate)
             time.sleep(WARM_SECONDS)
-            begin = time.time()
+            begin, before = time.time(), cpu_seconds()
             time.sleep(seconds)
-            end = time.time()
+            end, after = time.time(), cpu_seconds()
             time.sleep(SETTLE_SECONDS)
             figures = {**self.fleet.figures(begin, end), **trial}
+            masks = round(figures["frames_per_s"] * (end - begin))
+            figures["cpu_ms"] = cpu_ms(before, after, masks)
         except GosvaeError:
             figures = {**NOTHING, "lost": 1.0, **trial}
         finally:
@@ -152,7 +157,11 @@ class ServiceTrials(Trials):
     def __init__(self, folder: Path, bundle: Path, replicas: int, **quotas: float) -> None:
         super().__init__(Fleet(folder, NAMES, **quotas), bundle)
         self.fingerprint = ModelBundle.load(bundle).fingerprint
-        self.service = Service(self.fleet.settings(bundles=(bundle,), replicas=(replicas,) * 2))
+        try:
+            self.service = Service(self.fleet.settings(bundles=(bundle,), replicas=(replicas,) * 2))
+        except BaseException:
+            self.fleet.close()
+            raise
 
     def close(self) -> None:
         """End all of it."""
