@@ -169,8 +169,6 @@ def test_json_has_the_figures_of_the_issue(
     phases = {name: {**each, "packets_per_s": 5} for name, each in fleet_flood.cost(flood).items()}
 
     class Part:
-        service, fingerprint = None, 0
-
         def __init__(self, held: float) -> None:
             self.fleet = Pretended(0.0, ["v01"] * 8)
             self.find = Pretended(held, []).find

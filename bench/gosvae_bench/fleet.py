@@ -99,7 +99,7 @@ class Bench:
         with self.service(self.processors) as trials:
             trials.drive(self.processors, RATE / 2)
             begin = time.time()
-            memory = fleet_memory.watch(trials.service, trials.fingerprint, seconds)
+            memory = fleet_memory.watch(trials.service, seconds)
             end = time.time()
             time.sleep(SETTLE_SECONDS)
             trials.stop()

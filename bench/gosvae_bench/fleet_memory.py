@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gosvae_fleet.monitor import Monitor
-from gosvae_fleet.service import Service, replica_processes
+from gosvae_fleet.service import Service
 
-from .fleet_parts import RAY, children
+from .fleet_parts import NETWORKS, RAY, children
 
 STEP_SECONDS = 60.0
 FLAT_MB_PER_HOUR = 10.0
@@ -30,16 +30,17 @@ def resident(process: int) -> tuple[float, float]:
     return int(held) * _PAGE / 1e6, (int(held) - int(shared)) * _PAGE / 1e6
 
 
-def processes(service: Service, fingerprint: int) -> dict[str, list[int]]:
+def processes(service: Service) -> dict[str, list[int]]:
     """Return the processes of a service that this process started, by their part."""
     state = service.state()
     holders = {f"holder {index}": each for index, each in enumerate(state.holders)}
     parts = {
         name: [each.process] for name, each in {"gateway": state.gateway, **holders}.items() if each
     }
-    for index, process in enumerate(sorted(replica_processes(fingerprint))):
-        parts[f"replica {index}"] = [process]
-    parts[RAY] = [each.pid for each in children().get(RAY, [])]
+    ours = children()
+    for index, process in enumerate(ours[NETWORKS]):
+        parts[f"replica {index}"] = [process.pid]
+    parts[RAY] = [each.pid for each in ours[RAY]]
     return parts
 
 
@@ -87,13 +88,13 @@ class Memory:
         }
 
 
-def watch(service: Service, fingerprint: int, seconds: float) -> Memory:
+def watch(service: Service, seconds: float) -> Memory:
     """Read the memory of all parts for some time, asking them for figures each second.
 
     So does `gosvae fleet`, and what a part has to tell would otherwise pile up in it.
     """
     step = min(STEP_SECONDS, seconds / 20)
-    memory = Memory(processes(service, fingerprint), step)
+    memory = Memory(processes(service), step)
     monitor = Monitor()
     begin = time.monotonic()
     try:

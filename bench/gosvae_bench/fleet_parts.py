@@ -8,11 +8,11 @@ from contextlib import suppress
 
 import psutil
 
-RAY, SELF = "Ray", "router, subscriber"
+RAY, NETWORKS, SELF = "Ray", "networks", "router, subscriber"
 _PARTS = {
     "ray::GatewayActor": "gateway",
     "ray::HolderActor": "holders",
-    "ray::ServeReplica:": "networks",
+    "ray::ServeReplica:": NETWORKS,
     "gosvae_fleet.simulation": "vehicles",
     "gosvae_bench.fleet_vehicles": "vehicles",
     "gosvae_bench.fleet_flood": "flood",

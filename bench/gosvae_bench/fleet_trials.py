@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gosvae_codec import GosvaeError, ModelBundle
+from gosvae_codec import GosvaeError
 from gosvae_fleet.demo import Fleet
-from gosvae_fleet.service import Service, replica_processes
+from gosvae_fleet.service import Service
 
-from .fleet_parts import cpu_ms, cpu_seconds
+from .fleet_parts import NETWORKS, children, cpu_ms, cpu_seconds
 
 RATE = 10.0
 """Frames a second of each stream, where nothing else is said."""
@@ -156,7 +156,6 @@ class ServiceTrials(Trials):
 
     def __init__(self, folder: Path, bundle: Path, replicas: int, **quotas: float) -> None:
         super().__init__(Fleet(folder, NAMES, **quotas), bundle)
-        self.fingerprint = ModelBundle.load(bundle).fingerprint
         try:
             self.service = Service(self.fleet.settings(bundles=(bundle,), replicas=(replicas,) * 2))
         except BaseException:
@@ -183,7 +182,7 @@ class ServiceTrials(Trials):
 
     def _process(self, part: str) -> int:
         if part == "replica":
-            return replica_processes(self.fingerprint)[0]
+            return children()[NETWORKS][0].pid
         state = self.service.state()
         if part == "gateway":
             assert state.gateway is not None
