@@ -12,7 +12,7 @@ from gosvae_common.node import PipelineNode
 
 from .overlay import Overlay
 from .publishers import Publishers, listeners
-from .task_outputs import OUTPUTS, TaskOutputs
+from .task_outputs import TaskOutputs
 
 
 class Outputs:
@@ -26,10 +26,10 @@ class Outputs:
         self._image_topic, _ = node.image_topic(camera)
         self._calibrations: Subscription | None = None
         self._calibration: CameraInfo | None = None
-        self._tasks: dict[str, TaskOutputs] = {}
-        for name, task in bundle.tasks.items():
-            kind = OUTPUTS[task.kind]
-            self._tasks[name] = kind(self._publishers, bundle, task, self.follow_demand)
+        self._tasks = {
+            name: TaskOutputs(self._publishers, bundle, task, self.follow_demand)
+            for name, task in bundle.tasks.items()
+        }
         self._overlay = Overlay(self._publishers, bundle)
         self._reconstruction = (
             self._publishers.add(topics.RECONSTRUCTION) if bundle.reconstructs else None
@@ -98,7 +98,7 @@ class Outputs:
         """Publish what people look at, which has more time."""
         header = to_header_message(decoded.header)
         for name, result in decoded.tasks.items():
-            self._tasks[name].publish_pictures(result, header)
+            self._tasks[name].publish(result, header, for_people=True)
         self._overlay.add(decoded)
         if network and self._reconstruction is not None and listeners(self._reconstruction):
             self._reconstruction.publish(to_image(network.reconstruct(decoded), "rgb8", header))
