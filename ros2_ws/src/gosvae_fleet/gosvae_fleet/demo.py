@@ -3,19 +3,22 @@
     python -m gosvae_fleet.demo [--vehicles 10] [--rate 1] [--seconds N] [--json FILE] [--view]
 
 Certificates and vehicles.yaml are made for it. Masks are received as any subscriber would, and
-their ages and losses measured there: from a frame's stamp to the arrival of its mask.
+their ages and losses measured there: from a frame's stamp to the arrival of its mask. After the
+seconds one process of the networks is killed, to measure how long it is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -26,6 +29,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from gosvae_codec import ModelBundle
 from gosvae_codec.errors import GosvaeError
 from gosvae_common.shipped import find_bundle
 from gosvae_common.signals import stop_signals
@@ -34,13 +38,15 @@ from . import keys
 from .certificates import BACKEND, ROUTER, check_credentials, make_certificate
 from .link import open_client, open_router
 from .monitor import Monitor, log_line, table
-from .router import endpoint, router_config
-from .service import Service, Settings
+from .router import local_endpoint, router_config
+from .service import Service, Settings, replica_processes
 from .simulation import CAMERA
 from .vehicles import load_vehicles
 
 SETTLE_SECONDS = 3.0
 """At the end, for which masks of frames sent are not waited for."""
+PATIENCE_SECONDS = 60.0
+"""After which a service that lost a process is given up."""
 _STAMP = struct.Struct("<4xiI")
 
 
@@ -55,7 +61,7 @@ class Fleet:
         make_certificate(folder, ROUTER, ["127.0.0.1"])
         for name in (BACKEND, *names):
             make_certificate(folder, name)
-        self.endpoint = endpoint("127.0.0.1", _free_port())
+        self.endpoint = local_endpoint()
         fleet = load_vehicles(self.vehicles).values()
         credentials = check_credentials(folder, ROUTER)
         self._router = open_router(router_config(fleet, credentials, [self.endpoint]))
@@ -137,6 +143,20 @@ class Fleet:
         with self._lock:
             return {name for name, each in self.received if each >= stamp * 1e9}
 
+    def recover(self, process: int, names: Collection[str]) -> float:
+        """Kill a process; return the s until each of the vehicles has a mask of a later frame.
+
+        Raises:
+            GosvaeError: after a minute some have none.
+        """
+        os.kill(process, signal.SIGKILL)
+        begin = time.time()
+        while missing := set(names) - self.masks_since(begin):
+            if time.time() - begin > PATIENCE_SECONDS:
+                raise GosvaeError(f"no masks of {', '.join(sorted(missing))} for a minute")
+            time.sleep(0.01)
+        return time.time() - begin
+
     def close(self) -> None:
         """End vehicles and router."""
         for process in self.processes:
@@ -145,14 +165,6 @@ class Fleet:
             process.wait()
         self._session.close()
         self._router.close()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,21 +180,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     names = [f"v{number:02d}" for number in range(1, options.vehicles + 1)]
     try:
+        bundle = ModelBundle.load(find_bundle(options.bundle))
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gosvae-fleet-"))
             fleet = Fleet(Path(folder), names)
             stack.callback(fleet.close)
             console.print("starting Ray, networks and vehicles ...")
-            service = Service(fleet.settings(bundles=(find_bundle(options.bundle),)))
+            service = Service(fleet.settings(bundles=(bundle.path,)))
             stack.callback(service.close)
-            fleet.simulate(names, options.rate, "--bundle", str(find_bundle(options.bundle)))
+            fleet.simulate(names, options.rate, "--bundle", str(bundle.path))
             if options.view:
-                fleet.view(find_bundle(options.bundle))
+                fleet.view(bundle.path)
             # Only now: until all parts are there, a signal ends the process at once.
             stop = stack.enter_context(stop_signals())
             monitor = Monitor()
             stack.callback(monitor.close)
             figures = _watch(fleet, service, monitor, console, stop, options.seconds)
+            if options.seconds and not stop.is_set():
+                process = replica_processes(bundle.fingerprint)[0]
+                figures["recovery_ms"] = {"replica": round(1e3 * fleet.recover(process, names))}
     except KeyboardInterrupt:
         return 130
     except GosvaeError as error:

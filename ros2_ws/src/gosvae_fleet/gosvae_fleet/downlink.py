@@ -21,7 +21,8 @@ from gosvae_msgs.msg import Feedback, TokenPacket
 from . import keys
 from .carrier import Carrier, run
 from .certificates import BACKEND
-from .link import Presence, token_publisher
+from .link import token_publisher
+from .presence import Answering, Presence
 from .vehicles import load_vehicles
 
 
@@ -38,6 +39,7 @@ class Downlink(Carrier):
         """Publishers of feedback by vehicle and camera, once there is a session."""
         self._kept: list[Any] = []
         self._presence: Presence | None = None
+        self._answering: Answering | None = None
         qos = qos_profile("packets")
         self._out = {
             each: self.create_publisher(TokenPacket, f"/{keys.packets_key(*each)}", qos)
@@ -52,6 +54,8 @@ class Downlink(Carrier):
     def carry(self, session: zenoh.Session) -> None:
         """See :class:`Carrier`."""
         self._presence = Presence(session, log=self.get_logger().error)
+        self._answering = Answering(session, "downlink", self.get_logger().error)
+        self._answering.answer(self._cameras)
         for each in self._cameras:
             self._back[each] = token_publisher(session, keys.feedback_key(*each))
             take = partial(self._on_packet, self._out[each])
@@ -70,7 +74,7 @@ class Downlink(Carrier):
 
     def report(self) -> Report:
         """See :class:`Carrier`."""
-        assert self._presence is not None
+        assert self._presence is not None and self._answering is not None
         there, twice = sorted(self._presence.vehicles()), self._presence.twice()
         values = {
             "vehicles": ", ".join(there),
@@ -81,6 +85,9 @@ class Downlink(Carrier):
         }
         if twice:
             text = f"vehicle {twice[0]} is connected twice: give each a name and a certificate"
+            return Report(WARN, text, values)
+        if shared := self._answering.twice():
+            text = f"{', '.join(shared)}: answered by somebody else as well; its log tells by whom"
             return Report(WARN, text, values)
         return Report(OK, f"{len(there)} vehicles are connected", values)
 

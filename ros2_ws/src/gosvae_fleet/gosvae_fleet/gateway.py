@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
 
 from . import keys
-from .link import Presence
+from .presence import Answering, Presence
 from .quota import Quota
 from .vehicles import Vehicle
 
@@ -48,6 +48,8 @@ class Report(NamedTuple):
     process: int
     vehicles: Mapping[str, int]
     """Sessions on the link by vehicle."""
+    answered_twice: Sequence[str]
+    """Cameras, as ``v01/front``, whose packets others answer as well."""
     packets: Mapping[str, int]
     """That passed, by vehicle."""
     rejected: Mapping[str, Mapping[str, int]]
@@ -76,26 +78,52 @@ class Gateway:
         self._events: deque[str] = deque(maxlen=REMEMBERED_EVENTS)
         self._arrived, self._stop = Event(), Event()
         self._presence = Presence(session, log=self._events.append)
+        self._answering = Answering(session, "gateway", self._events.append)
         self._session = session  # which closes when nothing refers to it
-        self._kept = []
-        for vehicle in vehicles:
-            quota = Quota(vehicle.packets_per_s, vehicle.kbit_per_s)
-            self._rejected[vehicle.name] = Counter()
-            for camera in vehicle.cameras:
-                take = partial(self._on_packet, vehicle, quota, camera)
-                key = keys.packets_key(vehicle.name, camera)
-                self._kept.append(session.declare_subscriber(key, take))
+        self._vehicles: dict[str, Vehicle] = {}
+        self._subscribers: dict[str, list[Any]] = {}
+        """By vehicle."""
+        self.serve(vehicles)
         self._thread = Thread(target=self._pass_on, name="pass on", daemon=True)
         self._thread.start()
+
+    def serve(self, vehicles: Iterable[Vehicle]) -> None:
+        """Take packets of these vehicles from now on, and of no others."""
+        wanted = {each.name: each for each in vehicles}
+        for name, vehicle in list(self._vehicles.items()):
+            if wanted.get(name) != vehicle:
+                del self._vehicles[name]
+                for each in self._subscribers.pop(name):
+                    each.undeclare()
+        for vehicle in wanted.values():
+            if vehicle.name not in self._vehicles:
+                self._vehicles[vehicle.name] = vehicle
+                self._subscribers[vehicle.name] = self._subscribe(vehicle)
+        self._answering.answer(
+            (vehicle.name, camera) for vehicle in wanted.values() for camera in vehicle.cameras
+        )
+
+    def _subscribe(self, vehicle: Vehicle) -> list[Any]:
+        quota = Quota(vehicle.packets_per_s, vehicle.kbit_per_s)
+        self._rejected.setdefault(vehicle.name, Counter())
+        return [
+            self._session.declare_subscriber(
+                keys.packets_key(vehicle.name, camera),
+                partial(self._on_packet, vehicle, quota, camera),
+            )
+            for camera in vehicle.cameras
+        ]
 
     def report(self) -> Report:
         """Return figures, and what was logged since the last report."""
         self._presence.twice()
+        answered_twice = self._answering.twice()
         events = list(self._events)
         self._events.clear()
         return Report(
             os.getpid(),
             self._presence.vehicles(),
+            answered_twice,
             dict(self._passed),
             {name: dict(reasons) for name, reasons in self._rejected.items() if reasons},
             sorted(self._live),
@@ -104,9 +132,9 @@ class Gateway:
 
     def close(self) -> None:
         """Take no more packets."""
-        for each in self._kept:
-            each.undeclare()
+        self.serve([])
         self._presence.close()
+        self._answering.close()
         self._stop.set()
         self._arrived.set()
         self._thread.join()

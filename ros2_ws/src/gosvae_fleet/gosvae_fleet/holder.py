@@ -15,22 +15,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import serialize_message
 
 from gosvae_codec import EncodedFrame, ModelBundle, Packet, PacketError
+from gosvae_codec.errors import KeyFileError
 from gosvae_codec.keys import KeyFile
-from gosvae_codec.masks import Mask
 from gosvae_codec.unpacking import UnpackedFrame, Unpacker
-from gosvae_common.messages import to_header_message, to_image
+from gosvae_common.diagnostics import to_status
+from gosvae_common.meters import Meter
 from gosvae_common.reception import Reception
+from gosvae_common.task_messages import outputs_of
 
 from . import keys
-from .link import result_publisher, token_publisher
+from .figures import Figures, to_report
+from .link import has_listeners, result_publisher, token_publisher
+from .network import Job
 
 SLICE_SECONDS = 0.3
 """How long to wait after a slice for the next slice of its frame."""
 FEEDBACK_SECONDS = 0.2
 """Between messages of feedback while packets arrive and no frame is complete."""
+STATUS_SECONDS = 1.0
+"""Between messages of diagnostics."""
 ANSWER_SECONDS = 1.0
 """How long after its last packet a stream is answered."""
 REMEMBERED_EVENTS = 100
@@ -39,52 +46,26 @@ Place = tuple[str, str]
 """Vehicle and camera."""
 
 
-class Figures(NamedTuple):
-    """What is known of one stream."""
-
-    vehicle: str
-    camera: str
-    bundle: str
-    packets: int
-    masks: int
-    masks_per_s: float
-    age_ms_p50: float
-    """Age of masks when they are published; compares two clocks. NaN without any."""
-    age_ms_p95: float
-    last_mask_s: float
-    """Since the newest mask; infinite before the first."""
-    kbit_per_s: float
-    lost: int
-    """Packets of the current stream that did not arrive."""
-    skipped: int
-    """Frames of which no mask was made, as a newer one came before a network was free."""
-    failed: int
-    """Frames whose network died, or failed."""
-    without_reference: int
-    rejected: Mapping[str, int]
-    """Packets that could not be used, by the kind of error."""
-
-
 class Waiting:
     """The newest frame of each stream that waits for a network; the oldest stream is first."""
 
     def __init__(self) -> None:
-        self._frames: dict[Stream, UnpackedFrame] = {}
+        self._jobs: dict[Stream, Job] = {}
         self._changed = asyncio.Event()
 
-    def put(self, stream: Stream, frame: UnpackedFrame) -> None:
+    def put(self, stream: Stream, job: Job) -> None:
         """Add a frame in the place of an older one, which is skipped."""
-        stream.skipped += stream in self._frames
-        self._frames[stream] = frame
+        stream.skipped += stream in self._jobs
+        self._jobs[stream] = job
         self._changed.set()
 
-    async def take(self, batch: int) -> list[tuple[Stream, UnpackedFrame]]:
+    async def take(self, batch: int) -> list[tuple[Stream, Job]]:
         """Return the next frames, one at least and `batch` at most, as soon as there are any."""
-        while not self._frames:
+        while not self._jobs:
             self._changed.clear()
             await self._changed.wait()
-        names = list(self._frames)[:batch]
-        return [(each, self._frames.pop(each)) for each in names]
+        names = list(self._jobs)[:batch]
+        return [(each, self._jobs.pop(each)) for each in names]
 
 
 class Stream:
@@ -93,9 +74,11 @@ class Stream:
     def __init__(self, holder: Holder, place: Place, bundle: ModelBundle) -> None:
         self._holder, self._place = holder, place
         self.skipped = self.failed = 0
-        self._heard = 0.0
+        self._heard = self._told = 0.0
+        self._frame_bytes = Meter()
+        self._status = result_publisher(holder.session, keys.status_key(place[0]))
         self._feedback = token_publisher(holder.session, keys.feedback_key(*place))
-        self._masks = result_publisher(holder.session, keys.mask_key(*place))
+        self._results: Counter[str] = Counter()
         self._begin(bundle)
 
     def _begin(self, bundle: ModelBundle) -> None:
@@ -103,6 +86,11 @@ class Stream:
         self.reception = Reception(bundle, lambda text: log(f"{place}: {text}"), self._holder.keys)
         self._unpacker = Unpacker(bundle)
         self._waiting = self._holder.network(bundle)
+        vehicle, camera = self._place
+        self._publishers = {
+            topic: result_publisher(self._holder.session, keys.key(vehicle, f"{camera}/{topic}"))
+            for topic in self._holder.topics(bundle)
+        }
 
     def on_packet(self, data: bytes) -> None:
         """Process a packet as CDR. None raises an error."""
@@ -120,34 +108,57 @@ class Stream:
     def on_tick(self, now: float) -> None:
         """Release frames that wait for a slice, and repeat feedback; `now` is monotonic."""
         self._unpack(self.reception.expire(now - SLICE_SECONDS))
-        # A stream that went to another holder is answered there.
-        if now - self._heard < ANSWER_SECONDS and self.reception.is_feedback_due(FEEDBACK_SECONDS):
+        if now - self._heard >= ANSWER_SECONDS:
+            return  # a stream that went to another holder is answered there
+        if self.reception.is_feedback_due(FEEDBACK_SECONDS):
             self._answer()
+        if now - self._told >= STATUS_SECONDS:
+            self._told = now
+            self._tell()
 
-    def on_mask(self, frame: UnpackedFrame, mask: Mask) -> None:
-        """Publish a mask."""
-        header = to_header_message(frame.header)
-        self._masks.put(serialize_message(to_image(mask, "mono8", header)))
+    def on_result(self, frame: UnpackedFrame, messages: Mapping[str, bytes]) -> None:
+        """Publish what was made of a frame, CDR by topic."""
+        for topic, data in messages.items():
+            if topic in self._publishers:  # the vehicle may have another bundle now
+                self._publishers[topic].put(data)
+                self._results[topic] += 1
         self.reception.on_result(frame.header, frame.coverage, time.time_ns())
 
     def _unpack(self, frames: Sequence[EncodedFrame]) -> None:
-        """Unpack frames, also those of which no mask will be made: later ones refer to them."""
+        """Unpack frames, also those of which nothing will be made: later ones refer to them."""
         for frame in frames:
             try:
                 unpacked = self._unpacker.unpack(frame.packets)
             except Exception as error:  # of this frame; the next one is processed
                 self.reception.on_error(error)
             else:
+                self._frame_bytes.add(sum(packet.serialized_size() for packet in frame.packets))
                 self.reception.on_unpacked(frame.packets[0].stream, unpacked)
-                self._waiting.put(self, unpacked)
+                self._pass_on(unpacked)
             self._answer()
+
+    def _pass_on(self, frame: UnpackedFrame) -> None:
+        """Let networks make what somebody listens to."""
+        wanted = [topic for topic, each in self._publishers.items() if has_listeners(each)]
+        if wanted:
+            self._waiting.put(self, Job(frame, wanted))
+        else:
+            self.on_result(frame, {})
 
     def _answer(self) -> None:
         message = self.reception.feedback()
-        now = time.time_ns()
-        message.header.stamp = Time(sec=now // 10**9, nanosec=now % 10**9)
+        message.header.stamp = _now()
         self.reception.seal(message)
         self._feedback.put(serialize_message(message))
+
+    def _tell(self) -> None:
+        """Publish what ``/diagnostics`` shows."""
+        camera = keys.key(*self._place)
+        message = DiagnosticArray(
+            status=[to_status(to_report(self.figures()), "gosvae_fleet", camera)]
+        )
+        message.header.stamp = _now()
+        self._status.put(serialize_message(message))
 
     def figures(self) -> Figures:
         """Return what is known of it."""
@@ -156,17 +167,20 @@ class Stream:
             *self._place,
             bundle=each.bundle.name,
             packets=each.packets,
-            masks=each.frames,
-            masks_per_s=each.results.rate(),
+            frames=each.frames,
+            frames_per_s=each.results.rate(),
             age_ms_p50=each.age_ms.percentile(0.5),
             age_ms_p95=each.age_ms.percentile(0.95),
-            last_mask_s=each.results.silence() if each.frames else math.inf,
+            last_frame_s=each.results.silence() if each.frames else math.inf,
+            results=dict(self._results),
+            bytes_per_frame=self._frame_bytes.mean(),
             kbit_per_s=each.bytes.sum_rate() * 8 / 1e3,
             lost=each.reassembler.lost,
             skipped=self.skipped,
             failed=self.failed,
             without_reference=each.undecodable,
             rejected=dict(each.rejected),
+            problem=each.rejections.last if each.rejections.meter.rate() else "",
         )
 
 
@@ -196,9 +210,10 @@ class Holder:
         """Hold streams of `bundles`, the first of which answers packets of unknown ones.
 
         Args:
-            session: of Zenoh, which feedback and masks are published with.
+            session: of Zenoh, which feedback and results are published with.
             bundles: that vehicles may use.
-            networks: by fingerprint, what makes masks of frames: ``remote(frames)`` to be awaited.
+            networks: by fingerprint, what makes messages of jobs, as :class:`Network` does:
+                ``remote(jobs)`` to be awaited.
             batch: largest number of frames a call.
             calls: of one bundle's network that may run at once.
             keys: with which packets must be sealed.
@@ -213,6 +228,7 @@ class Holder:
         self._waiting: dict[int, Waiting] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._batches: Counter[int] = Counter()
+        self._key_problem = ""
         self._events: deque[str] = deque(maxlen=REMEMBERED_EVENTS)
         self.log = self._events.append
 
@@ -237,6 +253,10 @@ class Holder:
         """Return the number of this process, as soon as it can take packets."""
         return os.getpid()
 
+    def topics(self, bundle: ModelBundle) -> list[str]:
+        """Return what can be made of a bundle's frames, below a camera's base name."""
+        return [each.topic for task in bundle.tasks.values() for each in outputs_of(task)]
+
     def network(self, bundle: ModelBundle) -> Waiting:
         """Return where frames of a bundle wait for its network."""
         fingerprint = bundle.fingerprint
@@ -252,21 +272,39 @@ class Holder:
             taken = await waiting.take(self._batch)
             self._batches[len(taken)] += 1
             try:
-                masks = await network.remote([frame for _, frame in taken])
+                made = await network.remote([job for _, job in taken])
             except Exception as error:  # its replica died; others, or the next one, go on
                 for stream, _ in taken:
                     stream.failed += 1
                 self.log(f"network of bundle: {_first_line(error)}")
                 continue
-            for (stream, frame), mask in zip(taken, masks, strict=True):
-                stream.on_mask(frame, mask)
+            for (stream, job), messages in zip(taken, made, strict=True):
+                stream.on_result(job.frame, messages)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(FEEDBACK_SECONDS / 4)
             now = time.monotonic()
+            self._refresh_keys()
             for stream in list(self._streams.values()):
                 stream.on_tick(now)
+
+    def _refresh_keys(self) -> None:
+        """Read the key file again if it has changed."""
+        problem = ""
+        try:
+            if self.keys is not None and self.keys.refresh():
+                self.log(f"key file {self.keys.path} holds keys {self.keys.ids}")
+        except KeyFileError as error:
+            problem = f"{error}; the keys before it are still in use"
+        if problem and problem != self._key_problem:
+            self.log(problem)
+        self._key_problem = problem
+
+
+def _now() -> Time:
+    nanoseconds = time.time_ns()
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from gosvae_common.errors import UsageError
 PREFIX = "gosvae"
 ALIVE = "alive"
 """What follows the vehicle in the key of its liveliness token, before the session's own number."""
+_ANSWERED = "/answered/"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
@@ -57,9 +58,25 @@ def mask_key(vehicle: str, camera: str) -> str:
     return key(vehicle, f"{camera}/{topics.MASK}")
 
 
+def status_key(vehicle: str) -> str:
+    """Return the key of what a service has to say on ``/diagnostics`` of a vehicle's streams."""
+    return key(vehicle, topics.DIAGNOSTICS)
+
+
 def alive_key(vehicle: str, session: str = "*") -> str:
     """Return the key of one session's liveliness token; by default, of all of a vehicle."""
     return key(vehicle, f"{ALIVE}/{session}")
+
+
+def answered_key(vehicle: str, camera: str, who: str = "*") -> str:
+    """Return the key of the liveliness token of who answers a camera; by default, of all."""
+    return f"{packets_key(vehicle, camera)}{_ANSWERED}{who}"
+
+
+def split_answered(text: str) -> tuple[str, str]:
+    """Return vehicle and camera, as ``v01/front``, and who answers it, of the key of a token."""
+    camera, _, who = text.removeprefix(f"{PREFIX}/").rpartition(f"/{topics.PACKETS}{_ANSWERED}")
+    return camera, who
 
 
 def split_alive(text: str) -> tuple[str, str]:

@@ -88,12 +88,24 @@ class Monitor:
                 family.add_metric([each.vehicle, each.camera, each.bundle], getattr(each, name))
             yield family
         age = GaugeMetricFamily(
-            "gosvae_mask_age_ms", "Age of masks at publication.", labels=[*place, "quantile"]
+            "gosvae_age_ms", "Age of frames at publication.", labels=[*place, "quantile"]
         )
         for each in streams:
             age.add_metric([each.vehicle, each.camera, "0.5"], each.age_ms_p50)
             age.add_metric([each.vehicle, each.camera, "0.95"], each.age_ms_p95)
         yield age
+        results = CounterMetricFamily("gosvae_results", "Messages made.", labels=[*place, "topic"])
+        for each in streams:
+            for topic, count in each.results.items():
+                results.add_metric([each.vehicle, each.camera, topic], count)
+        yield results
+        twice = GaugeMetricFamily(
+            "gosvae_answered_twice", "1 where others answer the camera as well.", labels=place
+        )
+        for name in state.gateway.answered_twice if state.gateway else ():
+            vehicle, _, camera = name.partition("/")
+            twice.add_metric([vehicle, camera], 1)
+        yield twice
         rejected = CounterMetricFamily(
             "gosvae_rejected_packets", "Packets dropped.", labels=["vehicle", "reason"]
         )
@@ -117,9 +129,9 @@ class Monitor:
 
 _STREAM_METRICS = (
     ("packets", CounterMetricFamily, "Packets accepted."),
-    ("masks", CounterMetricFamily, "Masks made."),
-    ("masks_per_s", GaugeMetricFamily, "Masks a second, lately."),
-    ("last_mask_s", GaugeMetricFamily, "Seconds since the newest mask."),
+    ("frames", CounterMetricFamily, "Frames of which all was made that is listened to."),
+    ("frames_per_s", GaugeMetricFamily, "The same a second, lately."),
+    ("last_frame_s", GaugeMetricFamily, "Seconds since the newest of them."),
     ("kbit_per_s", GaugeMetricFamily, "Rate of packets, lately."),
     ("lost", GaugeMetricFamily, "Packets of the current stream that did not arrive."),
     ("skipped", CounterMetricFamily, "Frames skipped, as a newer one came first."),
@@ -132,12 +144,23 @@ def follow(service: Service, monitor: Monitor, stop: Event) -> None:
     """Keep a monitor up to date, and log to stdout, until `stop` is set."""
     print(log_line("service", f"ready; metrics at {monitor.url}/metrics"), flush=True)
     while not stop.wait(1.0):
+        for text in _changes(service):
+            print(log_line("service", text), flush=True)
         state = service.state()
         if state.problem != monitor.state.problem:
             print(log_line("service", state.problem or "all parts answer"), flush=True)
         monitor.update(state)
         for part, text in state.events:
             print(log_line(part, text), flush=True)
+
+
+def _changes(service: Service) -> Iterator[str]:
+    """Yield what to log of files that have changed."""
+    try:
+        if text := service.refresh():
+            yield text
+    except UsageError as error:
+        yield f"{error}; the vehicles before it are still served"
 
 
 def log_line(part: str, text: str) -> str:
@@ -148,7 +171,7 @@ def log_line(part: str, text: str) -> str:
 def table(state: State, title: str) -> Table:
     """Return the table of all streams, and what was rejected."""
     made = Table(title=title)
-    for name in ("vehicle", "camera", "masks/s", "age p50", "p95 ms", "kbit/s"):
+    for name in ("vehicle", "camera", "frames/s", "age p50", "p95 ms", "kbit/s"):
         made.add_column(name, justify="left" if name in ("vehicle", "camera") else "right")
     for name in ("lost", "skipped", "rejected"):
         made.add_column(name, justify="right")
@@ -158,7 +181,7 @@ def table(state: State, title: str) -> Table:
         made.add_row(
             each.vehicle,
             each.camera,
-            f"{each.masks_per_s:.1f}",
+            f"{each.frames_per_s:.1f}",
             *(_number(value) for value in (each.age_ms_p50, each.age_ms_p95)),
             f"{each.kbit_per_s:.0f}",
             str(each.lost),

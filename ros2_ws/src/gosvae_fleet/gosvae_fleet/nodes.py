@@ -21,7 +21,7 @@ def downlink() -> int:
 
 
 def results() -> int:
-    """Run the node that publishes the service's masks, and return the exit status."""
+    """Run the node that publishes what the service makes, and return the exit status."""
     return _run("results")
 
 

@@ -1,28 +1,31 @@
-"""Node `gosvae_results`: the masks of a fleet's service as ROS topics.
+"""Node `gosvae_results`: what a fleet's service makes, as ROS topics.
 
-They are the topics that zenoh-plugin-ros2dds makes of the service's keys, with what label ids
-mean beside them: ``/gosvae/<vehicle>/<camera>/semantic/mask`` and ``label_info``, as those of
-a receiver, so that RViz, planners and `gosvae view` take them as they are.
+They are the topics that zenoh-plugin-ros2dds makes of the service's keys, with what label ids mean
+beside them: ``/gosvae/<vehicle>/<camera>/semantic/mask`` and so on, as those of a receiver, so that
+RViz, planners and `gosvae view` take them as they are. Only what somebody listens to crosses the
+link, and only then does the service make it.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import zenoh
-from sensor_msgs.msg import Image
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.event_handler import PublisherEventCallbacks
 
 from gosvae_codec import ModelBundle
 from gosvae_common import topics
 from gosvae_common.diagnostics import Report
 from gosvae_common.health import OK
-from gosvae_common.messages import to_label_info
 from gosvae_common.meters import Meter
 from gosvae_common.qos import qos_profile
 from gosvae_common.shipped import find_bundle
-from gosvae_msgs.msg import LabelInfo
+from gosvae_common.task_messages import latched_of, outputs_of
+from gosvae_msgs.msg import Feedback
 
 from . import keys
 from .carrier import Carrier, run
@@ -31,7 +34,7 @@ from .vehicles import load_vehicles
 
 
 class Results(Carrier):
-    """Publishes the masks of all vehicles.
+    """Publishes what is made of all vehicles' frames, the service's feedback and diagnostics.
 
     Raises:
         BundleError: as :meth:`ModelBundle.load` does.
@@ -41,46 +44,78 @@ class Results(Carrier):
         super().__init__("gosvae_results", **options)
         self.declare("vehicles", "", "File vehicles.yaml.", read_only=True)
         self.declare(
-            "bundle", "", "Folder of the bundle that made the masks, for labels.", read_only=True
+            "bundle", "", "Folder of the bundle that the vehicles use, for labels.", read_only=True
         )
-        fleet = load_vehicles(Path(self.value("vehicles"))).values()
+        self._fleet = load_vehicles(Path(self.value("vehicles"))).values()
         bundle = ModelBundle.load(find_bundle(self.value("bundle")))
         self._received = Meter()
+        self._lock = Lock()
+        self._link: zenoh.Session | None = None
+        self._out: dict[str, tuple[Any, type]] = {}
+        """Publishers by key, each with its type."""
+        self._taken: dict[str, Any] = {}
+        """Subscribers by key of what somebody listens to."""
         self._kept: list[Any] = []
-        """Publishers of labels, and subscribers of the session."""
-        self._out: dict[str, Any] = {}
-        """Publishers by the key of a camera's masks."""
-        stamp = self.get_clock().now().to_msg()
-        for vehicle in fleet:
+        for vehicle in self._fleet:
             for camera in vehicle.cameras:
-                name = keys.mask_key(vehicle.name, camera)
-                self._out[name] = self.create_publisher(
-                    Image, f"/{name}", qos_profile("sensor_data")
-                )
-                topic = f"/{keys.key(vehicle.name, f'{camera}/{topics.LABEL_INFO}')}"
-                labels = self.create_publisher(LabelInfo, topic, qos_profile("latched"))
-                labels.publish(to_label_info(bundle, bundle.labels, stamp))
-                self._kept.append(labels)
+                self._offer(bundle, partial(keys.key, vehicle.name), camera)
         self.start(BACKEND)
+
+    def _offer(self, bundle: ModelBundle, key: Any, camera: str) -> None:
+        """Create the publishers of one camera."""
+        stamp = self.get_clock().now().to_msg()
+        for task in bundle.tasks.values():
+            for output in outputs_of(task):
+                self._add(key(f"{camera}/{output.topic}"), output.kind, "sensor_data")
+            for topic, message in latched_of(bundle, task, stamp).items():
+                name = f"/{key(f'{camera}/{topic}')}"
+                latched = self.create_publisher(type(message), name, qos_profile("latched"))
+                latched.publish(message)
+                self._kept.append(latched)
+        self._add(key(f"{camera}/{topics.FEEDBACK}"), Feedback, "packets")
+
+    def _add(self, key: str, kind: type, qos: str) -> None:
+        """Offer a topic, and take its key from the link while somebody listens."""
+        events = PublisherEventCallbacks(matched=lambda _: self._follow_demand(key))
+        publisher = self.create_publisher(kind, f"/{key}", qos_profile(qos), event_callbacks=events)
+        self._out[key] = publisher, kind
+
+    def _follow_demand(self, key: str) -> None:
+        with self._lock:
+            if self._link is None:
+                return
+            publisher, kind = self._out[key]
+            if not publisher.get_subscription_count():
+                taken = self._taken.pop(key, None)
+                if taken is not None:
+                    taken.undeclare()
+            elif key not in self._taken:
+                take = partial(self._take, publisher, kind)
+                self._taken[key] = self._link.declare_subscriber(key, take)
 
     def carry(self, session: zenoh.Session) -> None:
         """See :class:`Carrier`."""
-        for name, publisher in self._out.items():
-            take = partial(self._on_mask, publisher)
-            self._kept.append(session.declare_subscriber(name, take))
+        self._link = session
+        for key in self._out:
+            self._follow_demand(key)
+        for vehicle in self._fleet:
+            take = partial(self._take, self._status, DiagnosticArray)
+            self._kept.append(session.declare_subscriber(keys.status_key(vehicle.name), take))
 
-    def _on_mask(self, publisher: Any, sample: Any) -> None:
-        if self.republish(publisher, sample.payload.to_bytes(), Image):
+    def _take(self, publisher: Any, kind: type, sample: Any) -> None:
+        if self.republish(publisher, sample.payload.to_bytes(), kind):
             self._received.add(1)
 
     def report(self) -> Report:
         """See :class:`Carrier`."""
         values = {
-            "masks/s": self._received.rate(),
+            "messages/s": self._received.rate(),
+            "topics listened to": len(self._taken),
             "rejected": self.errors.count,
             "last rejection": self.errors.last,
         }
-        return Report(OK, f"{len(self._out)} cameras", values)
+        cameras = sum(len(each.cameras) for each in self._fleet)
+        return Report(OK, f"{cameras} cameras", values)
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ writes its packets and liveliness, and reads its feedback; the backend does ever
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,6 +28,13 @@ Config = dict[str, Any]
 def endpoint(host: str, port: int = PORT) -> str:
     """Return the endpoint of a router."""
     return f"{SCHEME}/{host}:{port}{DATAGRAMS}"
+
+
+def local_endpoint() -> str:
+    """Return an endpoint that only this machine reaches, at a port that is free now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return endpoint("127.0.0.1", probe.getsockname()[1])
 
 
 def session_config(

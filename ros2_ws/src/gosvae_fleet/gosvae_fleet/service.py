@@ -26,14 +26,16 @@ from ray import serve
 from ray.exceptions import PendingCallsLimitExceeded, RayActorError, RayError
 
 from gosvae_codec import ModelBundle
+from gosvae_codec.errors import GosvaeError
 from gosvae_codec.keys import KeyFile
 from gosvae_codec.sessions import available
 from gosvae_common.errors import UsageError
 
 from .certificates import BACKEND, check_credentials
+from .figures import Figures
 from .gateway import Gateway, Packets
 from .gateway import Report as GatewayReport
-from .holder import Figures, Holder
+from .holder import Holder
 from .holder import Report as HolderReport
 from .link import open_client
 from .network import Network, network_name
@@ -71,6 +73,10 @@ class Settings:
     """Of a Ray cluster; ``local``: a new one on this machine."""
 
 
+class ServiceError(GosvaeError):
+    """Ray does not start, or is not there."""
+
+
 class State(NamedTuple):
     """What the parts of a service say of themselves; None: one that does not answer."""
 
@@ -83,7 +89,7 @@ class State(NamedTuple):
         found: dict[tuple[str, str], Figures] = {}
         for each in (stream for report in self.holders if report for stream in report.streams):
             place = each.vehicle, each.camera
-            if place not in found or each.last_mask_s < found[place].last_mask_s:
+            if place not in found or each.last_frame_s < found[place].last_frame_s:
                 found[place] = each
         return [found[place] for place in sorted(found)]
 
@@ -207,8 +213,11 @@ class Service:
             UsageError: there are not enough processors, or a value is impossible.
             BundleError, ProviderError, CertificateError, KeyFileError: of what `settings` name.
             LinkError: the router cannot be reached.
+            ServiceError: Ray does not start, or is not at the address.
         """
         bundles = _check(settings)
+        self._vehicles = settings.vehicles
+        self._read = _state_of(settings.vehicles)
         self._join(settings)
         try:
             for bundle in bundles:
@@ -240,13 +249,17 @@ class Service:
                 "_node_ip_address": "127.0.0.1",
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
-        ray.init(
-            settings.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="gosvae",
-            **local,
-        )
+        try:
+            ray.init(
+                settings.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                namespace="gosvae",
+                **local,
+            )
+        except Exception as error:  # Ray raises what it likes
+            reason = str(error).partition("\n")[0]
+            raise ServiceError(f"Ray at {settings.address}: {reason}") from error
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
 
@@ -256,6 +269,21 @@ class Service:
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_SECONDS)
         first, *others = [_answer(call) if call in done else None for call in calls]
         return State(first, others)
+
+    def refresh(self) -> str:
+        """Read the vehicles again if their file has changed; return what to log of it, if any.
+
+        Raises:
+            UsageError: there is an error in it; the vehicles stay as they are.
+        """
+        state = _state_of(self._vehicles)
+        if state == self._read:
+            return ""
+        self._read = state
+        fleet = list(load_vehicles(self._vehicles).values())
+        # Not awaited: a gateway that dies now reads the file itself when it comes back.
+        self.gateway.serve.remote(fleet)
+        return f"{self._vehicles} has changed: {len(fleet)} vehicles"
 
     def close(self) -> None:
         """End all parts, and Ray where it was started here."""
@@ -272,6 +300,15 @@ def replica_processes(fingerprint: int) -> list[int]:
         except OSError:
             pass  # it has ended
     return found
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content; empty where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 def _answer(call: Any) -> Any:
@@ -298,7 +335,6 @@ def _check(settings: Settings) -> list[ModelBundle]:
     bundles = [ModelBundle.load(path) for path in settings.bundles]
     names = {each.fingerprint: each.path for each in reversed(bundles)}
     for bundle in bundles:
-        _ = bundle.semantic
         if names[bundle.fingerprint] != bundle.path:
             raise UsageError(
                 f"{bundle.path} and {names[bundle.fingerprint]} have one fingerprint, "

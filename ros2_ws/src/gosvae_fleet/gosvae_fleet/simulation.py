@@ -24,11 +24,13 @@ from typing import Any
 
 from rclpy.serialization import deserialize_message
 
-from gosvae_codec import Encoder, Header, ModelBundle, Packet
+from gosvae_codec import Encoder, FingerprintError, Header, ModelBundle, Packet, SealError
 from gosvae_codec.congestion import Report
+from gosvae_codec.errors import GosvaeError
 from gosvae_codec.keys import KeyFile
-from gosvae_codec.sealing import PacketSealer
+from gosvae_codec.sealing import FeedbackOpener, PacketSealer
 from gosvae_codec.sender import Feedback, Sender, Settings
+from gosvae_common.meters import ErrorLog
 from gosvae_common.shipped import find_bundle, find_drive
 from gosvae_common.signals import stop_signals
 from gosvae_msgs.msg import Feedback as FeedbackMessage
@@ -52,8 +54,11 @@ class Vehicle:
     ) -> None:
         """Connect `session`; send at most `limit` kbit/s, or what it takes."""
         self.name = name
-        sealer = PacketSealer(KeyFile(key_file)) if key_file else None
-        self._sender = Sender(Encoder(bundle), sealer=sealer)
+        key = KeyFile(key_file) if key_file else None
+        self._sender = Sender(Encoder(bundle), sealer=PacketSealer(key) if key else None)
+        self._opener = FeedbackOpener(key) if key else None
+        self.errors = ErrorLog(lambda text: print(f"{name}: {text}", file=sys.stderr))
+        """Of feedback, as a transmitter shows them on ``/diagnostics``."""
         self._settings = Settings(max_kbit_per_s=limit)
         self._token = session.liveliness().declare_token(
             keys.alive_key(name, str(session.info.zid()))
@@ -76,9 +81,12 @@ class Vehicle:
 
     def _on_feedback(self, sample: Any) -> None:
         message = deserialize_message(sample.payload.to_bytes(), FeedbackMessage)
-        self.answers[message.receiver] = self.answers.get(message.receiver, 0) + 1
-        if message.fingerprint != self._sender.encoder.bundle.fingerprint:
+        try:
+            self._check(message)
+        except GosvaeError as error:
+            self.errors.add(error)
             return
+        self.answers[message.receiver] = self.answers.get(message.receiver, 0) + 1
         usable = message.has_acknowledged and not message.request_intra
         self._sender.on_feedback(
             Feedback(
@@ -93,6 +101,16 @@ class Vehicle:
                 message.receiver,
             )
         )
+
+    def _check(self, message: FeedbackMessage) -> None:
+        """Raise SealError or FingerprintError where feedback cannot be used."""
+        own = self._sender.encoder.bundle.fingerprint
+        if self._opener is not None:
+            self._opener.check(message)
+        elif len(message.seal):
+            raise SealError("the service expects sealed packets: give a key file")
+        if message.fingerprint != own:
+            raise FingerprintError(own, message.fingerprint)
 
 
 class Recorded:

@@ -20,7 +20,8 @@ from gosvae_msgs.msg import Feedback, TokenPacket
 
 from . import keys
 from .carrier import Carrier, run
-from .link import Presence, has_listeners, token_publisher
+from .link import has_listeners, token_publisher
+from .presence import Presence
 
 
 class Uplink(Carrier):

@@ -103,7 +103,7 @@ def _exec_backend(node: str, options: argparse.Namespace, **more: str) -> int:
 def _add_results_arguments(parser: argparse.ArgumentParser) -> None:
     _add_downlink_arguments(parser)
     parser.add_argument(
-        "--bundle", default="", metavar="DIR", help="that made the masks (default: as for `run`)"
+        "--bundle", default="", metavar="DIR", help="of the vehicles (default: as for `run`)"
     )
 
 
@@ -352,11 +352,12 @@ has the certificate `backend`.
     ),
     Verb(
         "results",
-        "publish the masks of a fleet's service as ROS topics",
+        "publish what a fleet's service makes as ROS topics",
         """\
-Publishes the masks that `gosvae fleet` makes, and what their ids mean, as ROS topics under the
-vehicles' names, /gosvae/VEHICLE/CAMERA/semantic/mask, for planners, RViz and the view: `gosvae view
---no-frames --cameras gosvae/v01/camera,gosvae/v02/camera`. It has the certificate `backend`.
+Publishes what `gosvae fleet` makes, and what label ids mean, as ROS topics under the vehicles'
+names, such as /gosvae/VEHICLE/CAMERA/semantic/mask, for planners, RViz and the view: `gosvae view
+--no-frames --cameras gosvae/v01/camera,gosvae/v02/camera`; its feedback and diagnostics as well.
+What nobody listens to is neither carried nor made. It has the certificate `backend`.
 """,
         _add_results_arguments,
         _results,
@@ -387,9 +388,10 @@ nothing else. A changed vehicles.yaml needs a restart.
         "fleet",
         "run the service of many vehicles on Ray",
         """\
-Makes masks of the packets of all vehicles on the link, on this machine or on a Ray cluster, and
-publishes them as gosvae/VEHICLE/CAMERA/semantic/mask. It takes the place of downlink and receivers,
-and has the certificate `backend`. `make fleet` shows all of it with simulated vehicles.
+Makes masks, boxes and depths of the packets of all vehicles on the link, on this machine or on a
+Ray cluster, while somebody listens to their keys, such as gosvae/VEHICLE/CAMERA/semantic/mask. It
+takes the place of downlink and receivers, and has the certificate `backend`. It reads a changed
+vehicles.yaml again. `make fleet` shows all of it with simulated vehicles.
 """,
         _add_fleet_arguments,
         _fleet,

@@ -1,18 +1,11 @@
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 VEHICLES = {"vehicles": {"v01": {}, "v02": {"cameras": ["front", "rear/left"]}}}
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +27,7 @@ def endpoint(folder: Path) -> Iterator[str]:
     from gosvae_fleet.certificates import check_credentials
     from gosvae_fleet.vehicles import parse_vehicles
 
-    address = router.endpoint("127.0.0.1", free_port())
+    address = router.local_endpoint()
     fleet = parse_vehicles(VEHICLES).values()
     session = link.open_router(
         router.router_config(fleet, check_credentials(folder, "router"), [address])

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("zenoh", reason="the extra uplink is not installed")
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
@@ -21,6 +21,7 @@ from sensor_msgs.msg import Image
 
 from gosvae_codec import Header, ModelBundle, Packet
 from gosvae_codec.testing import write_tiny_bundle
+from gosvae_common.detections import detections_type
 from gosvae_common.messages import from_packet_message, to_packet_message
 from gosvae_common.qos import qos_profile
 from gosvae_fleet import keys, link
@@ -180,6 +181,45 @@ def test_masks_of_the_service_become_topics_with_labels(between: Link, tmp_path:
     between.wait(is_rejected)
     assert "bytes are no Image" in results.errors.last
     between.wait(lambda: between.says("gosvae_results") == "3 cameras")
+
+
+def test_results_take_from_the_link_what_is_listened_to(between: Link, tmp_path: Path) -> None:
+    tasks = ("semantic", "detection")
+    bundle = write_tiny_bundle(tmp_path / "models" / "tiny", tasks=tasks)
+    node, camera = between.node, "gosvae/v02/front"
+    between.start(Results, vehicles=between.vehicles, bundle=str(bundle))
+    backend = link.open_client(between.endpoint, check_credentials(between.folder, "backend"))
+    between.sessions.append(backend)
+    feedback = f"{camera}/image_raw/gosvae/feedback"
+    boxes, answers = (
+        link.result_publisher(backend, key) for key in (f"{camera}/detections", feedback)
+    )
+    got: list[Any] = []
+    taken = [
+        node.create_subscription(kind, f"/{topic}", got.append, qos_profile("sensor_data"))
+        for kind, topic in ((detections_type(), f"{camera}/detections"), (Feedback, feedback))
+    ]
+    between.wait(lambda: all(map(link.has_listeners, (boxes, answers))))
+    nobody = link.result_publisher(backend, keys.mask_key("v02", "front"))
+    assert not link.has_listeners(nobody)
+
+    def is_carried() -> bool:
+        boxes.put(serialize_message(detections_type()()))
+        answers.put(serialize_message(Feedback()))
+        return len({type(each) for each in got}) == 2
+
+    between.wait(is_carried)
+    for each in taken:
+        node.destroy_subscription(each)
+    between.wait(lambda: not any(map(link.has_listeners, (boxes, answers))))
+    # What the service says of a stream is always there.
+    told = DiagnosticArray(status=[DiagnosticStatus(name="gosvae_fleet: gosvae/v02/front")])
+
+    def is_told() -> bool:
+        backend.put(keys.status_key("v02"), serialize_message(told))
+        return "gosvae_fleet: gosvae/v02/front" in between.status
+
+    between.wait(is_told)
 
 
 def test_nobody_who_listens_is_reported(between: Link) -> None:

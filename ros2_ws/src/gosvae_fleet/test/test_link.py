@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 zenoh = pytest.importorskip("zenoh", reason="the extra uplink is not installed")
 
 from gosvae_codec.packets import MAX_SERIALIZED_BYTES
-from gosvae_fleet import keys, link
+from gosvae_fleet import keys, link, presence
 from gosvae_fleet.certificates import check_credentials, make_certificate
+from gosvae_fleet.router import local_endpoint
 
 SECONDS = 20.0
 
@@ -130,11 +132,11 @@ def test_slices_of_a_frame_pass_together_and_larger_messages_do_not(sessions: Se
 def test_name_taken_twice_is_said_once_on_both_sides(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "TWICE_SECONDS", 0.2)
+    monkeypatch.setattr(presence, "TWICE_SECONDS", 0.2)
     lines: dict[str, list[str]] = {"backend": [], "v01": []}
-    watch = [link.Presence(sessions("backend"), log=lines["backend"].append)]
+    watch = [presence.Presence(sessions("backend"), log=lines["backend"].append)]
     first, second = sessions("v01"), sessions("v01")
-    watch.append(link.Presence(first, "v01", lines["v01"].append))
+    watch.append(presence.Presence(first, "v01", lines["v01"].append))
     tokens = [
         each.liveliness().declare_token(keys.alive_key("v01", str(each.info.zid())))
         for each in (first, second)
@@ -149,8 +151,40 @@ def test_name_taken_twice_is_said_once_on_both_sides(
     assert watch[0].vehicles() == {"v01": 1}
 
 
+def test_two_who_answer_a_camera_have_one_line_on_both_sides(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "TWICE_SECONDS", 0.2)
+    lines: dict[str, list[str]] = {}
+    sides: dict[str, Any] = {}
+    for name in ("gateway", "downlink"):
+        lines[name] = []
+        sides[name] = presence.Answering(sessions("backend"), name, lines[name].append)
+    # Different cameras of one vehicle are no conflict.
+    sides["gateway"].answer([("v02", "front"), ("v02", "rear/left")])
+    sides["downlink"].answer([("v01", "camera")])
+    time.sleep(0.5)
+    assert all(each.twice() == [] for each in sides.values())
+    sides["downlink"].answer([("v02", "front"), ("v02", "rear/left")])
+    wait(lambda: all(each.twice() == ["v02/front", "v02/rear/left"] for each in sides.values()))
+    for said in lines.values():
+        (line,) = said
+        assert line.startswith("v02/front and 1 more cameras: answered by downlink-")
+        assert " and by gateway-" in line and "let one of them" in line
+    sides["downlink"].answer([("v02", "rear/left")])
+    wait(lambda: all(each.twice() == ["v02/rear/left"] for each in sides.values()))
+    assert all(len(said) == 1 for said in lines.values())
+    # A vehicle does not see who answers, and cannot say that it does.
+    tokens = sessions("v02").liveliness()
+    forged = tokens.declare_token(keys.answered_key("v02", "front", "vehicle"))
+    seen = list(tokens.get(keys.answered_key("*", "**")))
+    assert all("vehicle" in str(each.ok.key_expr) for each in seen if each.ok)
+    assert sides["gateway"].twice() == ["v02/rear/left"]
+    del forged
+
+
 def test_session_that_ends_is_gone(sessions: Sessions) -> None:
-    watch = link.Presence(sessions("backend"))
+    watch = presence.Presence(sessions("backend"))
     vehicle = sessions("v02")
     token = vehicle.liveliness().declare_token(keys.alive_key("v02", str(vehicle.info.zid())))
     wait(lambda: watch.vehicles() == {"v02": 1})
@@ -173,16 +207,29 @@ def test_certificate_of_another_authority_is_refused_in_one_line(
 
 
 @pytest.mark.slow
-def test_expired_certificate_is_refused_by_the_router(
-    folder: Path, endpoint: str, tmp_path: Path
+def test_expired_certificate_is_refused_by_the_router_and_both_tell(
+    folder: Path, tmp_path: Path
 ) -> None:
     for name in ("authority.pem", "authority.key"):
         shutil.copy(folder / name, tmp_path)
     make_certificate(tmp_path, "v01", days=-1.0)
     fresh = check_credentials(folder, "v01")
     old = fresh._replace(certificate=tmp_path / "v01.pem", key=tmp_path / "v01.key")
-    with pytest.raises(link.LinkError, match="or it refuses"):
-        link.open_client(endpoint, old)
+    vehicles, endpoint = tmp_path / "vehicles.yaml", local_endpoint()
+    vehicles.write_text("vehicles: {v01: {}}")
+    command = ["gosvae", "router", "--vehicles", vehicles, "--certificates", folder]
+    process = subprocess.Popen(
+        [*command, "--listen", endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None and "listening at" in process.stderr.readline()
+        with pytest.raises(link.LinkError, match=r"or it refuses .*v01\.pem"):
+            link.open_client(endpoint, old)
+        link.open_client(endpoint, fresh).close()
+    finally:
+        process.terminate()
+        said, _ = process.communicate()
+    assert "invalid peer certificate: certificate expired" in said
 
 
 def test_port_that_is_taken_has_one_line(folder: Path, endpoint: str) -> None:

@@ -56,6 +56,8 @@ from .view_layout import FIGURES, blueprint
 ADDRESS = "127.0.0.1"
 DIAGNOSED = {"bytes/frame": "bytes_per_frame", "kbit/s": "kbit_per_s"}
 """Time series that come from the receiver's diagnostics, by their key there."""
+RECEIVERS = ("gosvae_rx", "gosvae_fleet")
+"""Ends of names under which streams are diagnosed where they are received."""
 SERIES_COLORS = ((255, 140, 0), (64, 160, 255), (120, 220, 120), (230, 90, 200))
 LOSS_SECONDS = 5.0
 """Window that the share of lost packets is taken over."""
@@ -310,7 +312,7 @@ class View(ParameterNode):
                 self._said[status.name] = status.level, status.message
                 text = f"{status.name}: {status.message}"
                 self._recording.log("status", rr.TextLog(text, level=_LEVELS.get(status.level)))
-            if camera in self._cameras and node.endswith("gosvae_rx"):
+            if camera in self._cameras and node.endswith(RECEIVERS):
                 for pair in status.values:
                     # Empty before the first frame.
                     if pair.key in DIAGNOSED and pair.value:
