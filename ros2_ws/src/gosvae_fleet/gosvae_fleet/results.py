@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import zenoh
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.clock import Clock, ClockType
 
 from gosvae_codec import ModelBundle
 from gosvae_common import topics
@@ -31,6 +30,9 @@ from . import keys
 from .carrier import Carrier, run
 from .certificates import BACKEND
 from .vehicles import load_vehicles
+
+DEMAND_SECONDS = 0.5
+"""Between looks at what is listened to."""
 
 
 class Results(Carrier):
@@ -49,8 +51,6 @@ class Results(Carrier):
         self._fleet = load_vehicles(Path(self.value("vehicles"))).values()
         bundle = ModelBundle.load(find_bundle(self.value("bundle")))
         self._received = Meter()
-        self._lock = Lock()
-        self._link: zenoh.Session | None = None
         self._out: dict[str, tuple[Any, type]] = {}
         """Publishers by key, each with its type."""
         self._taken: dict[str, Any] = {}
@@ -59,6 +59,8 @@ class Results(Carrier):
         for vehicle in self._fleet:
             for camera in vehicle.cameras:
                 self._offer(bundle, partial(keys.key, vehicle.name), camera)
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DEMAND_SECONDS, self._follow_demand, clock=clock)
         self.start(BACKEND)
 
     def _offer(self, bundle: ModelBundle, key: Any, camera: str) -> None:
@@ -75,29 +77,23 @@ class Results(Carrier):
         self._add(key(f"{camera}/{topics.FEEDBACK}"), Feedback, "packets")
 
     def _add(self, key: str, kind: type, qos: str) -> None:
-        """Offer a topic, and take its key from the link while somebody listens."""
-        events = PublisherEventCallbacks(matched=lambda _: self._follow_demand(key))
-        publisher = self.create_publisher(kind, f"/{key}", qos_profile(qos), event_callbacks=events)
-        self._out[key] = publisher, kind
+        """Offer the topic of a key."""
+        self._out[key] = self.create_publisher(kind, f"/{key}", qos_profile(qos)), kind
 
-    def _follow_demand(self, key: str) -> None:
-        with self._lock:
-            if self._link is None:
-                return
-            publisher, kind = self._out[key]
-            if not publisher.get_subscription_count():
-                taken = self._taken.pop(key, None)
-                if taken is not None:
-                    taken.undeclare()
-            elif key not in self._taken:
+    def _follow_demand(self) -> None:
+        """Take from the link what somebody listens to."""
+        if self.session is None:
+            return
+        for key, (publisher, kind) in self._out.items():
+            wanted = publisher.get_subscription_count() > 0
+            if wanted and key not in self._taken:
                 take = partial(self._take, publisher, kind)
-                self._taken[key] = self._link.declare_subscriber(key, take)
+                self._taken[key] = self.session.declare_subscriber(key, take)
+            elif not wanted and key in self._taken:
+                self._taken.pop(key).undeclare()
 
     def carry(self, session: zenoh.Session) -> None:
         """See :class:`Carrier`."""
-        self._link = session
-        for key in self._out:
-            self._follow_demand(key)
         for vehicle in self._fleet:
             take = partial(self._take, self._status, DiagnosticArray)
             self._kept.append(session.declare_subscriber(keys.status_key(vehicle.name), take))

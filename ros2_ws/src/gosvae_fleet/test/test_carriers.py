@@ -82,6 +82,9 @@ class Link:
         for node in self.nodes:
             node.close()
         self.executor.shutdown()
+        # Their subscriptions would be seen by the nodes of the next test.
+        for node in (self.node, *self.nodes):
+            node.destroy_node()
         rclpy.try_shutdown(context=self.context)
 
 
