@@ -10,6 +10,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from .link import open_client
 from .network import Network, network_name
 from .vehicles import load_vehicles
 
+LOCAL = "local"
 PENDING_CALLS = 100
 """Of one holder, after which packets for it are dropped."""
 CALLS_PER_REPLICA = 2
@@ -69,7 +71,7 @@ class Settings:
     threads: int = 1
     batch: int = 1
     """Frames of one inference."""
-    address: str = "local"
+    address: str = LOCAL
     """Of a Ray cluster; ``local``: a new one on this machine."""
 
 
@@ -216,11 +218,15 @@ class Service:
             ServiceError: Ray does not start, or is not at the address.
         """
         bundles = _check(settings)
+        self._deployed: list[str] = []
+        """Networks that a cluster would keep without this process."""
         self._vehicles = settings.vehicles
         self._read = _state_of(settings.vehicles)
         self._join(settings)
         try:
             for bundle in bundles:
+                if settings.address != LOCAL:
+                    self._deployed.append(network_name(bundle.fingerprint))
                 _deploy(bundle, settings)
             make = ray.remote(
                 num_cpus=0,
@@ -243,7 +249,7 @@ class Service:
     def _join(self, settings: Settings) -> None:
         """Start Ray here, or join a cluster."""
         local: dict[str, Any] = {}
-        if settings.address == "local":
+        if settings.address == LOCAL:
             local = {
                 "include_dashboard": False,
                 "_node_ip_address": "127.0.0.1",
@@ -287,19 +293,29 @@ class Service:
 
     def close(self) -> None:
         """End all parts, and Ray where it was started here."""
+        for name in self._deployed:
+            serve.delete(name)
         ray.shutdown()
 
 
 def replica_processes(fingerprint: int) -> list[int]:
-    """Return the processes of this machine that run a bundle's networks."""
-    name, found = f"ray::ServeReplica:{network_name(fingerprint)}".encode(), []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(name):
-                found.append(int(path.parent.name))
-        except OSError:
-            pass  # it has ended
-    return found
+    """Return the processes that run a bundle's networks, of those that this one has started."""
+    name = f"ray::ServeReplica:{network_name(fingerprint)}".encode()
+    parents: dict[int, int] = {}
+    named: list[int] = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            # The second field is a name in parentheses, which may hold anything.
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if (path / "cmdline").read_bytes().startswith(name):
+                named.append(int(path.name))
+
+    def is_ours(process: int) -> bool:
+        while process not in (os.getpid(), 0):
+            process = parents.get(process, 0)
+        return process != 0
+
+    return [each for each in named if is_ours(each)]
 
 
 def _state_of(path: Path) -> tuple[int, ...]:
@@ -328,7 +344,7 @@ def _check(settings: Settings) -> list[ModelBundle]:
         )
     load_vehicles(settings.vehicles)
     check_credentials(settings.certificates, BACKEND)
-    if settings.address == "local":
+    if settings.address == LOCAL:
         available(settings.providers)
     if settings.key_file:
         KeyFile(settings.key_file)
