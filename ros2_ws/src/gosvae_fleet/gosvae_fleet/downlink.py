@@ -76,6 +76,7 @@ class Downlink(Carrier):
         """See :class:`Carrier`."""
         assert self._presence is not None and self._answering is not None
         there, twice = sorted(self._presence.vehicles()), self._presence.twice()
+        self._answering.twice()
         values = {
             "vehicles": ", ".join(there),
             "packets/s": self._received.rate(),
@@ -86,9 +87,8 @@ class Downlink(Carrier):
         if twice:
             text = f"vehicle {twice[0]} is connected twice: give each a name and a certificate"
             return Report(WARN, text, values)
-        if shared := self._answering.twice():
-            text = f"{', '.join(shared)}: answered by somebody else as well; its log tells by whom"
-            return Report(WARN, text, values)
+        if self._answering.problem:
+            return Report(WARN, self._answering.problem, values)
         return Report(OK, f"{len(there)} vehicles are connected", values)
 
 

@@ -100,7 +100,9 @@ class Answering:
         self._name = f"{name}-{session.info.zid()}"
         self._own: dict[str, Any] = {}
         """Tokens of this session by vehicle and camera."""
-        self._reported: list[str] = []
+        self._reported: set[str] = set()
+        self.problem = ""
+        """What :meth:`twice` found last, in one line; empty if nothing."""
         self._tokens = Tokens(session, keys.answered_key("*", "**"), keys.split_answered)
         self.close = self._tokens.close
 
@@ -118,11 +120,14 @@ class Answering:
         """Return the cameras that others answer too, and say so when there are more."""
         shared = self._tokens.shared()
         found = [place for place in shared if place in self._own]
-        if new := [place for place in found if place not in self._reported]:
-            which = new[0] if len(new) == 1 else f"{new[0]} and {len(new) - 1} more cameras"
-            self._log(
-                f"{which}: answered by {' and by '.join(shared[new[0]])}; let one of them have a "
+        self.problem = ""
+        if found:
+            which = found[0] if len(found) == 1 else f"{found[0]} and {len(found) - 1} more cameras"
+            self.problem = (
+                f"{which}: answered by {' and by '.join(shared[found[0]])}; let one of them have a "
                 "camera, as vehicles send at the rate of the slower"
             )
-        self._reported = found
+            if not self._reported.issuperset(found):
+                self._log(self.problem)
+        self._reported = set(found)
         return found

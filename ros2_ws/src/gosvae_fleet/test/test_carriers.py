@@ -24,7 +24,7 @@ from gosvae_codec.testing import write_tiny_bundle
 from gosvae_common.detections import detections_type
 from gosvae_common.messages import from_packet_message, to_packet_message
 from gosvae_common.qos import qos_profile
-from gosvae_fleet import keys, link
+from gosvae_fleet import keys, link, presence
 from gosvae_fleet.certificates import CertificateError, check_credentials
 from gosvae_fleet.downlink import Downlink
 from gosvae_fleet.results import Results
@@ -124,6 +124,22 @@ def test_packets_arrive_and_feedback_comes_back(between: Link) -> None:
     assert returned[0].header.frame_id == "from the receiver"
     between.wait(lambda: between.says("gosvae_uplink") == "connected as v02")
     between.wait(lambda: between.says("gosvae_downlink") == "1 vehicles are connected")
+
+
+def test_downlink_tells_who_answers_its_cameras_too(
+    between: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "TWICE_SECONDS", 0.2)
+    between.start(Downlink, vehicles=between.vehicles)
+    backend = link.open_client(between.endpoint, check_credentials(between.folder, "backend"))
+    between.sessions.append(backend)
+    other = presence.Answering(backend, "gateway")
+    other.answer([("v02", "front")])
+    between.wait(lambda: "v02/front: answered by" in between.says("gosvae_downlink"))
+    told = between.says("gosvae_downlink")
+    assert "downlink-" in told and f"gateway-{backend.info.zid()}" in told
+    other.answer([])
+    between.wait(lambda: between.says("gosvae_downlink") == "0 vehicles are connected")
 
 
 def test_payload_is_the_cdr_of_the_message_and_nothing_else_passes(between: Link) -> None:
