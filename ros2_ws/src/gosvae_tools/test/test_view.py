@@ -96,6 +96,9 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
         message="no packets",
         values=[KeyValue(key="kbit/s", value="7.5"), KeyValue(key="bytes/frame", value="")],
     )
+    of_fleet = DiagnosticStatus(
+        name="gosvae_fleet: camera", values=[KeyValue(key="bytes/frame", value="1000")]
+    )
     broken = to_image(pixels, "mono8", header)
     broken.step = 7
     sent: list[tuple[str, str, Any]] = [
@@ -110,7 +113,7 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
         ("camera/depth/image", "sensor_data", to_image(depth, "32FC1", header)),
         ("camera/image_raw", "sensor_data", to_image(frame, "rgb8", header)),
         ("camera/image_raw/gosvae/feedback", "packets", Feedback(coverage=0.5, mask_age_ms=40.0)),
-        ("/diagnostics", "default", DiagnosticArray(status=[status])),
+        ("/diagnostics", "default", DiagnosticArray(status=[status, of_fleet])),
     ]
     publish(sender, sent, executor)
     sender.destroy_node()
@@ -121,7 +124,9 @@ def test_everything_that_arrives_is_in_the_file(make: Make, tmp_path: Path) -> N
     assert done.returncode == 0
     pictures = ("image", "mask", "mask/boxes", "overlay", "reconstruction", "depth")
     entities = (*(f"camera/{each}" for each in pictures), "legend")
-    for entity in (*entities, "coverage/camera", "mask_age/camera", "kbit_per_s/camera", "status"):
+    for series in ("coverage", "mask_age", "kbit_per_s", "bytes_per_frame"):
+        assert f"/{series}/camera - data columns: [Scalars" in done.stdout, series
+    for entity in (*entities, "status"):
         assert f"/{entity} " in done.stdout, entity
 
 
