@@ -66,36 +66,39 @@ class Bench:
     @contextmanager
     def receiver(self, who: str, threads: int) -> Iterator[ReceiverTrials]:
         """Run a receiver during the block, for up to twice the streams that the service holds."""
-        names = NAMES[: max(4, 2 * self.rows[-1]["streams"])]
+        held = max(each["streams"] for each in self.rows)
+        names = NAMES[: max(4, 2 * held)]
         with tempfile.TemporaryDirectory(prefix="gosvae-fleet-") as folder:
             uplinks = who == DOWNLINK
             trials = ReceiverTrials(Path(folder), self.bundle, names, threads, uplinks)
             with closing(trials):
                 yield trials
 
-    def measure(self) -> Figures:
-        """Return all figures but memory."""
+    def measure(self, found: Figures) -> None:
+        """Add all figures but memory to `found`, as they come."""
         most = self.processors
         for replicas in [most] if self.quick else sorted({1, most}):
             with self.service(replicas) as trials:
                 self.rows.append({"who": SERVICE, "replicas": replicas, **self.find(trials)})
-        half = max(self.rows[-1]["streams"] // 2, 1)
-        with self.service(most) as trials:
-            recovery = trials.recover(half)
-        with self.service(most, packets_per_s=RATE) as trials:
-            flood = fleet_flood.measure(trials, half, RATE, FLOOD_SECONDS / (1 + 2 * self.quick))
+        found |= report(self.rows)
+        half = max(found["streams"] // 2, 1)
         for who in (DOWNLINK, RECEIVER):
             for threads in [most] if self.quick else sorted({1, most}):
                 with self.receiver(who, threads) as receiver:
                     self.rows.append({"who": who, "threads": threads, **self.find(receiver)})
-        return {**report(self.rows), "recovery_ms": recovery, "flood": flood}
+            found |= report(self.rows)
+        with self.service(most, packets_per_s=RATE) as trials:
+            seconds = FLOOD_SECONDS / (1 + 2 * self.quick)
+            found["flood"] = fleet_flood.measure(trials, half, RATE, seconds)
+        with self.service(most) as trials:
+            found["recovery_ms"] = trials.recover(half)
 
     def find(self, trials: Trials) -> Figures:
         """Return what is held of some trials."""
         return trials.find(self.seconds, len(trials.fleet.names))
 
-    def soak(self, seconds: float) -> Figures:
-        """Return the memory of the service's parts over some time, and what it made meanwhile."""
+    def soak(self, found: Figures, seconds: float) -> None:
+        """Add the memory of the service's parts over some time, and what it made meanwhile."""
         with self.service(self.processors) as trials:
             trials.drive(self.processors, RATE / 2)
             begin = time.time()
@@ -103,7 +106,7 @@ class Bench:
             end = time.time()
             time.sleep(SETTLE_SECONDS)
             trials.stop()
-            return {**trials.fleet.figures(begin, end), "memory": memory.figures()}
+            found |= {**trials.fleet.figures(begin, end), "memory": memory.figures()}
 
 
 def report(rows: Sequence[Figures]) -> Figures:
@@ -174,21 +177,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="shorter trials, most replicas only")
     parser.add_argument("--soak", type=float, default=0.0, help="only memory, over these seconds")
     options = parser.parse_args(arguments)
+    figures: Figures = {"rate_hz": RATE, "machine": platform.machine(), "date": str(date.today())}
     try:
         bench = Bench(find_bundle(options.bundle), options.quick)
-        figures = bench.soak(options.soak) if options.soak else bench.measure()
+        figures |= {"bundle": bench.bundle.name, "processors": bench.processors}
+        if options.soak:
+            bench.soak(figures, options.soak)
+        else:
+            bench.measure(figures)
     except GosvaeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    figures |= {
-        "rate_hz": RATE,
-        "bundle": bench.bundle.name,
-        "processors": bench.processors,
-        "machine": platform.machine(),
-        "date": str(date.today()),
-    }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    write_text(options.json, json.dumps(figures, indent=2) + "\n")
+    finally:  # what was measured until then
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.json, json.dumps(figures, indent=2) + "\n")
     show(tables(figures))
     return 0
 

@@ -28,8 +28,10 @@ LOST, AGE_MS = 0.01, 200.0
 """Share of the frames, and age of masks at p95, up to which streams are held."""
 WARM_SECONDS, SETTLE_SECONDS = 2.0, 1.0
 """Before a measurement, and after it for masks on their way."""
-START_SECONDS, PATIENCE_SECONDS = 120.0, 30.0
+START_SECONDS, PATIENCE_SECONDS = 120.0, 60.0
 """Limits for the first mask of vehicles that start and encode their frames, and after a failure."""
+BETWEEN_SECONDS = 12.0
+"""From one failure to the next, for what was killed to come back."""
 NAMES = [f"v{number:02d}" for number in range(1, MOST + 1)]
 
 Figures = dict[str, Any]
@@ -172,7 +174,7 @@ class ServiceTrials(Trials):
         found: dict[str, float] = {}
         self.drive(streams)
         for part in ("replica", "holder", "gateway"):
-            time.sleep(WARM_SECONDS + PATIENCE_SECONDS / 3)
+            time.sleep(BETWEEN_SECONDS)
             os.kill(self._process(part), signal.SIGKILL)
             begin = time.time()
             self.await_masks(begin, streams)
