@@ -117,15 +117,17 @@ def report(rows: Sequence[Figures]) -> Figures:
             best of each set-up of receivers.
 
     Returns:
-        ``beside`` has the service's rates less a receiver's, as a share of the latter; None where a
-        receiver holds nothing.
+        ``beside`` has the service's rates and CPU time a frame less a receiver's, as a share of the
+        latter; None where a receiver holds nothing.
     """
     service = [each for each in rows if each["who"] == SERVICE][-1]
     beside: dict[str, dict[str, float | None]] = {}
     for who in dict.fromkeys(each["who"] for each in rows if each["who"] != SERVICE):
         best = {name: max(each[name] for each in rows if each["who"] == who) for name in RATES}
+        best["cpu_ms"] = min(sum(each["cpu_ms"].values()) for each in rows if each["who"] == who)
+        own = {**service, "cpu_ms": sum(service["cpu_ms"].values())}
         beside[who] = {
-            name: round(service[name] / best[name] - 1, 3) if best[name] else None for name in RATES
+            name: round(own[name] / each - 1, 3) if each else None for name, each in best.items()
         }
     chosen = {name: service[name] for name in (*RESULT, *RATES)}
     return {**chosen, "beside": beside, "rows": list(rows)}

@@ -10,8 +10,8 @@ import psutil
 
 RAY, NETWORKS, SELF = "Ray", "networks", "router, subscriber"
 _PARTS = {
-    "ray::GatewayActor": "gateway",
-    "ray::HolderActor": "holders",
+    "GatewayActor": "gateway",
+    "HolderActor": "holders",
     "ray::ServeReplica:": NETWORKS,
     "gosvae_fleet.simulation": "vehicles",
     "gosvae_bench.fleet_vehicles": "vehicles",
@@ -50,13 +50,17 @@ def cpu_seconds() -> Counter[str]:
     return spent
 
 
+def busy_seconds() -> float:
+    """Return the time for which all cores were busy, with whatever, since the machine started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
 def cpu_ms(
     before: Mapping[str, float], after: Mapping[str, float], frames: int
 ) -> dict[str, float]:
     """Return the CPU time in ms a frame of each part."""
-    if not frames:
-        return {}
     return {
-        part: round(1e3 * (each - before.get(part, 0.0)) / frames, 2)
+        part: round(1e3 * (each - before.get(part, 0.0)) / max(frames, 1), 2)
         for part, each in after.items()
     }

@@ -18,7 +18,7 @@ from gosvae_codec import GosvaeError
 from gosvae_fleet.demo import Fleet
 from gosvae_fleet.service import Service
 
-from .fleet_parts import NETWORKS, children, cpu_ms, cpu_seconds
+from .fleet_parts import NETWORKS, busy_seconds, children, cpu_ms, cpu_seconds
 
 RATE = 10.0
 """Frames a second of each stream, where nothing else is said."""
@@ -35,7 +35,16 @@ BETWEEN_SECONDS = 12.0
 NAMES = [f"v{number:02d}" for number in range(1, MOST + 1)]
 
 Figures = dict[str, Any]
-NOTHING: Figures = {"streams": 0, "frames_per_s": 0.0, "age_ms": {}, "lost": None}
+NOTHING: Figures = {
+    "streams": 0,
+    "frames_per_s": 0.0,
+    "age_ms": {},
+    "lost": None,
+    "cpu_ms": {},
+    "cpu_of_others": 0.0,
+}
+DISTURBED = 0.15
+"""Cores that other programs take, above which a trial that failed is repeated once."""
 
 
 def most_held(holds: Callable[[int], bool], most: int = MOST) -> int:
@@ -119,13 +128,15 @@ class Trials:
         try:
             self.drive(streams, rate)
             time.sleep(WARM_SECONDS)
-            begin, before = time.time(), cpu_seconds()
+            begin, before, busy = time.time(), cpu_seconds(), busy_seconds()
             time.sleep(seconds)
-            end, after = time.time(), cpu_seconds()
+            end, after, busy = time.time(), cpu_seconds(), busy_seconds() - busy
             time.sleep(SETTLE_SECONDS)
             figures = {**self.fleet.figures(begin, end), **trial}
             masks = round(figures["frames_per_s"] * (end - begin))
             figures["cpu_ms"] = cpu_ms(before, after, masks)
+            ours = after.total() - before.total()
+            figures["cpu_of_others"] = round((busy - ours) / (end - begin), 2)
         except GosvaeError:
             figures = {**NOTHING, "lost": 1.0, **trial}
         finally:
@@ -140,11 +151,18 @@ class Trials:
         ``held_per_s`` is the most frames a second that so many streams are held at, in steps of
         1 Hz of each; ``saturated_per_s`` are the masks a second with one more stream of RATE.
         """
-        held = most_held(lambda n: is_held(self.measure(n, RATE, seconds)), most)
+
+        def holds(streams: int, rate: float) -> bool:
+            figures = self.measure(streams, rate, seconds)
+            if not is_held(figures) and figures["cpu_of_others"] > DISTURBED:
+                figures = self.measure(streams, rate, seconds)
+            return is_held(figures)
+
+        held = most_held(lambda streams: holds(streams, RATE), most)
         at_rate = {each["streams"]: each for each in self.made}
         rate = int(RATE)
         if 0 < held < most:
-            rate = fastest_held(lambda hz: is_held(self.measure(held, hz, seconds)), held)
+            rate = fastest_held(lambda hz: holds(held, hz), held)
         return {
             **at_rate.get(held, NOTHING),
             "held_per_s": held * rate,
