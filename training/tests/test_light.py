@@ -16,13 +16,18 @@ from tiny import SIZE, SMALL
 from trees import write_camvid
 
 from gosvae_codec import CAMVID, UNLABELLED, Decoder, Encoder, ModelBundle
+from gosvae_codec.images import resize_frame
 from gosvae_codec.metrics import ConfusionMatrix
+from gosvae_codec.unpacking import Unpacker
 from gosvae_training import export, train
 from gosvae_training.config import load_config
 from gosvae_training.data.augment import RandomCrops, _at_parts
 from gosvae_training.data.cached_logits import CachedLogits, Taught
 from gosvae_training.data.datasets import load_dataset
 from gosvae_training.data.samples import Sample
+from gosvae_training.models.expert import Expert
+from gosvae_training.models.settings import Light
+from gosvae_training.models.token_network import _light_encoder
 from gosvae_training.strict import ConfigError
 from gosvae_training.studies import compare
 
@@ -91,6 +96,49 @@ def test_tokens_start_from_a_label_senders_trunk_and_train_it_or_not(
     assert "not those of the label sender described" in capsys.readouterr().err
     assert train.main([*run, "name=lost", "tokens.encoder.weights="]) == 1
     assert "label_sender and weights: give both" in capsys.readouterr().err
+
+
+def test_labels_are_the_first_level_and_codes_the_second(
+    rivals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trunk = {
+        "kind": "trunk",
+        "label_sender": LIGHT,
+        "weights": str(rivals / "runs/tiny-labels/codec/last.pt"),
+        "narrow": 4,
+        "width": 8,
+        "stride": 8,
+        "labels": True,
+    }
+    tokens = {**TOKENS["tokens"], "levels": 2, "codes": 16, "encoder": trunk}
+    schedule = {**LABELS["codec"], "backbone_learning_rate": 1e-3}
+    config = rivals / "layered.yaml"
+    config.write_text(
+        yaml.safe_dump({**TOKENS, "name": "layered", "tokens": tokens, "codec": schedule})
+    )
+    run = [str(config), "--data", str(rivals / "camvid"), "--runs", str(rivals / "runs")]
+    assert train.main(run) == 0 and export.main([*run, "--models", str(rivals / "models")]) == 0
+    labels = torch.load(rivals / "runs/tiny-labels/codec/last.pt", weights_only=True)["averaged"]
+    sender = _light_encoder(Light(**LIGHT), 11, Expert(11), normalize=False).eval()
+    sender.load_state_dict({name.removeprefix("encoder."): each for name, each in labels.items()})
+    bundle = ModelBundle.load(rivals / "models" / "layered")
+    assert (bundle.levels, bundle.codes, bundle.grid) == (2, 16, (8, 12))
+    encoder, decoder = Encoder(bundle), Decoder(bundle)
+    frame = load_dataset(rivals / "camvid", "val")[0].frame
+    packets = encoder.encode(frame)
+    sent = Unpacker(bundle).unpack(packets).tokens
+    with torch.no_grad():
+        logits = sender(torch.from_numpy(resize_frame(frame, bundle.input_size))[None])
+    wanted = torch.nn.functional.avg_pool2d(logits, 2).argmax(1)[0].numpy()
+    assert (sent[0] == wanted).mean() > 0.95  # An 8-bit network tips labels that are nearly equal.
+    assert decoder.decode(packets).mask.shape == SIZE
+    for change, error in (
+        ("tokens.levels=1", "levels 1 and codes 16: with labels as the first level"),
+        ("tokens.codes=8", "levels 2 and codes 8: with labels as the first level"),
+        ('tokens.encoder={"kind": "trunk", "labels": true}', "labels: true needs a label_sender"),
+    ):
+        assert train.main([*run, "name=refused", change]) == 1
+        assert error in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

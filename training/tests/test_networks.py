@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -208,7 +209,7 @@ class TokensContract(Contract):
         network = build_tokens(self.described, len(CAMVID), Expert(len(CAMVID), width=16))
         if self.codes:
             # Codes of their own, in place of those that k-means finds in the first batch.
-            for layer in network.quantizer.layers:
+            for layer in getattr(network.quantizer, "codes", network.quantizer).layers:
                 book = layer._codebook
                 book.initted.fill_(True)
                 book.embed.copy_(torch.randn_like(book.embed))
@@ -312,6 +313,8 @@ def light(stride: int, shrink: int = 2, blocks: int = 6) -> cfg.Light:
 
 
 class TestMasksOfWhatALabelSenderSees(TokensContract):
+    more: ClassVar[dict[str, Any]] = {}
+
     @pytest.fixture(autouse=True)
     def weights(self, tmp_path: Path) -> None:
         labels = cfg.LabelSender(kind="label_sender", encoder=light(4))
@@ -320,9 +323,29 @@ class TestMasksOfWhatALabelSenderSees(TokensContract):
         torch.save({"averaged": sender.state_dict()}, path)
         self.described = tokens(
             encoder=cfg.Trunk(
-                kind="trunk", label_sender=light(4), weights=str(path), narrow=4, width=16
+                kind="trunk",
+                label_sender=light(4),
+                weights=str(path),
+                narrow=4,
+                width=16,
+                **self.more,
             )
         )
+
+
+class TestLabelsBeforeWhatALabelSenderSees(TestMasksOfWhatALabelSenderSees):
+    more: ClassVar[dict[str, Any]] = {"stride": 8, "labels": True}
+
+    def test_codes_are_left_out_for_some_frames_in_training(self) -> None:
+        quantizer = self.build().train().quantizer
+        labels = torch.eye(len(CAMVID))[torch.arange(12) % len(CAMVID)].expand(200, -1, -1)
+        made, indices, _ = quantizer(torch.cat([labels, torch.randn(200, 12, 8)], -1))
+        assert torch.equal(made[..., : len(CAMVID)], labels)
+        assert torch.equal(indices[..., 0], labels.argmax(-1))
+        alone = (indices[..., 1] < 0).all(1)
+        assert 60 < alone.sum() < 140
+        assert (made[alone][..., len(CAMVID) :] == 0).all()
+        assert (indices[~alone] >= 0).all() and made[~alone][..., len(CAMVID) :].abs().sum() > 0
 
 
 class TestLightTokens(TokensContract):

@@ -163,16 +163,21 @@ def _to(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class TrunkEncoder(nn.Module):
-    """What a trained segmenter's classifier sees, to one vector per 16x16 pixels.
+    """What a trained segmenter's classifier sees, to vectors: frames -> (N, dim, h, w).
 
-    Frames -> (N, dim, h, w); h and w are H/16 and W/16 rounded up. The segmenter's normalisation
-    keeps its statistics.
+    h and w are H/stride and W/stride rounded up. The segmenter's normalisation keeps its
+    statistics. With labels, one-hot vectors of the segmenter's labels stand before the vectors:
+    (N, classes + dim, h, w).
     """
 
-    stride = 16
-
     def __init__(
-        self, dim: int, segmenter: Expert | LightEncoder, width: int, narrow: int | None = None
+        self,
+        dim: int,
+        segmenter: Expert | LightEncoder,
+        width: int,
+        narrow: int | None = None,
+        stride: int = 16,
+        labels: bool = False,
     ) -> None:
         """Make it.
 
@@ -181,13 +186,19 @@ class TrunkEncoder(nn.Module):
             segmenter: has `embed`, `classifier` and `stride`; copied.
             width: channels of what makes its features vectors.
             narrow: channels that its features are brought down to first, at their own stride.
+            stride: pixels from one vector to the next.
+            labels: whether to make the segmenter's labels too, which then learns nothing more.
         """
         super().__init__()
+        self.stride, self._labels = stride, labels
         self.segmenter = copy.deepcopy(segmenter)
-        del self.segmenter.classifier
         channels = segmenter.classifier.in_channels
+        if labels:
+            self.segmenter.requires_grad_(False)
+        else:
+            del self.segmenter.classifier
         self.narrow = nn.Conv2d(channels, narrow, 1, bias=False) if narrow else nn.Identity()
-        self._down = self.stride // segmenter.stride
+        self._down = stride // segmenter.stride
         self.project = _projection((narrow or channels) * self._down**2, width, dim)
 
     def train(self, mode: bool = True) -> TrunkEncoder:
@@ -199,4 +210,9 @@ class TrunkEncoder(nn.Module):
         h, w = (-(-side // self.stride) for side in frames.shape[1:3])
         # Cropped first, as the padding of deep segmenters takes a seventh of the work.
         seen = self.segmenter.embed(frames)[:, :, : h * self._down, : w * self._down]
-        return self.project(F.pixel_unshuffle(self.narrow(seen), self._down))
+        vectors = self.project(F.pixel_unshuffle(self.narrow(seen), self._down))
+        if not self._labels:
+            return vectors
+        logits = F.avg_pool2d(self.segmenter.classifier(seen), self._down)
+        one_hot = F.one_hot(logits.argmax(1), logits.shape[1]).permute(0, 3, 1, 2)
+        return torch.cat([one_hot.to(vectors.dtype), vectors], 1)

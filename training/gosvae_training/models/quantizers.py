@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
@@ -35,6 +36,42 @@ class Argmax(nn.Module):
         index = vectors.argmax(-1)
         made = vectors if self.training else self.codebooks[0][index]
         return made, index[..., None], vectors.new_zeros(1)
+
+
+class LabelsThenCodes(nn.Module):
+    """Labels as the first level, codes of what is beside them as the further ones.
+
+    Takes (N, tokens, classes + dim), a one-hot label first, and gives the same. The first codebook
+    has a vector for each class, the others are 0 there, so that a receiver adds levels as it does
+    for residual codes. All further levels are left out for some frames in training.
+    """
+
+    FAR = 100.0
+    """Of what stands in the first codebook behind the classes: no label is near it."""
+
+    def __init__(self, classes: int, codes: ResidualVQ) -> None:
+        """Put labels of `classes` before `codes`, of which each level has as many or more."""
+        super().__init__()
+        self.classes, self.codes = classes, codes
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Float (levels, codes, classes + dim)."""
+        further = F.pad(self.codes.codebooks, (self.classes, 0))
+        first = torch.full_like(further[:1], self.FAR)
+        first[:, : self.classes] = torch.eye(self.classes, further.shape[2])
+        return torch.cat([first, further])
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        labels = vectors[..., : self.classes]
+        made, indices, losses = self.codes(vectors[..., self.classes :])
+        if self.training:
+            alone = torch.rand(len(vectors), 1, 1, device=vectors.device) < 1 / (
+                indices.shape[-1] + 1
+            )
+            made, indices = made.masked_fill(alone, 0), indices.masked_fill(alone, -1)
+        index = labels.argmax(-1, keepdim=True)
+        return torch.cat([labels, made], -1), torch.cat([index, indices], -1), losses
 
 
 RARE = 0.5

@@ -158,12 +158,16 @@ class Light(Strict):
 
 
 class Trunk(Strict):
-    """Encoder that is a trained segmenter but for its classifier; a token for 16x16 pixels.
+    """Encoder that is a trained segmenter but for its classifier.
 
     It learns at ``backbone_learning_rate``.
     """
 
     kind: Literal["trunk"]
+    stride: Literal[8, 16] = 16
+    """Pixels from one token to the next."""
+    labels: bool = False
+    """Whether the label sender's labels are the first level of tokens; it then learns no more."""
     label_sender: Light | None = None
     """The network of a label sender; without one, the expert's."""
     weights: str = ""
@@ -177,6 +181,8 @@ class Trunk(Strict):
     def _label_sender_has_weights(self) -> Trunk:
         if (self.label_sender is None) != (not self.weights):
             raise ValueError("label_sender and weights: give both, or none for the expert itself")
+        if self.labels and self.label_sender is None:
+            raise ValueError("labels: true needs a label_sender, whose labels they are")
         return self
 
 

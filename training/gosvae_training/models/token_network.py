@@ -19,7 +19,7 @@ from .encoders import LightEncoder, TokenEncoder, TrunkEncoder
 from .expert import Expert
 from .experts import load_weights
 from .pixels import ConvolutionalEncoder, PixelDecoder
-from .quantizers import RARE, Argmax, Rounding, rare_use, residual_codes
+from .quantizers import RARE, Argmax, LabelsThenCodes, Rounding, rare_use, residual_codes
 from .settings import Convolutional, LabelSender, Light, Pixels, Tokens, Trunk, Upper
 from .start import load_encoder
 
@@ -127,20 +127,25 @@ def build_tokens(
         encoder = _light_encoder(tokens.encoder, classes, expert, normalize=False)
         return TokenNetwork(encoder, Argmax(classes), LabelDecoder(encoder.stride))
     encoder = _encoder(tokens, classes, expert)
+    labels = isinstance(tokens.encoder, Trunk) and tokens.encoder.labels
+    if labels and (tokens.levels < 2 or tokens.codes < classes):
+        raise ConfigError(
+            f"tokens: levels {tokens.levels} and codes {tokens.codes}: with labels as the first "
+            f"level there have to be a second one, and codes for {classes} classes"
+        )
+    dim = tokens.dim + (classes if labels else 0)
     decoder: nn.Module
     if isinstance(tokens.decoder, Pixels):
         part = tokens.decoder
-        decoder = PixelDecoder(tokens.dim, encoder.stride, part.width, part.blocks)
+        decoder = PixelDecoder(dim, encoder.stride, part.width, part.blocks)
     elif isinstance(tokens.decoder, Upper):
         if not isinstance(expert, Expert):
             raise ConfigError("tokens.decoder.kind: upper needs an expert of kind fpn")
         part = tokens.decoder
-        decoder = UpperDecoder(
-            tokens.dim, expert, encoder.stride, part.width, part.blocks, part.frozen
-        )
+        decoder = UpperDecoder(dim, expert, encoder.stride, part.width, part.blocks, part.frozen)
     else:
         decoder = MaskDecoder(
-            tokens.dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks, boxes
+            dim, classes, encoder.stride, tokens.decoder.width, tokens.decoder.blocks, boxes
         )
     quantizer: nn.Module = Rounding()
     if tokens.codes:
@@ -148,7 +153,9 @@ def build_tokens(
         if schedule is not None:
             vectors = schedule.batch * math.prod(side / encoder.stride for side in schedule.crop)
             rare = rare_use(vectors, tokens.codes)
-        quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
+        quantizer = residual_codes(tokens.levels - labels, tokens.codes, tokens.dim, rare)
+        if labels:
+            quantizer = LabelsThenCodes(classes, quantizer)
     return TokenNetwork(encoder, quantizer, decoder)
 
 
@@ -164,7 +171,9 @@ def _encoder(tokens: Tokens, classes: int, expert: nn.Module | None) -> nn.Modul
             segmenter = _label_sender(each, classes, expert)
         if not isinstance(segmenter, Expert | LightEncoder):
             raise ConfigError("tokens.encoder.kind: trunk needs an expert of kind fpn")
-        return TrunkEncoder(tokens.dim, segmenter, each.width, each.narrow)
+        return TrunkEncoder(
+            tokens.dim, segmenter, each.width, each.narrow, each.stride, each.labels
+        )
     if isinstance(expert, Expert):
         encoder = TokenEncoder(tokens.dim, variant=expert.backbone.variant)
         encoder.backbone.load_state_dict(expert.backbone.state_dict())
