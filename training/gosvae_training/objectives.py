@@ -250,11 +250,17 @@ class TokenObjective(Objective):
 
 
 class LabelObjective(Objective):
-    """A drawer of pictures from an expert's label maps."""
+    """A drawer of pictures from an expert's label maps.
 
-    def __init__(self, network: LabelFlow, expert: nn.Module) -> None:
+    What enlarges them is trained as pictures of tokens are: by pixels and a perceptual distance.
+    """
+
+    def __init__(self, network: LabelFlow, expert: nn.Module, losses: Losses) -> None:
         super().__init__(network)
         self.expert = expert.requires_grad_(False).eval()
+        self.losses = losses
+        if losses.perceptual:
+            self.perceptual = PERCEPTUAL[losses.perceptual_network]()
 
     @property
     def backbone(self) -> EfficientNetLite | None:
@@ -267,7 +273,14 @@ class LabelObjective(Objective):
             return resize(self.expert(frames), size).argmax(1)
 
     def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
-        return {"loss": self.network(frames, self.labels(frames))}
+        flow, enlarged = self.network(frames, self.labels(frames))
+        seen, real = enlarged.permute(0, 2, 3, 1), frames.float()
+        terms = {"flow": flow, "pixels": (seen - real).abs().mean() / 255}
+        loss = flow + self.losses.pixels * terms["pixels"]
+        if self.losses.perceptual:
+            terms["perceptual"] = self.perceptual(to_frames(enlarged), real)
+            loss = loss + self.losses.perceptual * terms["perceptual"]
+        return {"loss": loss, **terms}
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         return self.expert(to_frames(network.draw(self.labels(frames))))
@@ -301,8 +314,9 @@ def build_objective(
         class_weights: (classes,).
     """
     if isinstance(config.tokens, Labels):
-        flow = LabelFlow(len(labels), config.tokens.width, config.tokens.steps)
-        return LabelObjective(flow, expert)
+        sent = config.tokens
+        flow = LabelFlow(len(labels), sent.width, sent.steps, sent.guidance)
+        return LabelObjective(flow, expert, config.losses)
     classes = [len(space) for space in config.spaces()]
     boxes = sum(map(len, config.detected()))
     network = build_tokens(config.tokens, sum(classes), expert, config.codec, boxes)

@@ -380,7 +380,10 @@ class TestLabelFlow(Contract):
 
     def call(self, network: LabelFlow, size: tuple[int, int]) -> Tensor:
         if network.training:
-            return network(frames(size), self.labels(size))
+            size = (size[0] // 8 * 8, size[1] // 8 * 8)
+            flow, enlarged = network(frames(size), self.labels(size))
+            assert enlarged.shape == (2, 3, *size)
+            return flow + enlarged.mean()
         return network.draw(self.labels(size))
 
     def check(self, result: Tensor, size: tuple[int, int]) -> None:
@@ -391,6 +394,21 @@ class TestLabelFlow(Contract):
 
 
 # --- what is particular
+
+
+def test_guidance_counts_what_labels_change_in_a_drawing() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 11, (1, 16, 24))
+    network = LabelFlow(len(CAMVID), width=16, steps=1).eval()
+    # What enlarges sees labels as well.
+    network.enlarge = lambda small, labels: small
+    blind = network.draw(torch.full_like(labels, UNLABELLED))
+    drawn = {}
+    for network.guidance in (1.0, 2.0):
+        drawn[network.guidance] = network.draw(labels)
+    once, twice = drawn[1.0] - blind, drawn[2.0] - blind
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-3)
+    assert once.abs().max() > 1
 
 
 @pytest.mark.parametrize("variant", ["lite0", "lite2"])

@@ -19,6 +19,7 @@ from gosvae_training.strict import ConfigError
 from gosvae_training.studies import page as pages
 from gosvae_training.studies import run as studies
 from gosvae_training.studies.depth import DepthFrames, Shuffled, depth_errors, typical_depth
+from gosvae_training.studies.measure import ByJpeg
 
 FOLDER = Path(__file__).parents[1] / "studies"
 EXPERT = {"kind": "torch", "factory": "tiny:expert", "channels": CHANNELS}
@@ -30,13 +31,15 @@ STUDY = {
         "imitation": {"expert": "one", "guides": ["two"]},
         "autoencoder": {"expert": "one", "set": ["tokens.codes=0", "losses.imitation=0.0"]},
         "flow": {"expert": "two", "set": ['tokens={"kind": "labels", "width": 16, "steps": 2}']},
+        "JPEG": {"expert": "one", "jpeg": True},
     },
+    "prior": {"views": 1, "steps": 2},
 }
 
 
 def test_shipped_studies_load() -> None:
     paths = sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "tasks.yaml"})
-    assert len(paths) == 5
+    assert len(paths) == 6
     for path in paths:
         study, configs = studies.load_study(path, {})
         assert configs and set(configs) == set(study.rows)
@@ -75,7 +78,8 @@ def test_a_study_becomes_a_table_row_by_row(
     assert studies.main([*arguments, "--row", "nothing"]) == 1
     assert "--row nothing: the study's rows are" in capsys.readouterr().err
     assert studies.main([*arguments, "--row", "flow"]) == 0
-    assert studies.main([*arguments, "--row", "imitation", "--row", "autoencoder"]) == 0
+    others = ["imitation", "autoencoder", "JPEG"]
+    assert studies.main([*arguments, *(part for row in others for part in ("--row", row))]) == 0
     result = json.loads((tmp_path / "docs/study.json").read_text())
     assert set(result["rows"]) == set(STUDY["rows"])
     rows = result["rows"]
@@ -83,13 +87,36 @@ def test_a_study_becomes_a_table_row_by_row(
     assert rows["imitation"]["payload_bytes"] == 192
     assert rows["autoencoder"]["payload_bytes"] == 3072
     assert rows["autoencoder"]["compression_ratio"] == 6
-    for row in rows.values():
-        assert set(row["judges"]) == {"one", "two"} and row["vehicle_macs"] > 0
+    assert 100 < rows["imitation"]["coded_bytes"] < 300
+    assert "coded_bytes" not in rows["autoencoder"] and "coded_bytes" not in rows["flow"]
+    # The smallest file of a frame of 96x64 has more than the 192 bytes of the indices.
+    assert 192 < rows["JPEG"]["coded_bytes"] == rows["JPEG"]["payload_bytes"] < 1500
+    for name, row in rows.items():
+        assert set(row["judges"]) == {"one", "two"}
+        assert (row["vehicle_macs"] > 0) == (name != "JPEG")
         assert 0 <= row["miou"] <= 1
     assert rows["imitation"]["codes_used"] > 0 == rows["autoencoder"]["codes_used"]
     assert rows["flow"]["training"] == "2 steps of 2 crops of 64x64"
     page = (tmp_path / "docs/README.md").read_text()
-    assert page.count("\n| ") == 5 and "| frames, no codec |" in page
+    assert (
+        page.count("\n| ") == 6
+        and "| payload bytes | coded |" in page
+        and "| frames, no codec |" in page
+    )
+
+
+def test_jpeg_takes_the_best_quality_of_its_bytes() -> None:
+    y, x = np.mgrid[:96, :128]
+    waves = 128 + 60 * np.sin(x / 5) + 50 * np.cos(y / 3 + x / 11)
+    frame = torch.from_numpy(np.repeat(waves[..., None], 3, 2).astype(np.uint8))[None]
+    sizes, errors = [], []
+    for budget in (1000, 2000, 4000):
+        passed = ByJpeg(budget)(frame)
+        assert passed.picture is not None and passed.picture.shape == frame.shape
+        sizes.append(passed.payload)
+        errors.append((passed.picture - frame.float()).abs().mean())
+        assert 0.7 * budget < passed.payload <= budget
+    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
 
 
 def test_rows_that_say_the_same_are_one_run(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, Tag, model_validator
 
 from ..strict import Size, Strict, kind_or
 
@@ -251,3 +251,5 @@ class Labels(Strict):
     width: PositiveInt = 96
     steps: PositiveInt = 8
     """Of the drawing."""
+    guidance: float = Field(default=1.5, ge=1)
+    """How often the difference that labels make to the drawing is counted."""

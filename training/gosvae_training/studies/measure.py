@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import lzma
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,10 +22,12 @@ from ..bundle.macs import expert_macs, network_macs
 from ..config import Config
 from ..data.samples import Sample, iterate
 from ..evaluate import LZMA
+from ..models.encoders import TokenEncoder
 from ..models.pixels import to_frames
 from ..models.settings import Tokens
 from ..models.token_network import resize_logits
 from ..objectives import LabelObjective, Objective
+from ..strict import ConfigError
 from ..train import Material
 
 
@@ -58,16 +61,99 @@ def _compute(objective: Objective, frame: Tensor) -> tuple[int | None, int]:
     return network_macs(network.encoder, frame) + search, network_macs(_Received(objective), sent)
 
 
-def _sent_bytes(config: Config, objective: Objective, frame: Tensor) -> float:
-    """Return bytes of one frame without headers: indices of fixed length, numbers, or LZMA."""
-    if isinstance(objective, LabelObjective):
-        labels = objective.labels(frame).to(torch.uint8).numpy()
-        return len(lzma.compress(labels.tobytes(), lzma.FORMAT_RAW, filters=LZMA))
-    assert isinstance(config.tokens, Tokens)
-    places = np.prod([-(-side // objective.network.encoder.stride) for side in frame.shape[1:3]])
-    if not config.tokens.codes:
-        return float(places * config.tokens.dim)
-    return float(places * config.tokens.levels * (config.tokens.codes - 1).bit_length() / 8)
+class Passed(NamedTuple):
+    """What becomes of one frame on its way to the receiver."""
+
+    payload: float
+    """Bytes without headers: indices of fixed length, numbers, or labels by LZMA."""
+    coded: int | None
+    """The same by an entropy coder, where the row has one."""
+    picture: Tensor | None
+    """Float (1, H, W, 3), 0 to 255, which experts look at; None where masks are made directly."""
+    logits: Tensor | None
+    """Those masks, float (1, classes, h, w)."""
+    codes: set[int]
+    """Of the first level."""
+
+
+class ByObjective:
+    """The way that a trained objective takes."""
+
+    def __init__(
+        self, config: Config, objective: Objective, coded_size: Callable[[Tensor], int] | None
+    ) -> None:
+        """Keep all; `coded_size` gives the bytes of a frame's tokens by an entropy coder."""
+        self._config, self._objective, self._coded_size = config, objective, coded_size
+
+    def compute(self) -> tuple[int | None, int]:
+        """Return MACs of vehicle and receiver for one frame."""
+        return _compute(self._objective, torch.zeros(1, *self._config.input_size, 3).byte())
+
+    def __call__(self, frame: Tensor) -> Passed:
+        objective = self._objective
+        if isinstance(objective, LabelObjective):
+            labels = objective.labels(frame)
+            packed = labels.to(torch.uint8).numpy().tobytes()
+            size = len(lzma.compress(packed, lzma.FORMAT_RAW, filters=LZMA))
+            return Passed(size, None, to_frames(objective.network.draw(labels)), None, set())
+        made, _, indices, _ = objective.network(frame, True)
+        codes = set(indices[..., :1].flatten().tolist())
+        coded = self._coded_size(frame) if self._coded_size else None
+        pictures = objective.reconstructs
+        return Passed(
+            fixed_bytes(self._config),
+            coded,
+            to_frames(made) if pictures else None,
+            None if pictures else made,
+            codes,
+        )
+
+
+def fixed_bytes(config: Config) -> float:
+    """Return the bytes of a frame's indices of fixed length, or of its numbers.
+
+    Raises:
+        ConfigError: the configuration sends no tokens.
+    """
+    tokens = config.tokens
+    if not isinstance(tokens, Tokens):
+        raise ConfigError(f"{config.name}: tokens.kind: {tokens.kind} has no indices")
+    stride = getattr(tokens.encoder, "stride", TokenEncoder.stride)
+    places = math.prod(-(-side // stride) for side in config.input_size)
+    if not tokens.codes:
+        return float(places * tokens.dim)
+    return places * tokens.levels * (tokens.codes - 1).bit_length() / 8
+
+
+class ByJpeg:
+    """JPEG (optimised tables, 4:2:0) of the best quality that takes at most `budget` bytes."""
+
+    def __init__(self, budget: float) -> None:
+        """Keep the bytes of a frame, headers of the file included."""
+        self._budget = budget
+
+    def compute(self) -> tuple[int | None, int | None]:
+        """Return MACs of vehicle and receiver: none but the expert's, which is not counted."""
+        return 0, None
+
+    def __call__(self, frame: Tensor) -> Passed:
+        pixels = cv2.cvtColor(frame[0].numpy(), cv2.COLOR_RGB2BGR)
+        best = _jpeg(pixels, 0)
+        low, high = 1, 100
+        while low <= high:
+            quality = (low + high) // 2
+            file = _jpeg(pixels, quality)
+            if len(file) <= self._budget:
+                best, low = file, quality + 1
+            else:
+                high = quality - 1
+        seen = cv2.cvtColor(cv2.imdecode(best, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return Passed(len(best), len(best), torch.from_numpy(seen)[None].float(), None, set())
+
+
+def _jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    return cv2.imencode(".jpg", pixels, options)[1]
 
 
 def _mask(logits: Tensor, shape: tuple[int, int], labels: LabelSpace) -> np.ndarray:
@@ -104,44 +190,59 @@ def _val(material: Material, name: str) -> Iterator[tuple[Sample, Tensor]]:
 
 
 def measure(
-    config: Config, material: Material, objective: Objective, judges: Mapping[str, Judge], own: str
+    name: str,
+    material: Material,
+    way: ByObjective | ByJpeg,
+    judges: Mapping[str, Judge],
+    own: str,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the figures of a trained row on the validation frames, and what one looks like.
+    """Return the figures of a row on the validation frames, and what one looks like.
 
     Masks decoded directly have no other judge than themselves; pictures are shown to all, and mIoU
     and agreement are what judge `own`, the row's expert, makes of them.
+
+    Args:
+        name: of the row.
+        material: the frames.
+        way: what becomes of a frame.
+        judges: by name.
+        own: name of the row's own.
     """
-    network = objective.network
-    pictures = isinstance(objective, LabelObjective) or objective.reconstructs
     agreement = ConfusionMatrix()
-    truth = {name: ConfusionMatrix() for name in (judges if pictures else [own])}
-    sizes, used = [], set()
-    for index, (sample, frame) in enumerate(_val(material, config.name)):
-        sizes.append(_sent_bytes(config, objective, frame))
-        if isinstance(objective, LabelObjective):
-            made = network.draw(objective.labels(frame))
-        else:
-            made, _, indices, _ = network(frame, True)
-            used.update(indices[..., :1].flatten().tolist())
-        for name, matrix in truth.items():
-            logits = judges[name].network(to_frames(made)) if pictures else made
+    truth = {each: ConfusionMatrix() for each in judges}
+    sizes, coded, used = [], [], set[int]()
+    for index, (sample, frame) in enumerate(_val(material, name)):
+        passed = way(frame)
+        sizes.append(passed.payload)
+        coded += [] if passed.coded is None else [passed.coded]
+        used |= passed.codes
+        for judge, matrix in truth.items():
+            if passed.picture is None and judge != own:
+                continue
+            logits = passed.logits
+            if passed.picture is not None:
+                logits = judges[judge].network(passed.picture)
+            assert logits is not None
             ours = _mask(logits, sample.mask.shape, material.labels)
             matrix.add(sample.mask, ours)
-            if name == own:
+            if judge == own:
                 agreement.add(judges[own].masks[index], ours)
                 if index == len(material.val) // 2:
-                    seen = to_frames(made)[0].byte().numpy() if pictures else None
+                    seen = None if passed.picture is None else passed.picture[0].byte().numpy()
                     picture = panel(seen, ours, material)
-    example = torch.zeros(1, *config.input_size, 3, dtype=torch.uint8)
-    vehicle, receiver = _compute(objective, example)
-    size, count = config.input_size, float(np.mean(sizes))
-    figures = {name: round(matrix.miou(), 4) for name, matrix in truth.items()}
+    vehicle, receiver = way.compute()
+    size, count = material.config.input_size, float(np.mean(sizes))
+    drawn = passed.picture is not None
+    figures = {
+        each: round(matrix.miou(), 4) for each, matrix in truth.items() if drawn or each == own
+    }
     row = {
         "miou": figures[own],
         "agreement": round(agreement.miou(), 4),
-        "judges": figures if pictures else {},
+        "judges": figures if drawn else {},
         "codes_used": len(used),
         "payload_bytes": round(count, 1),
+        **({"coded_bytes": round(float(np.mean(coded)), 1)} if coded else {}),
         "compression_ratio": round(size[0] * size[1] * 3 / count, 1),
         "vehicle_macs": vehicle,
         "receiver_macs": receiver,

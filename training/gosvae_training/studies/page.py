@@ -25,13 +25,17 @@ def table(result: dict[str, Any]) -> str:
     judges = list(experts) if len(experts) > 1 else []
     alone = "" if judges else f"{next(iter(experts.values())):.3f}"
     ceilings = [f"{experts[judge]:.3f}" for judge in judges]
-    lines: list[list[object]] = [["frames, no codec", "", 1, "", alone, "", *ceilings, "", ""]]
+    coded = any("coded_bytes" in row for row in rows.values())
+    lines: list[list[object]] = [
+        ["frames, no codec", "", *[""] * coded, 1, "", alone, "", *ceilings, "", ""]
+    ]
     for name, row in rows.items():
         seen = [f"{row['judges'][each]:.3f}" if each in row["judges"] else "" for each in judges]
         lines.append(
             [
                 name,
                 f"{row['payload_bytes']:.0f}",
+                *([f"{row['coded_bytes']:.0f}" if "coded_bytes" in row else ""] * coded),
                 f"{row['compression_ratio']:.0f}",
                 row["codes_used"] or "",
                 f"{row['miou']:.3f}",
@@ -41,10 +45,12 @@ def table(result: dict[str, Any]) -> str:
                 gigamacs(row["receiver_macs"]),
             ]
         )
-    header = ["row", "payload bytes", "ratio", "codes used", "mIoU", "agreement"]
+    header = ["row", "payload bytes", *["coded"] * coded, "ratio", "codes used"]
+    header += ["mIoU", "agreement"]
     header += [f"seen by {name}" for name in judges]
     header += ["vehicle GMACs", "receiver GMACs"]
-    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in rows.values()})
+    trained = [row for row in rows.values() if "training" in row]
+    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in trained})
     minutes = [row["cpu_minutes"] for row in rows.values() if "cpu_minutes" in row]
     span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
     spent = f", {span} minutes of CPU" if minutes else ""

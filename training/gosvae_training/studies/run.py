@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -20,18 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import PositiveInt
+from torch import Tensor
 
-from ..config import Config
+from ..config import Config, Prior
 from ..data.datasets import parse_folders
 from ..data.samples import DataError, Dataset, Sample, describe
 from ..fit import TrainingError, make_fabric
 from ..models.experts import frozen
-from ..models.settings import Network
-from ..objectives import TokenObjective, build_objective
+from ..models.settings import Network, Tokens
+from ..objectives import Objective, TokenObjective, build_objective
 from ..strict import ConfigError, Strict, override, parse, read_yaml
 from ..train import Material, train_codec
+from .coded import coded_size
 from .depth import Depth, study_depth
-from .measure import Judge, measure, panel
+from .measure import ByJpeg, ByObjective, Judge, fixed_bytes, measure, panel
 from .options import add_options, run_folder
 from .page import table, write_study
 
@@ -48,6 +50,8 @@ class Row(Strict):
     """Further experts to imitate."""
     set: tuple[str, ...] = ()
     """Changes to the base configuration, as on the command line."""
+    jpeg: bool = False
+    """Whether to train nothing and send JPEG, of at most the bytes of its tokens."""
 
 
 class Study(Strict):
@@ -61,6 +65,8 @@ class Study(Strict):
     rows: dict[str, Row]
     every: PositiveInt = 1
     """Validation frames from one that is measured to the next."""
+    prior: Prior | None = None
+    """How rows' entropy coders are fitted; without it, bytes are those of fixed length alone."""
     depth: Depth | None = None
 
 
@@ -143,9 +149,12 @@ class _Session:
 
     def run(self, name: str) -> dict[str, Any]:
         """Train a row as far as that is not done yet, measure it, and return its figures."""
-        config, row = self._configs[name], self._study.rows[name]
+        row, folder = self._study.rows[name], self._folder(name)
+        if row.jpeg:
+            return self._measure(name, ByJpeg(fixed_bytes(self._configs[name])))
+        config = self._configs[name]
         material, fabric = replace(self._material, config=config), self._fabric
-        expert, folder = self._judges[row.expert].network, self._folder(name)
+        expert = self._judges[row.expert].network
         stage = folder / "codec"
         begun, started = (stage / "last.pt").exists(), time.process_time()
         torch.manual_seed(config.seed)
@@ -158,9 +167,7 @@ class _Session:
         objective = build_objective(config, material.labels, expert, guides, weights)
         objective.network = averaged
         objective.to("cpu").eval()
-        with torch.inference_mode(), fabric.autocast():
-            figures, picture = measure(config, material, objective, self._judges, row.expert)
-        np.save(folder / PANEL, picture)
+        figures = self._measure(name, ByObjective(config, objective, self._coded(name, objective)))
         schedule = config.codec
         crop = f"{schedule.crop[1]}x{schedule.crop[0]}"
         figures["training"] = f"{schedule.steps} steps of {schedule.batch} crops of {crop}"
@@ -174,6 +181,24 @@ class _Session:
                 fabric, config, self._study.depth, tokens, streets, folder / "depth"
             )
         return figures
+
+    def _measure(self, name: str, way: ByObjective | ByJpeg) -> dict[str, Any]:
+        """Return a row's figures; its picture goes to its folder."""
+        own, folder = self._study.rows[name].expert, self._folder(name)
+        with torch.inference_mode(), self._fabric.autocast():
+            figures, picture = measure(name, self._material, way, self._judges, own)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / PANEL, picture)
+        return figures
+
+    def _coded(self, name: str, objective: Objective) -> Callable[[Tensor], int] | None:
+        """Return what gives a frame's bytes by an entropy coder, if the row is to have one."""
+        config, prior = self._configs[name], self._study.prior
+        if prior is None or not isinstance(config.tokens, Tokens) or not config.tokens.codes:
+            return None
+        example = torch.zeros(1, *config.input_size, 3, dtype=torch.uint8)
+        familiar, folder = self._material.familiar(), self._folder(name)
+        return coded_size(objective.network, example, familiar, prior, config.seed, folder)
 
     def result(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that a study's JSON file holds, rows in the study's order."""
@@ -201,7 +226,7 @@ class _Session:
     def _folder(self, name: str) -> Path:
         """Return where a row is kept; rows of other studies that say the same are the same run."""
         same = self._configs[name].model_dump_json(exclude={"name", "notes"})
-        return run_folder(self._options.runs, same)
+        return run_folder(self._options.runs, same + " JPEG" * self._study.rows[name].jpeg)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,12 +23,6 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from gosvae_codec.entropy import TokenCoder
-from gosvae_codec.manifest import ENCODER, PRIOR
-from gosvae_codec.prior import Prior
-
-from ..bundle.graphs import EncoderGraph
-from ..bundle.onnx_export import to_onnx
 from ..config import Prior as PriorSettings
 from ..data.datasets import parse_folders
 from ..data.mixture import Concatenation
@@ -36,7 +30,6 @@ from ..data.samples import DataError, describe
 from ..fit import TrainingError, make_fabric
 from ..models.pixels import to_frames
 from ..models.token_network import resize_logits
-from ..prior import fit_prior
 from ..strict import ConfigError, Strict, parse, read_yaml
 from ..tasks.network import TOKEN_STRIDE, TokenSender
 from ..tasks.objective import TaskObjective
@@ -52,6 +45,7 @@ from ..tasks.train import (
     train_tasks,
 )
 from ..tasks.yolox import Heads, trunk_of
+from .coded import coded_size
 from .depth import (
     Depth,
     DepthDecoder,
@@ -278,27 +272,11 @@ class _Session:
 
     def _coded_bytes(self, network: TokenSender, folder: Path) -> dict[str, float]:
         """Return the mean payload of a frame, entropy-coded by a prior of the row's own."""
-        encoder = EncoderGraph(network).eval()
         example = torch.from_numpy(self._judges[STREETS].frames[0])[None]
-        nothing = encoder.no_reference(example)
-        codebooks = network.codebooks().numpy()
-        levels, codes, _ = codebooks.shape
-        path = folder / PRIOR
-        if not path.exists():
-            two = tuple(torch.cat([each, each]) for each in (example, nothing))
-            graph = to_onnx(encoder, two, (["frames", "reference"], ["tokens"]))
-            (folder / ENCODER).write_bytes(graph.SerializeToString())
-            fit_prior(folder, codebooks, self._seen, self._study.prior, self._config.seed)
-        grid = (int(nothing.shape[2]), int(nothing.shape[3]))
-        coder = TokenCoder(Prior.load(path, levels, codes, grid), codes, grid)
-
-        @torch.inference_mode()
-        def size(frame: Frame) -> int:
-            tokens = encoder(torch.from_numpy(frame)[None], nothing)[0]
-            return len(coder.encode(tokens.numpy().astype(np.uint16), 0, None))
-
+        settings, seed = self._study.prior, self._config.seed
+        size = coded_size(network, example, self._seen, settings, seed, folder)
         return {
-            name: round(float(np.mean([size(frame) for frame in judge.frames])), 1)
+            name: round(float(np.mean([size(torch.from_numpy(f)[None]) for f in judge.frames])), 1)
             for name, judge in self._judges.items()
         }
 
