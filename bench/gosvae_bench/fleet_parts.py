@@ -50,12 +50,6 @@ def cpu_seconds() -> Counter[str]:
     return spent
 
 
-def busy_seconds() -> float:
-    """Return the time for which all cores were busy, with whatever, since the machine started."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
-
-
 def cpu_ms(
     before: Mapping[str, float], after: Mapping[str, float], frames: int
 ) -> dict[str, float]:

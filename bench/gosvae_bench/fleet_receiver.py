@@ -7,14 +7,12 @@ the service's. The receiver over DDS alone has none of them, and shows what the 
 from __future__ import annotations
 
 import dataclasses
-import struct
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from time import time_ns
 
 import rclpy
 from sensor_msgs.msg import Image
@@ -30,23 +28,9 @@ from gosvae_fleet.simulation import CAMERA
 from .fleet_trials import Trials
 from .system_nodes import environment, private_network, python_of
 
-_STAMP = struct.Struct("<4xiI")
 
-
-class RosFleet(Fleet):
-    """A fleet whose masks come as ROS topics."""
-
-    def note(self, name: str, message: bytes) -> None:
-        """Take a serialised mask of a vehicle."""
-        now = time_ns()
-        seconds, nanoseconds = _STAMP.unpack_from(message)
-        stamp = seconds * 10**9 + nanoseconds
-        with self._lock:
-            self.received[name, stamp] = (now - stamp) / 1e6
-
-
-class DdsFleet(RosFleet):
-    """A fleet whose packets come as ROS topics as well; nobody uses its router."""
+class DdsFleet(Fleet):
+    """A fleet whose packets are ROS topics; nobody uses its router."""
 
     def simulate(self, names: Sequence[str], rate: float, *options: str) -> None:
         """See :class:`Fleet`; packets are encoded before in any case."""
@@ -75,7 +59,7 @@ class ReceiverTrials(Trials):
             threads: of its networks.
             uplinks: whether packets come through a router and `gosvae downlink`, or over DDS.
         """
-        fleet = (RosFleet if uplinks else DdsFleet)(folder, names)
+        fleet = (Fleet if uplinks else DdsFleet)(folder, names)
         super().__init__(fleet, bundle)
         with ExitStack() as stack:
             stack.callback(fleet.close)

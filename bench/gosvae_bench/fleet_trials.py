@@ -18,7 +18,8 @@ from gosvae_codec import GosvaeError
 from gosvae_fleet.demo import Fleet
 from gosvae_fleet.service import Service
 
-from .fleet_parts import NETWORKS, busy_seconds, children, cpu_ms, cpu_seconds
+from .fleet_parts import NETWORKS, children, cpu_ms, cpu_seconds
+from .system_nodes import busy_seconds
 
 RATE = 10.0
 """Frames a second of each stream, where nothing else is said."""

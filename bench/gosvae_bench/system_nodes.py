@@ -268,9 +268,9 @@ class System:
         stamps: list[int] = []
         with self.playing(size, rate, stamps):
             begin, before, memory = time.time_ns(), self._cpu(), self.memory()
-            busy = _busy()
+            busy = busy_seconds()
             time.sleep(seconds)
-            busy = _busy() - busy
+            busy = busy_seconds() - busy
             after, end = self._cpu(), time.time_ns()
             last, names = self.memory(), set(self._names)
             drained = time.monotonic() + DRAIN
@@ -326,7 +326,7 @@ class System:
         }
 
 
-def _busy() -> float:
+def busy_seconds() -> float:
     """Return the CPU seconds that all cores were busy since the machine started."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import struct
 import subprocess
 import sys
 import tempfile
@@ -46,6 +45,7 @@ from gosvae_fleet.router import endpoint, router_config
 from gosvae_fleet.simulation import CAMERA
 from gosvae_fleet.vehicles import load_vehicles
 from gosvae_msgs.msg import TokenPacket
+from gosvae_tools.drives.stamps import read_stamp
 from gosvae_tools.link.channel import LinkSpec
 from gosvae_tools.link.emulator import EDGE, VEHICLE, EmulatedLink
 from gosvae_tools.tables import Table, show
@@ -60,7 +60,6 @@ NAME = "v01"
 PATIENCE_SECONDS = 120.0
 SETTLE_SECONDS = 5.0
 """Before a measurement, and after it for what is late."""
-_STAMP = struct.Struct("<4xiI")
 
 
 def figures(sent: Sequence[int], ages: dict[int, float]) -> dict[str, Any]:
@@ -118,9 +117,7 @@ def _arrivals(on_board: bool) -> Iterator[dict[int, float]]:
     ages: dict[int, float] = {}
 
     def note(message: bytes) -> None:
-        now = time.time_ns()
-        seconds, nanoseconds = _STAMP.unpack_from(message)
-        stamp = seconds * 10**9 + nanoseconds
+        now, stamp = time.time_ns(), read_stamp(message)
         ages[stamp] = (now - stamp) / 1e6
 
     node = rclpy.create_node("uplink_bench")

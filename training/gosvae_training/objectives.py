@@ -88,6 +88,25 @@ class ExpertObjective(Objective):
         return network(frames)
 
 
+class _Likeness(nn.Module):
+    """How pictures differ from frames, by the terms that have a weight."""
+
+    def __init__(self, losses: Losses) -> None:
+        super().__init__()
+        self._pixels = bool(losses.pixels)
+        self.perceptual = PERCEPTUAL[losses.perceptual_network]() if losses.perceptual else None
+
+    def forward(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Compare float (N, 3, H, W) of any range with (N, H, W, 3), 0 to 255."""
+        terms = {}
+        if self._pixels:
+            # Not clipped: what overshoots has to find back.
+            terms["pixels"] = (made.float().permute(0, 2, 3, 1) - real).abs().mean() / 255
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(to_frames(made), real)
+        return terms
+
+
 class TokenObjective(Objective):
     """Tokens whose masks, or pictures as the guides see them, are to be as the guides' are."""
 
@@ -106,8 +125,7 @@ class TokenObjective(Objective):
         self.losses = losses
         self.reconstructs = isinstance(network.decoder, PixelDecoder)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        if losses.perceptual:
-            self.perceptual = PERCEPTUAL[losses.perceptual_network]()
+        self.likeness = _Likeness(losses)
         if losses.adversarial:
             self.critic = Critic()
         if losses.rate:
@@ -213,12 +231,7 @@ class TokenObjective(Objective):
 
     def _picture_terms(self, frames: Tensor, target: Tensor, made: Tensor) -> dict[str, Tensor]:
         weights, seen, real = self.losses, to_frames(made), frames.float()
-        terms = {}
-        if weights.pixels:
-            # Not clipped: what overshoots has to find back.
-            terms["pixels"] = (made.float().permute(0, 2, 3, 1) - real).abs().mean() / 255
-        if weights.perceptual:
-            terms["perceptual"] = self.perceptual(seen, real)
+        terms = self.likeness(made, real)
         if weights.features:
             with torch.no_grad():
                 wanted = features(self.guides[0], real)
@@ -258,9 +271,7 @@ class LabelObjective(Objective):
     def __init__(self, network: LabelFlow, expert: nn.Module, losses: Losses) -> None:
         super().__init__(network)
         self.expert = expert.requires_grad_(False).eval()
-        self.losses = losses
-        if losses.perceptual:
-            self.perceptual = PERCEPTUAL[losses.perceptual_network]()
+        self.losses, self.likeness = losses, _Likeness(losses)
 
     @property
     def backbone(self) -> EfficientNetLite | None:
@@ -274,13 +285,9 @@ class LabelObjective(Objective):
 
     def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
         flow, enlarged = self.network(frames, self.labels(frames))
-        seen, real = enlarged.permute(0, 2, 3, 1), frames.float()
-        terms = {"flow": flow, "pixels": (seen - real).abs().mean() / 255}
-        loss = flow + self.losses.pixels * terms["pixels"]
-        if self.losses.perceptual:
-            terms["perceptual"] = self.perceptual(to_frames(enlarged), real)
-            loss = loss + self.losses.perceptual * terms["perceptual"]
-        return {"loss": loss, **terms}
+        terms = self.likeness(enlarged, frames.float())
+        loss = flow + sum(getattr(self.losses, name) * value for name, value in terms.items())
+        return {"loss": loss, "flow": flow, **terms}
 
     def segment(self, network: nn.Module, frames: Tensor) -> Tensor:
         return self.expert(to_frames(network.draw(self.labels(frames))))

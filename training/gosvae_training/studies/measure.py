@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -209,22 +210,20 @@ def measure(
         own: name of the row's own.
     """
     agreement = ConfusionMatrix()
-    truth = {each: ConfusionMatrix() for each in judges}
+    truth = defaultdict[str, ConfusionMatrix](ConfusionMatrix)
     sizes, coded, used = [], [], set[int]()
     for index, (sample, frame) in enumerate(_val(material, name)):
         passed = way(frame)
         sizes.append(passed.payload)
         coded += [] if passed.coded is None else [passed.coded]
         used |= passed.codes
-        for judge, matrix in truth.items():
-            if passed.picture is None and judge != own:
-                continue
-            logits = passed.logits
-            if passed.picture is not None:
-                logits = judges[judge].network(passed.picture)
-            assert logits is not None
+        if passed.picture is None:
+            seen_by = {own: passed.logits}
+        else:
+            seen_by = {each: judges[each].network(passed.picture) for each in judges}
+        for judge, logits in seen_by.items():
             ours = _mask(logits, sample.mask.shape, material.labels)
-            matrix.add(sample.mask, ours)
+            truth[judge].add(sample.mask, ours)
             if judge == own:
                 agreement.add(judges[own].masks[index], ours)
                 if index == len(material.val) // 2:
@@ -232,14 +231,11 @@ def measure(
                     picture = panel(seen, ours, material)
     vehicle, receiver = way.compute()
     size, count = material.config.input_size, float(np.mean(sizes))
-    drawn = passed.picture is not None
-    figures = {
-        each: round(matrix.miou(), 4) for each, matrix in truth.items() if drawn or each == own
-    }
+    figures = {judge: round(matrix.miou(), 4) for judge, matrix in truth.items()}
     row = {
         "miou": figures[own],
         "agreement": round(agreement.miou(), 4),
-        "judges": figures if drawn else {},
+        "judges": {} if passed.picture is None else figures,
         "codes_used": len(used),
         "payload_bytes": round(count, 1),
         **({"coded_bytes": round(float(np.mean(coded)), 1)} if coded else {}),

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from gosvae_codec import ModelBundle
 from gosvae_codec.errors import GosvaeError
 from gosvae_common.shipped import find_bundle
 from gosvae_common.signals import stop_signals
+from gosvae_tools.drives.stamps import read_stamp
 
 from . import keys
 from .certificates import BACKEND, ROUTER, check_credentials, make_certificate
@@ -47,7 +47,6 @@ SETTLE_SECONDS = 3.0
 """At the end, for which masks of frames sent are not waited for."""
 PATIENCE_SECONDS = 60.0
 """After which a service that lost a process is given up."""
-_STAMP = struct.Struct("<4xiI")
 
 
 class Fleet:
@@ -114,10 +113,11 @@ class Fleet:
                 self.sent[name, int(stamp)] = None
 
     def _on_mask(self, sample: Any) -> None:
-        now = time.time_ns()
-        name = str(sample.key_expr).split("/")[1]
-        seconds, nanoseconds = _STAMP.unpack_from(sample.payload.to_bytes())
-        stamp = seconds * 10**9 + nanoseconds
+        self.note(str(sample.key_expr).split("/")[1], sample.payload.to_bytes())
+
+    def note(self, name: str, message: bytes) -> None:
+        """Take a mask of a vehicle, as CDR, that arrives now."""
+        now, stamp = time.time_ns(), read_stamp(message)
         with self._lock:
             self.received[name, stamp] = (now - stamp) / 1e6
 
