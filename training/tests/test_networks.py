@@ -24,6 +24,7 @@ from gosvae_training.bundle.graphs import (
     PictureGraph,
     semantic_heads,
 )
+from gosvae_training.bundle.networks import share_expert
 from gosvae_training.bundle.onnx_export import Inputs, infer, to_onnx, write_onnx
 from gosvae_training.config import Config, load_config
 from gosvae_training.models import settings as cfg
@@ -549,6 +550,21 @@ def test_a_foreign_onnx_network_serves_and_is_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(given, expert(batch).numpy(), atol=0.2)
     with pytest.raises(ConfigError, match="has no gradient"):
         expert(example.float().requires_grad_())
+
+
+def test_an_expert_that_was_exported_here_is_shared_as_the_file_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    examples = [frames(OLD, 1), frames(OLD, 1)]
+    ours = share_expert(Expert(11).eval(), "ours", examples, ["logits"], tmp_path)
+    path = str(next((tmp_path / "experts").iterdir()))
+    described = cfg.Onnx(kind="onnx", path=path, channels="camvid")
+    again = share_expert(frozen(described, CAMVID), "ours", examples, ["logits"], tmp_path)
+    assert again == ours and len(list((tmp_path / "experts").iterdir())) == 1
+    # Channels in another order are other labels.
+    names = [each.name for each in CAMVID.labels]
+    other = cfg.Onnx(kind="onnx", path=path, channels=names[::-1])
+    turned = share_expert(frozen(other, CAMVID), "other", examples, ["logits"], tmp_path)
+    assert turned["sha256"] != ours["sha256"]
 
 
 @pytest.mark.parametrize(

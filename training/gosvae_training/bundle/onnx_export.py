@@ -63,9 +63,13 @@ def to_onnx(
 def foreign_to_onnx(expert: OnnxExpert, frame: Tensor) -> onnx.ModelProto:
     """Join somebody's ONNX network with what its adapter does before and after it.
 
+    An expert that was exported here is returned as it is, so that bundles share its file.
+
     Raises:
         ExportError: it cannot be brought to this project's operator set.
     """
+    if expert.is_ours:
+        return onnx.load(expert.path)
     free = not expert.form.single
     frames = torch.cat([frame, frame]) if free else frame
     with torch.inference_mode():

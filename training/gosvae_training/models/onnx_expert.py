@@ -316,6 +316,16 @@ class OnnxExpert(nn.Module):
         """Table of channels and labels."""
         return self.after[1]
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the file is an expert that this project exported for the same labels."""
+        form = self.form._replace(single=False, size=None, channels=0)
+        return (
+            form == Form("frames", torch.uint8, True, False, None, "logits", "nchw", "logits", 0)
+            and self.names.identity
+            and not self.before.flip
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxExpert:
         """Return itself: it has nothing that is trained."""
         return self

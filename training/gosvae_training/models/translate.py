@@ -49,6 +49,8 @@ class Translate(nn.Module):
             [place for place, (_, label) in enumerate(self.table) if label == each.name]
             for each in labels.labels
         ]
+        self.identity = self.groups == [[place] for place in range(len(channels))]
+        """Whether the channels are the labels, in their order."""
         strange = [name for name, label in self.table if name and not label]
         if not any(self.groups) or (strange and not partial):
             raise ConfigError(
@@ -71,6 +73,8 @@ class Translate(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         self.check(logits.shape[1])
+        if self.identity:
+            return logits
         absent = torch.full_like(logits[:, 0], _ABSENT)
         logits = logits.log_softmax(1)
         return torch.stack(
