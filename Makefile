@@ -70,6 +70,7 @@ help:
 	@echo "  BUNDLE, JSON, QUICK     as above; the file is out/pipeline.json"
 	@echo "make bench-fleet          streams that a fleet's service and a receiver hold here; what failures cost"
 	@echo "  BUNDLE, JSON, QUICK     as above; the file is out/fleet.json"
+	@echo "  FLOOD=1                 only what a vehicle that floods costs the others"
 	@echo "  SOAK=N                  only the service's memory, over N seconds"
 	@echo "make bench-uplink         packets that arrive over QUIC and DDS on a bad link; needs root"
 	@echo "  LINK=SPEC               another than \"loss=10% delay=50ms\""
@@ -160,7 +161,7 @@ bench-pipeline:
 
 bench-fleet:
 	@$(FLEET) $(IN_BENCH) gosvae_bench.fleet $${BUNDLE:+--bundle "$$BUNDLE"} $${JSON:+--json "$$JSON"} \
-		$${QUICK:+--quick} $${SOAK:+--soak "$$SOAK"}
+		$${QUICK:+--quick} $${FLOOD:+--flood} $${SOAK:+--soak "$$SOAK"}
 
 bench-uplink:
 	@$(FLEET) $(IN_BENCH) gosvae_bench.uplink $${LINK:+--link "$$LINK"} $${JSON:+--json "$$JSON"} \

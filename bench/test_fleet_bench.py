@@ -141,7 +141,7 @@ def test_a_flood_is_a_hundred_times_the_quota_and_comes_beside_its_baselines() -
     phases = {name: (kind, rate) for name, kind, rate in fleet_flood.schedule(7.0)}
     assert phases["nothing"][1] == 0.0 and phases["its quota"] == ("valid", 7.0)
     assert {phases[kind] for kind in fleet_flood.KINDS} == {
-        (kind, 700.0) for kind in ("valid", "forged", "malformed")
+        (kind, 700.0) for kind in ("another's name", "valid", "forged", "malformed")
     }
 
 
@@ -181,7 +181,10 @@ def test_json_has_the_figures_of_the_issue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flood = {name: [100.0] * 9 for name, *_ in fleet_flood.schedule(10.0)}
-    phases = {name: {**each, "packets_per_s": 5} for name, each in fleet_flood.cost(flood).items()}
+    phases = {
+        name: {**each, "packets_per_s": 5, "cores": {"gateway": 0.125}}
+        for name, each in fleet_flood.cost(flood).items()
+    }
 
     class Part:
         def __init__(self, held: float) -> None:
@@ -211,9 +214,12 @@ def test_json_has_the_figures_of_the_issue(
     rates = {"held_per_s": -0.083, "saturated_per_s": -0.12, "cpu_ms": 0.0}
     assert written["beside"][fleet.DOWNLINK] == rates
     assert written["flood"]["phases"]["forged"]["ratio"] == {"p50": 1.0, "p95": 1.0}
-    assert (
-        f"{fleet.RECEIVER}\t{os.cpu_count()}\t2\t20.0\t80\t120\t24\t25.0" in capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert f"{fleet.RECEIVER}\t{os.cpu_count()}\t2\t20.0\t80\t120\t24\t25.0" in shown
+    assert fleet.main(["--flood", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["flood"] == written["flood"]
+    again = capsys.readouterr().out
+    assert "forged\t0.12" in again and again in shown
 
 
 def test_packets_that_arrive_late_count_and_others_are_lost() -> None:

@@ -38,6 +38,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["bench", "DATA=/tmp", "QUICK=1"], "<--data></tmp><--quick>"),
         (["bench-pipeline", "JSON=f g", "BUNDLE=b"], "<--bundle><b><--json><f g>"),
         (["bench-fleet", "SOAK=60", "JSON=f g"], "<--json><f g><--soak><60>"),
+        (["bench-fleet", "FLOOD=1"], "<--flood>"),
         (["bench-uplink", "LINK=loss=1% delay=2ms"], "<--link><loss=1% delay=2ms>"),
     ],
 )

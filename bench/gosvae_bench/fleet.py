@@ -1,6 +1,7 @@
 """Measure how many streams a fleet's service holds on this machine, and what failures cost.
 
     make bench-fleet JSON=out/fleet.json
+    make bench-fleet FLOOD=1 JSON=out/fleet-flood.json
     make bench-fleet SOAK=3600 JSON=out/fleet-memory.json
 
 Simulated vehicles send the street that ships, encoded before, at 10 Hz through a router with mutual
@@ -10,8 +11,9 @@ than 200 ms when they arrive. One receiver process is measured beside it, on the
 `gosvae downlink`, which has all that comes before the service as well, and over DDS alone.
 
 Recovery is the time from a process's end by SIGKILL until each vehicle has a mask of a later frame,
-with half as many streams. With as many, a vehicle sends a hundred times its quota. With SOAK only
-memory is measured, over that many seconds, with a stream of half the rate for each core.
+with half as many streams. With as many, a vehicle sends a hundred times its quota; with FLOOD=1
+only this is measured, with half a stream for each core. With SOAK only memory is measured, over
+that many seconds, with a stream of half the rate for each core.
 """
 
 from __future__ import annotations
@@ -87,15 +89,19 @@ class Bench:
                 with self.receiver(who, threads) as receiver:
                     self.rows.append({"who": who, "threads": threads, **self.find(receiver)})
             found |= report(self.rows)
-        with self.service(most, packets_per_s=RATE) as trials:
-            seconds = FLOOD_SECONDS / (1 + 2 * self.quick)
-            found["flood"] = fleet_flood.measure(trials, half, RATE, seconds)
+        self.flood(found, half)
         with self.service(most) as trials:
             found["recovery_ms"] = trials.recover(half)
 
     def find(self, trials: Trials) -> Figures:
         """Return what is held of some trials."""
         return trials.find(self.seconds, len(trials.fleet.names))
+
+    def flood(self, found: Figures, others: int) -> None:
+        """Add what a vehicle that floods costs so many others."""
+        seconds = FLOOD_SECONDS / (1 + 2 * self.quick)
+        with self.service(self.processors, packets_per_s=RATE) as trials:
+            found["flood"] = fleet_flood.measure(trials, others, RATE, seconds)
 
     def soak(self, found: Figures, seconds: float) -> None:
         """Add the memory of the service's parts over some time, and what it made meanwhile."""
@@ -135,6 +141,8 @@ def report(rows: Sequence[Figures]) -> Figures:
 
 def tables(figures: Figures) -> list[Table]:
     """Return what there is of the figures as tables."""
+    if "rows" not in figures and "flood" in figures:
+        return _flood_tables(figures["flood"]["phases"])
     if "memory" in figures:
         memory = figures["memory"]
         columns = ("part", "first MB", "last MB", "its own", "growth MB/h")
@@ -157,16 +165,26 @@ def tables(figures: Figures) -> list[Table]:
         )
         for row in figures["rows"]
     ]
-    flood = [
-        (name, each["packets_per_s"], each["p50"], each["p95"], *each["ratio"].values())
-        for name, each in figures["flood"]["phases"].items()
-    ]
-    columns_of_flood = ("one vehicle sends", "packets/s", "others' p50", "p95", "p50 to without")
     return [
         Table("held", columns, cells),
         Table("recovery, ms", (), list(figures["recovery_ms"].items())),
-        Table("flood", (*columns_of_flood, "p95 to without"), flood),
+        *_flood_tables(figures["flood"]["phases"]),
     ]
+
+
+def _flood_tables(phases: Figures) -> list[Table]:
+    ages = [
+        (name, each["packets_per_s"], each["p50"], each["p95"], *each["ratio"].values())
+        for name, each in phases.items()
+    ]
+    parts = sorted({part for each in phases.values() for part in each["cores"]})
+    cores = [
+        (name, *(f"{each['cores'].get(part, 0.0):.2f}" for part in parts))
+        for name, each in phases.items()
+    ]
+    who = "one vehicle sends"
+    columns = (who, "packets/s", "others' p50", "p95", "p50 to without", "p95 to without")
+    return [Table("flood", columns, ages), Table("cores in a flood", (who, *parts), cores)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,7 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", default="", help="another than the one that ships")
     parser.add_argument("--json", type=Path, default=Path("out/fleet.json"))
     parser.add_argument("--quick", action="store_true", help="shorter trials, most replicas only")
-    parser.add_argument("--soak", type=float, default=0.0, help="only memory, over these seconds")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--flood", action="store_true", help="only what a flood costs")
+    only.add_argument("--soak", type=float, default=0.0, help="only memory, over these seconds")
     options = parser.parse_args(arguments)
     figures: Figures = {"rate_hz": RATE, "machine": platform.machine(), "date": str(date.today())}
     try:
@@ -185,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures |= {"bundle": bench.bundle.name, "processors": bench.processors}
         if options.soak:
             bench.soak(figures, options.soak)
+        elif options.flood:
+            bench.flood(figures, max(bench.processors // 2, 1))
         else:
             bench.measure(figures)
     except GosvaeError as error:

@@ -4,7 +4,8 @@
 
 is that vehicle, in a process of its own. Its certificate is valid, so that the router takes its
 packets as far as they have its own name. It sends what a line on stdin asks for: packets a second
-and their kind.
+and their kind. The router drops those under the name of another: they cost what the vehicle and
+the router take of this machine, and nothing of the service.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import secrets
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
+import zenoh
 
 from gosvae_codec import Encoder, GosvaeError, Header, ModelBundle
 from gosvae_common.shipped import find_drive
@@ -32,11 +36,14 @@ from gosvae_fleet.certificates import check_credentials
 from gosvae_fleet.demo import Fleet
 from gosvae_fleet.simulation import CAMERA, read_frames
 
+from .fleet_parts import cpu_seconds
 from .fleet_trials import RATE, SETTLE_SECONDS, WARM_SECONDS, Figures, Trials
 from .system_nodes import environment, python_of
 
-KINDS = ("valid", "forged", "malformed")
-"""Of packets: its own; with random content that has a right checksum; random bytes."""
+REFUSED = "another's name"
+KINDS = (REFUSED, "valid", "forged", "malformed")
+"""Of packets: under another's name; its own; with random content that has a right checksum;
+random bytes."""
 TIMES = 100
 """How often its quota it sends."""
 ROUNDS = 6
@@ -86,17 +93,20 @@ def measure(trials: Trials, others: int, quota: float, seconds: float) -> dict[s
     """
     fleet = trials.fleet
     ages: dict[str, list[float]] = {name: [] for name, *_ in schedule(quota)}
+    spent: dict[str, Counter[str]] = {name: Counter() for name in ages}
     sent: dict[str, list[float]] = {name: [] for name in ages}
     phases: list[tuple[str, float, float]] = []
-    with _Flooder(fleet, fleet.names[others], trials.bundle) as flooder:
+    name, another = fleet.names[others], fleet.names[0]
+    with _Flooder(fleet, name, another, trials.bundle) as flooder:
         trials.drive(others)
         time.sleep(WARM_SECONDS)
         for _ in range(ROUNDS):
             for name, kind, rate in schedule(quota):
                 flooder.send(kind, rate)
                 time.sleep(1.0)  # what was at work before is not this phase's
-                begin = time.time()
+                begin, before = time.time(), cpu_seconds()
                 time.sleep(seconds / ROUNDS)
+                spent[name].update(cpu_seconds() - before)
                 phases.append((name, begin, time.time()))
                 sent[name].append(flooder.rate())
         time.sleep(SETTLE_SECONDS)
@@ -106,15 +116,17 @@ def measure(trials: Trials, others: int, quota: float, seconds: float) -> dict[s
     found = cost(ages)
     for name, each in found.items():
         each["packets_per_s"] = round(float(np.mean(sent[name])))
+        each["cores"] = {part: round(cpu / seconds, 3) for part, cpu in spent[name].items()}
     return {"streams": others, "rate_hz": RATE, "quota_packets_per_s": quota, "phases": found}
 
 
 class _Flooder:
     """The process of the vehicle that floods, while the ``with`` block lasts."""
 
-    def __init__(self, fleet: Fleet, name: str, bundle: Path) -> None:
+    def __init__(self, fleet: Fleet, name: str, another: str, bundle: Path) -> None:
         command = [*python_of("fleet_flood"), "--router", fleet.endpoint, "--vehicle", name]
-        command += ["--certificates", str(fleet.folder), "--bundle", str(bundle)]
+        command += ["--another", another, "--bundle", str(bundle)]
+        command += ["--certificates", str(fleet.folder)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, env=environment(), start_new_session=True
@@ -149,12 +161,15 @@ class _Flood:
     It has to cost this machine little, as it stands for a vehicle elsewhere.
     """
 
-    def __init__(self, bundle: Path, put: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, bundle: Path, put: Callable[[bytes], object], refused: Callable[[bytes], object]
+    ) -> None:
+        """Send with `put`, or with `refused` what has another's name."""
         encoder = Encoder(ModelBundle.load(bundle))
         frames = [encoder.encode(each, intra=True) for each in read_frames(find_drive(), FRAMES)]
         self._frames = cycle(frame[0] for frame in frames)
         self._stream, self._sequence = secrets.randbits(32), 0
-        self._put = put
+        self._put, self._refused = put, refused
         self._kind, self._rate, self._since, self._sent = "valid", 0.0, time.monotonic(), 0
         self._changed = Lock()
 
@@ -175,8 +190,9 @@ class _Flood:
             with self._changed:
                 missing = int((time.monotonic() - self._since) * self._rate) - self._sent
                 data = self._packet() if missing > 0 else b""
+                put = self._refused if self._kind == REFUSED else self._put
                 for _ in range(missing):
-                    self._put(data)
+                    put(data)
                 self._sent += missing
 
     def _packet(self) -> bytes:
@@ -198,12 +214,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--router", required=True)
     parser.add_argument("--certificates", type=Path, required=True)
     parser.add_argument("--vehicle", required=True)
+    parser.add_argument("--another", required=True, help="vehicle, whose name it takes")
     parser.add_argument("--bundle", type=Path, required=True)
     options = parser.parse_args(arguments)
     credentials = check_credentials(options.certificates, options.vehicle)
     session = link.open_client(options.router, credentials)
     publisher = link.token_publisher(session, keys.packets_key(options.vehicle, CAMERA))
-    flood = _Flood(options.bundle, publisher.put)
+    # By the session, as a publisher that is refused knows of no listener and sends nothing.
+    refused = partial(
+        session.put,
+        keys.packets_key(options.another, CAMERA),
+        congestion_control=zenoh.CongestionControl.DROP,
+        express=True,
+        reliability=zenoh.Reliability.BEST_EFFORT,
+    )
+    flood = _Flood(options.bundle, publisher.put, refused)
     Thread(target=flood.run, daemon=True).start()
     for line in sys.stdin:
         if (asked := json.loads(line)) is None:

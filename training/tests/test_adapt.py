@@ -17,13 +17,8 @@ from tiny import SIZE
 from gosvae_codec import Decoder, Encoder, Expert, ModelBundle
 from gosvae_codec.labels import Label, LabelSpace
 from gosvae_training import adapt, evaluate
-from gosvae_training.models import settings as cfg
-from gosvae_training.models.encoders import LightEncoder
 from gosvae_training.models.experts import build_expert
 from gosvae_training.models.guess import information, rank_pictures
-from gosvae_training.models.start import calibrate, load_encoder, started_tokens
-from gosvae_training.models.token_network import build_tokens
-from gosvae_training.strict import ConfigError
 
 ROOT = Path(__file__).parents[2]
 LABELS = LabelSpace("three", tuple(Label(i, name, (i, i, i)) for i, name in enumerate(NAMES)))
@@ -192,30 +187,3 @@ def test_information_is_great_where_masks_are_certain_varied_and_the_same() -> N
     assert information(sure, vague) < information(sure, sure)
     assert information(same, same) == pytest.approx(0, abs=1e-6)
     assert information(sure, sure.flip(2)) < 0.5
-
-
-def test_an_encoder_goes_on_from_a_bundles() -> None:
-    tokens = started_tokens(ROOT / "models" / "camvid-base")
-    assert tokens["levels"] == 2 and tokens["encoder"]["stride"] == 8
-    encoder = build_tokens(cfg.Tokens.model_validate(tokens), 3).encoder.eval()
-    assert isinstance(encoder, LightEncoder)
-    drive = torch.from_numpy(
-        cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8), (480, 360))
-    )
-    bundle = ModelBundle.load(ROOT / "models" / "camvid-base")
-    with torch.inference_mode():
-        before = encoder(drive[None])
-        assert before.std() > 0.1
-    calibrate(encoder, [drive[None]])
-    with torch.inference_mode():
-        torch.testing.assert_close(encoder(drive[None]), before, atol=1e-2, rtol=1e-2)
-        encoder.train()
-        again = encoder(drive[None])
-    # Normalisation by the batch's own statistics changes nothing but the last, which has no scale.
-    ours, theirs = (each.flatten(2)[0] for each in (again, before))
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.99
-    assert bundle.levels == 2
-    wider = LightEncoder(8, 8, 1, 5, 32)
-    with pytest.raises(ConfigError, match=r"has no weights details.0.weight of \(32, 16, 4, 4\)"):
-        load_encoder(wider, bundle.path)

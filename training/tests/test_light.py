@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,9 +26,11 @@ from gosvae_training.data.augment import RandomCrops, _at_parts
 from gosvae_training.data.cached_logits import CachedLogits, Taught
 from gosvae_training.data.datasets import load_dataset
 from gosvae_training.data.samples import Sample
+from gosvae_training.models.encoders import LightEncoder
 from gosvae_training.models.expert import Expert
-from gosvae_training.models.settings import Light
-from gosvae_training.models.token_network import _light_encoder
+from gosvae_training.models.settings import Light, Tokens
+from gosvae_training.models.start import calibrate, load_encoder, started_tokens
+from gosvae_training.models.token_network import _light_encoder, build_tokens
 from gosvae_training.strict import ConfigError
 from gosvae_training.studies import compare
 
@@ -94,8 +97,54 @@ def test_tokens_start_from_a_label_senders_trunk_and_train_it_or_not(
     assert len(kept) > 20 and all(kept.values()) == (rate == 0)
     assert train.main([*run, "name=wider", "tokens.encoder.label_sender.width=9"]) == 1
     assert "not those of the label sender described" in capsys.readouterr().err
-    assert train.main([*run, "name=lost", "tokens.encoder.weights="]) == 1
-    assert "label_sender and weights: give both" in capsys.readouterr().err
+    for name, change in (
+        ("lost", "tokens.encoder.weights="),
+        ("both", f"tokens.encoder.label_sender.start={rivals / 'models' / 'tiny-labels'}"),
+    ):
+        assert train.main([*run, f"name={name}", change]) == 1
+        assert "label_sender needs weights or a start, not both" in capsys.readouterr().err
+
+
+def test_an_encoder_goes_on_from_a_bundles(rivals: Path, tmp_path: Path) -> None:
+    folder = rivals / "models" / "tiny"
+    tokens = started_tokens(folder)
+    assert tokens["levels"] == 2 and tokens["encoder"]["stride"] == 8
+    encoder = build_tokens(Tokens.model_validate(tokens), 3).encoder.eval()
+    assert isinstance(encoder, LightEncoder)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    frame = torch.from_numpy(cv2.resize(noise, SIZE[::-1]))[None]
+    with torch.inference_mode():
+        before = encoder(frame)
+        assert before.std() > 0.1
+    calibrate(encoder, [frame])
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(frame), before, atol=1e-2, rtol=1e-2)
+        encoder.train()
+        again = encoder(frame)
+    # Normalisation by the batch's own statistics changes nothing but the last, which has no scale.
+    ours, theirs = (each.flatten(2)[0] for each in (again, before))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.99
+    wider = LightEncoder(8, 8, 2, 3, 32)
+    with pytest.raises(ConfigError, match=r"has no weights details.0.weight of \(32, 16, 2, 2\)"):
+        load_encoder(wider, folder)
+    with pytest.raises(ConfigError, match=r"start .*nowhere.*encoder.onnx"):
+        load_encoder(encoder, tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="has no light encoder of tokens"):
+        started_tokens(rivals / "models" / "tiny-labels")
+
+
+def test_a_label_sender_goes_on_from_its_8_bit_network() -> None:
+    folder = Path(__file__).parents[2] / "models" / "camvid-base-labels"
+    bundle = ModelBundle.load(folder)
+    sender = LightEncoder(11, 4, 2, 16, 96, normalize=False).eval()
+    load_encoder(sender, folder)
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    frame = cv2.resize(noise, bundle.input_size[::-1])
+    sent = Unpacker(bundle).unpack(Encoder(bundle).encode(frame)).tokens[0]
+    with torch.no_grad():
+        labels = sender(torch.from_numpy(frame)[None]).argmax(1)[0].numpy()
+    assert len(np.unique(sent)) > 1 and (labels == sent).mean() > 0.95
 
 
 def test_labels_are_the_first_level_and_codes_the_second(

@@ -238,8 +238,8 @@ def load_dataset(
     Args:
         root: folder, or bag or video file, in a layout of this module's table.
         split: ``train``, ``val``, ``test`` or ``extra``, as far as the dataset has it; ``all`` of
-            drives and of frames without labels; of CamVid also ``only-DRIVE``,
-            ``without-DRIVE`` and ``all-drives``.
+            drives and of frames without labels; of CamVid also ``only-DRIVE`` and
+            ``without-DRIVE``.
         labels: label space wanted; others are mapped into it by name
             (:func:`gosvae_codec.labels.translate`).
         part: which of its frames are taken.

@@ -9,7 +9,6 @@ split               frames of ``train`` and ``val``
 ==================  =========================================================
 ``without-0006R0``  of all other drives: for training
 ``only-0006R0``     of that drive: for validation
-``all-drives``      all of them: to train what ships, by a recipe chosen so
 ==================  =========================================================
 """
 
@@ -18,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-ONLY, WITHOUT, ALL = "only-", "without-", "all-drives"
+ONLY, WITHOUT = "only-", "without-"
 FOLDERS = ("train", "val")
 """Of which a split by drive takes frames."""
 
 
 def is_by_drive(split: str) -> bool:
-    """Return whether a split is of whole drives."""
-    return split == ALL or split.startswith((ONLY, WITHOUT))
+    """Return whether a split is named after a drive."""
+    return split.startswith((ONLY, WITHOUT))
 
 
 def drive_of(frame: Path) -> str:
@@ -38,13 +37,11 @@ def select(frames: Sequence[Path], split: str) -> list[Path]:
 
     Args:
         frames: of all drives.
-        split: ``only-DRIVE``, ``without-DRIVE`` or ``all-drives``.
+        split: ``only-DRIVE`` or ``without-DRIVE``.
 
     Raises:
         ValueError: no frame is of that drive, or all are and none is left.
     """
-    if split == ALL:
-        return sorted(frames, key=_name)
     wanted = split.startswith(ONLY)
     drive = split.removeprefix(ONLY if wanted else WITHOUT)
     drives = sorted({drive_of(frame) for frame in frames})
@@ -53,8 +50,4 @@ def select(frames: Sequence[Path], split: str) -> list[Path]:
     chosen = [frame for frame in frames if (drive_of(frame) == drive) == wanted]
     if not chosen:
         raise ValueError(f"split {split!r}: all frames are of {drive!r}, the only drive")
-    return sorted(chosen, key=_name)
-
-
-def _name(frame: Path) -> str:
-    return frame.name
+    return sorted(chosen, key=lambda frame: frame.name)

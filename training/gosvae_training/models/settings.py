@@ -169,7 +169,7 @@ class Trunk(Strict):
     labels: bool = False
     """Whether the label sender's labels are the first level of tokens; it then learns no more."""
     label_sender: Light | None = None
-    """The network of a label sender; without one, the expert's."""
+    """The network of a label sender, with a start or `weights`; without one, the expert's."""
     weights: str = ""
     """The label sender's checkpoint, ``runs/<name>/codec/last.pt``."""
     narrow: PositiveInt | None = None
@@ -179,8 +179,12 @@ class Trunk(Strict):
 
     @model_validator(mode="after")
     def _label_sender_has_weights(self) -> Trunk:
-        if (self.label_sender is None) != (not self.weights):
-            raise ValueError("label_sender and weights: give both, or none for the expert itself")
+        sender = self.label_sender
+        if (sender is not None) != (bool(self.weights) != bool(sender and sender.start)):
+            raise ValueError(
+                "label_sender needs weights or a start, not both; without one it is the expert "
+                "itself, and there are no weights"
+            )
         if self.labels and self.label_sender is None:
             raise ValueError("labels: true needs a label_sender, whose labels they are")
         return self

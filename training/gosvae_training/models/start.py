@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
@@ -43,8 +44,8 @@ def started_tokens(folder: Path) -> dict[str, Any]:
     encoder = tokens.get("encoder", {})
     if tokens.get("kind", "tokens") != "tokens" or encoder.get("kind") != "light":
         raise ConfigError(
-            f"{folder}: cannot be a start, as it has no light encoder of tokens; "
-            "models/camvid-base has one"
+            f"{folder}: cannot be a start, as it has no light encoder of tokens; bundles that "
+            "were adapted without a start have one"
         )
     kept = {name: tokens[name] for name in ("levels", "codes", "dim")}
     return {**kept, "encoder": {**encoder, "start": str(folder)}}
@@ -53,23 +54,25 @@ def started_tokens(folder: Path) -> dict[str, Any]:
 def load_encoder(encoder: LightEncoder, folder: Path) -> None:
     """Give an encoder the weights of a bundle's ``encoder.onnx``.
 
-    There, normalisations are folded into the convolutions before them; they become biases here,
-    until :func:`calibrate` gives them the statistics of frames.
+    There, most normalisations are folded into the convolutions before them; they become biases
+    here, until :func:`calibrate` gives them the statistics of frames. Weights of 8 bits are taken
+    for what they stand for.
 
     Raises:
-        ConfigError: the file lacks a weight, as 8-bit ones do, or has one of another shape.
+        ConfigError: the file is missing, or lacks a weight or has one of another shape.
     """
-    graph = onnx.load(folder / ENCODER).graph
-    stored = {
-        each.name.removesuffix(".half"): numpy_helper.to_array(each) for each in graph.initializer
-    }
+    path = folder / ENCODER
+    try:
+        stored = _stored(onnx.load(path).graph)
+    except OSError as error:
+        raise ConfigError(f"start {path}: {error}") from error
 
     def copy(target: Tensor, name: str) -> None:
         value = stored.get(f"encoder.{name}")
         if value is None or value.shape != tuple(target.shape):
             raise ConfigError(
-                f"{folder / ENCODER}: has no weights {name} of {tuple(target.shape)}; a start "
-                "needs float weights and the same encoder"
+                f"{path}: has no weights {name} of {tuple(target.shape)}; a start needs the same "
+                "encoder"
             )
         target.copy_(torch.from_numpy(value.astype(np.float32)))
 
@@ -81,6 +84,10 @@ def load_encoder(encoder: LightEncoder, folder: Path) -> None:
                 copy(part.weight, f"{name}.weight")
                 if part.bias is not None:
                     copy(part.bias, f"{name}.bias")
+            elif f"encoder.{name}.running_mean" in stored:
+                for each, target in part.state_dict().items():
+                    if target.is_floating_point():
+                        copy(target, f"{name}.{each}")
             elif isinstance(part, nn.BatchNorm2d):
                 part.running_mean.zero_()
                 part.running_var.fill_(1 - part.eps)
@@ -88,6 +95,23 @@ def load_encoder(encoder: LightEncoder, folder: Path) -> None:
                 if part.affine:
                     part.weight.fill_(1.0)
                     copy(part.bias, f"{last}.weight_bias")
+
+
+def _stored(graph: onnx.GraphProto) -> dict[str, npt.NDArray[Any]]:
+    """Return the constants of a graph by name, float where it has them in 8 bits."""
+    found = {
+        each.name.removesuffix(".half"): numpy_helper.to_array(each) for each in graph.initializer
+    }
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in found:
+            values, scale, zero = (found[each] for each in node.input)
+            if scale.ndim:
+                axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+                shape = [-1 if place == axis else 1 for place in range(values.ndim)]
+                scale, zero = scale.reshape(shape), zero.reshape(shape)
+            name = node.output[0].removesuffix("_DequantizeLinear_Output")
+            found[name] = (values.astype(np.float32) - zero) * scale
+    return found
 
 
 @torch.no_grad()

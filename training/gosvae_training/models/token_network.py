@@ -188,7 +188,7 @@ def _label_sender(each: Trunk, classes: int, expert: nn.Module | None) -> LightE
     """Return the network of a label sender, with its weights if it is to be trained upon."""
     assert each.label_sender is not None
     sender = _light_encoder(each.label_sender, classes, expert, normalize=False)
-    if expert is not None:
+    if expert is not None and each.weights:
         load_weights(
             sender,
             lambda path: {
