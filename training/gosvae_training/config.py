@@ -174,6 +174,9 @@ class Config(Strict):
     """How much further away than the nearest a code may be, in squared distance, and still be kept
     from the frame referred to: one number for each level of tokens, or none for 0. Numbers of
     vectors have variance 1. It matters to nothing before export."""
+    encoder_int8_only: bool = False
+    """Whether a bundle's encoder computes in 8 bits on every processor, and its float version, of
+    nearly twice the size, is not kept."""
     prior: Prior = Prior()
     notes: str = ""
     """What else should be known of how a bundle was trained; goes into its manifest and card."""
@@ -231,6 +234,8 @@ class Config(Strict):
         draws = isinstance(self.tokens, Labels) or (
             isinstance(self.tokens, Tokens) and isinstance(self.tokens.decoder, Pixels)
         )
+        if draws and self.encoder_int8_only:
+            raise ValueError("encoder_int8_only: bundles that make pictures have no 8-bit networks")
         if not draws:
             for name in ("pixels", "perceptual", "adversarial", "policy"):
                 if getattr(self.losses, name):

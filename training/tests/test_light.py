@@ -163,7 +163,15 @@ def test_labels_are_the_first_level_and_codes_the_second(
     schedule = {**LABELS["codec"], "backbone_learning_rate": 1e-3}
     config = rivals / "layered.yaml"
     config.write_text(
-        yaml.safe_dump({**TOKENS, "name": "layered", "tokens": tokens, "codec": schedule})
+        yaml.safe_dump(
+            {
+                **TOKENS,
+                "name": "layered",
+                "tokens": tokens,
+                "codec": schedule,
+                "encoder_int8_only": True,
+            }
+        )
     )
     run = [str(config), "--data", str(rivals / "camvid"), "--runs", str(rivals / "runs")]
     assert train.main(run) == 0 and export.main([*run, "--models", str(rivals / "models")]) == 0
@@ -172,6 +180,8 @@ def test_labels_are_the_first_level_and_codes_the_second(
     sender.load_state_dict({name.removeprefix("encoder."): each for name, each in labels.items()})
     bundle = ModelBundle.load(rivals / "models" / "layered")
     assert (bundle.levels, bundle.codes, bundle.grid) == (2, 16, (8, 12))
+    assert "encoder.int8.onnx" not in bundle.files and "features.int8.onnx" in bundle.files
+    assert "8-bit integers on every processor" in (bundle.path / "README.md").read_text()
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     frame = load_dataset(rivals / "camvid", "val")[0].frame
     packets = encoder.encode(frame)

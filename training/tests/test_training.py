@@ -367,6 +367,7 @@ def test_baselines_without_a_codebook_train(tmp_path: Path, change: str) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({**PIXELS, "encoder_int8_only": True}, "make pictures have no 8-bit networks"),
         ({"speed": 1}, "speed: Extra inputs are not permitted"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
         ({"seed": True}, "seed: Input should be a valid integer, got True"),

@@ -92,12 +92,23 @@ def _figures(manifest: dict[str, Any], sends: str) -> str:
     values, metric = figures.get("float16_miou"), "mIoU"
     if values is None:
         values, metric = figures["float16_agreement"], "agreement"
-    half = f"""weights stored as float16, which keeps {figures["tokens_kept_by_float16"]:.1%} of the
-tokens and gives {metric} {", ".join(f"{value:.3f}" for value in values)} from one level to all."""
-    precision = f"Both ends compute in float from {half}"
-    if quantized := [name for name in manifest["files"] if name.endswith(".int8.onnx")]:
+    half = f"from weights stored as float16, which keeps {figures['tokens_kept_by_float16']:.1%}"
+    known = ", ".join(f"{value:.3f}" for value in values)
+    gives = f"{metric} {known} from one level to all"
+    quantized = [name for name in manifest["files"] if name.endswith(".int8.onnx")]
+    if manifest["provenance"].get("encoder_int8_only"):
+        precision = "The vehicle's network computes in 8-bit integers on every processor."
+        if sends == "tokens":
+            precision += f""" At the
+receiver the CPU does so too; the GPU computes in float from weights stored as float16, which
+gives {gives}."""
+    elif quantized:
         precision = f"""The CPU computes in 8-bit integers ({", ".join(quantized)}); the GPU
-in float from {half}"""
+in float {half} of the
+tokens and gives {gives}."""
+    else:
+        precision = f"""Both ends compute in float {half} of the
+tokens and gives {gives}."""
     measured = f"{figures['data']}, {figures['date']}, ONNX Runtime on the CPU"
     agreement = ""
     if figures["miou"] is None:

@@ -71,6 +71,7 @@ def write_networks(
     frames: Sequence[Tensor],
     ranges: Iterable[Tensor],
     quantized: Sequence[str],
+    encoder_int8_only: bool = False,
 ) -> Written:
     """Write all networks into the folder of a bundle.
 
@@ -82,6 +83,7 @@ def write_networks(
         ranges: some fifty more that were trained on, for the ranges of 8-bit versions.
         quantized: which get an 8-bit version: ``encoder.onnx``, ``features.onnx``, heads by their
             files' names.
+        encoder_int8_only: whether the encoder's 8-bit version takes the place of the float one.
 
     Raises:
         ExportError: a written graph differs from the trained network.
@@ -112,6 +114,9 @@ def write_networks(
     if quantized:
         _write_8_bit(graphs, networks, ranges, quantized, folder)
         names += [int8(name) for name in quantized if name in (ENCODER, FEATURES)]
+    if encoder_int8_only:
+        (folder / int8(ENCODER)).replace(folder / ENCODER)
+        names.remove(int8(ENCODER))
     tasks = {name: _describe_head(name, head, folder) for name, head in networks.heads.items()}
     modules = [each.graph for each in networks.heads.values() if isinstance(each.graph, nn.Module)]
     compute = {

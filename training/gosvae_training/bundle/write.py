@@ -221,7 +221,7 @@ def write_bundle(
     if reconstructs(codec):
         quantized = []
     ranges = some_frames(material.familiar(), 48, config.input_size) if quantized else []
-    written = write_networks(networks, folder, frames, ranges, quantized)
+    written = write_networks(networks, folder, frames, ranges, quantized, config.encoder_int8_only)
     codebooks = codec.codebooks().detach().numpy()
     fit_prior(folder, codebooks, material.familiar(), config.prior, config.seed)
     manifest = {
@@ -232,6 +232,7 @@ def write_bundle(
             **provenance(material),
             "initial_weights": initial_weights(config),
             "offsets": not reconstructs(codec) and is_labelled(material.familiar()),
+            "encoder_int8_only": config.encoder_int8_only,
             "prior": config.prior.model_dump(),
         },
         "compute": {**written.compute, "expert_macs": macs},
