@@ -12,7 +12,7 @@ IN_BENCH := sh -c 'PYTHONPATH="$$0$${PYTHONPATH:+:$$PYTHONPATH}" exec python -m 
 TRAIN := python3 tools/environment.py training --exec
 STREETS := python3 tools/environment.py streets --exec
 CONFIG ?= training/configs/camvid-f16.yaml
-MEASURED_BUNDLE := models/camvid-base
+MEASURED_BUNDLE := models/camvid-base-layered
 
 # Plugins that come along with the ROS 2 wheels and installations clash with current pytest.
 PYTEST := env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest

@@ -11,7 +11,6 @@ import pytest
 
 from gosvae_bench.contenders import find_bundles
 from gosvae_bench.curves import (
-    BUNDLE,
     RESULTS,
     ROOT,
     bytes_for,
@@ -31,6 +30,8 @@ from gosvae_bench.report import (
     studies,
     summary,
 )
+
+BUNDLE = "ours"
 
 
 def row(codec: str, setting: str, size: float, miou: float, **more: Any) -> dict[str, Any]:
@@ -69,7 +70,8 @@ def some_results() -> dict[str, Any]:
         row(BUNDLE, "2 levels, predicted", 800, 0.69, **ours),
         row(BUNDLE, "2 levels, intra", 1200, 0.69, **ours),
     ]
-    about = {"data": {"frames": 3, "size": "4x3", "sha256": "ab" * 32}, "expert": "e"}
+    data = {"frames": 3, "size": "4x3", "sha256": "ab" * 32}
+    about = {"data": data, "expert": "e", "reference": BUNDLE}
     machine = {"machine": {"cpu": "a CPU", "cores": 2}, "versions": {"av": "1"}}
     return {**about, **machine, "date": "2026-11-23", "rows": rows, "studies": {}}
 

@@ -135,7 +135,7 @@ def test_wrong_qos(pipeline: Pipeline) -> None:
 def test_a_missing_bundle(pipeline: Pipeline, tmp_path: Path) -> None:
     done = run("--bundle", tmp_path / "nowhere")
     assert done.returncode == 2
-    assert "nowhere does not exist; give a folder like models/camvid-base" in done.stderr
+    assert "nowhere does not exist; give a folder like models/road" in done.stderr
     (tmp_path / "empty").mkdir()
     node = pipeline.receiver(bundle=tmp_path / "empty")
     pipeline.wait("its end", lambda: not node.running)

@@ -26,7 +26,7 @@ INTRA_FRAMES = 15
 BUDGETS = {
     "camvid-tiny-labels": 0.15e9,
     "camvid-base-labels": 0.5e9,
-    "camvid-base": 0.5e9,
+    "camvid-base-layered": 0.5e9,
     "road": 0.5e9,
 }
 """MACs that a light vehicle has for a frame."""
@@ -56,7 +56,7 @@ def test_the_example_of_tasks_runs(
     assert any(first.startswith(f"{name} ") for name in names)
 
 
-@pytest.mark.parametrize(("name", "share"), [("camvid-base", 0.93), ("camvid-f16", 0.98)])
+@pytest.mark.parametrize(("name", "share"), [("camvid-base-layered", 0.88), ("camvid-f16", 0.98)])
 def test_bundles_keep_what_the_expert_sees(name: str, share: float) -> None:
     levels = ModelBundle.load(ROOT / "models" / name).manifest["figures"]["levels"]
     assert levels[-1]["share_of_expert"] >= share

@@ -34,7 +34,10 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["evaluate", "DATA=/tmp", "SPLIT=test", "BUNDLE=my road", "ARGS=--distance 2"],
             "<my road><--data></tmp><--split><test><--distance><2>",
         ),
-        (["sweep", "DATA=/tmp", "OUTPUT=o p"], "<models/camvid-base><--data></tmp><--output><o p>"),
+        (
+            ["sweep", "DATA=/tmp", "OUTPUT=o p"],
+            "<models/camvid-base-layered><--data></tmp><--output><o p>",
+        ),
         (["bench", "DATA=/tmp", "QUICK=1"], "<--data></tmp><--quick>"),
         (["bench-pipeline", "JSON=f g", "BUNDLE=b"], "<--bundle><b><--json><f g>"),
         (["bench-fleet", "SOAK=60", "JSON=f g"], "<--json><f g><--soak><60>"),

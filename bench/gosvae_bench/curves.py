@@ -14,8 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmark.json"
 STUDIES = ROOT / "docs" / "studies"
 IMAGES = ROOT / "docs" / "images"
-BUNDLE = "camvid-base"
-"""The bundle whose mIoU is the target of the summary."""
 ANCHOR = "JPEG"
 """The codec that rate differences refer to."""
 Row = Mapping[str, Any]
@@ -117,10 +115,10 @@ def nearest(rows: Sequence[Row], size: float) -> Row:
     return min(rows, key=lambda row: abs(np.log(row["bytes_per_frame"] / size)))
 
 
-def tokens_of(results: Row, bundle: str = BUNDLE) -> list[Row]:
-    """Return the rows of a bundle's predicted tokens, by levels."""
+def tokens_of(results: Row, bundle: str = "") -> list[Row]:
+    """Return the rows of a bundle's predicted tokens, by levels; without one, the reference's."""
     return [
         row
         for row in results["rows"]
-        if row["codec"] == bundle and row["setting"].endswith("predicted")
+        if row["codec"] == (bundle or results["reference"]) and row["setting"].endswith("predicted")
     ]

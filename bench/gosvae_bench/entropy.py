@@ -70,7 +70,7 @@ def measure(coder: TokenCoder, shape: tuple[int, int, int], codes: int, times: i
 def main() -> None:
     """Print a table, and write it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", default=Path("models/camvid-base"))
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("models/camvid-base-layered"))
     parser.add_argument("--times", type=int, default=100, help="repetitions")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()

@@ -226,11 +226,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keys.packets_key(options.another, CAMERA),
         congestion_control=zenoh.CongestionControl.DROP,
         express=True,
-        reliability=zenoh.Reliability.BEST_EFFORT,
     )
     flood = _Flood(options.bundle, publisher.put, refused)
-    Thread(target=flood.run, daemon=True).start()
+    thread = Thread(target=flood.run, daemon=True)
+    thread.start()
     for line in sys.stdin:
+        if not thread.is_alive():
+            return 1
         if (asked := json.loads(line)) is None:
             print(flood.rate(), flush=True)
         else:

@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Simulate the missing cells, then print the table and draw the plots."""
     parser = argparse.ArgumentParser(prog="gosvae_bench.link_sweep", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
-    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base"))
+    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base-layered"))
     parser.add_argument("--output", type=Path, default=Path("out/sweep"), help="folder")
     options = parser.parse_args(arguments)
     try:

@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--reference",
         type=Path,
-        default=Path("models/camvid-base"),
+        default=Path("models/camvid-base-layered"),
         help="bundle whose expert segments pictures at the receiver",
     )
     parser.add_argument(
@@ -323,6 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
             data = unpack(options.data, options.frames, bundle, Drive(frames))
             about = {
                 "data": data,
+                "reference": bundle.name,
                 "expert": str(bundle.semantic.record["expert"]["sha256"])[:16],
                 "machine": machine(),
                 "versions": versions(),

@@ -17,7 +17,6 @@ from gosvae_codec.draft import write_text
 
 from .curves import (
     ANCHOR,
-    BUNDLE,
     IMAGES,
     ROOT,
     Row,
@@ -127,7 +126,8 @@ def losses(results: Row) -> str:
     if ceilings:
         lines.append(
             "- Where the link carries more, pictures bring better masks than any tokens of "
-            f"{BUNDLE} ({best:.3f}), without a network in the vehicle: {', '.join(ceilings)}."
+            f"{results['reference']} ({best:.3f}), without a network in the vehicle: "
+            f"{', '.join(ceilings)}."
         )
     return "\n".join(lines) or "- Nothing measured is cheaper and better."
 
@@ -135,7 +135,8 @@ def losses(results: Row) -> str:
 def others(results: Row) -> str:
     """Return the same as :func:`losses` for each other bundle that sends tokens."""
     tokens = [row for row in results["rows"] if row["sends"] == "tokens"]
-    names = [name for name in dict.fromkeys(row["codec"] for row in tokens) if name != BUNDLE]
+    names = list(dict.fromkeys(row["codec"] for row in tokens))
+    names.remove(results["reference"])
     lines = [line for name in names for line in _defeats(results, tokens_of(results, name))]
     return "\n".join(lines) or "- Nothing measured is cheaper and better."
 
@@ -324,7 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="gosvae_bench.report", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--data", type=Path, help="frames, for the strip of pictures")
-    parser.add_argument("--reference", type=Path, default=ROOT / "models" / BUNDLE)
+    parser.add_argument("--reference", type=Path, default=ROOT / "models" / "camvid-base-layered")
     options = parser.parse_args(arguments)
     results = load_results()
     write_text(PAGE, render(PAGE.read_text(), results))

@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="gosvae_bench.system", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--json", type=Path, default=Path("out/pipeline.json"), help="results")
-    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base"))
+    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base-layered"))
     parser.add_argument("--data", type=Path, default=Path("drives/street.mcap"), help="a drive")
     parser.add_argument("--quick", action="store_true", help="the rows that tell most")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row")

@@ -69,7 +69,7 @@ def test_a_drive_that_is_not_there_is_named_with_those_that_are(
     alone = write_drives(tmp_path / "alone", {"train": ("0001TP_1",), "val": ("0001TP_2",)})
     with pytest.raises(DataError, match="all frames are of '0001TP', the only drive"):
         load_dataset(alone, "without-0001TP")
-    bundle = Path(__file__).parents[2] / "models" / "camvid-base"
+    bundle = Path(__file__).parents[2] / "models" / "camvid-f16"
     assert evaluate([str(bundle), "--data", str(root), "--split", "only-x"]) == 1
     assert "no drive 'x'; there are 0001TP, 0006R0, 0016E5" in capsys.readouterr().err
 

@@ -495,8 +495,8 @@ def test_boxes_of_instances_are_those_of_what_is_visible(
     assert exact([str(MODELS / "road"), *options]) == 0
     head, _, *lines = capsys.readouterr().out.splitlines()[2:]
     assert "person (2) | car (1)" in head and len(lines) == 3
-    assert exact([str(MODELS / "camvid-base"), *options]) == 1
-    assert "camvid-base: it has no boxes of person" in capsys.readouterr().err
+    assert exact([str(MODELS / "camvid-f16"), *options]) == 1
+    assert "camvid-f16: it has no boxes of person" in capsys.readouterr().err
     assert exact([str(MODELS / "road"), *options, "--split", "test"]) == 1
 
 

@@ -72,7 +72,10 @@ def _networks_table(manifest: dict[str, Any], sends: str) -> str:
     def sizes(macs: str, parameters: str) -> str:
         return f"{gigamacs(compute[macs])} GMACs, {compute[parameters] / 1e6:.1f} M parameters"
 
+    encoder = manifest["provenance"].get("tokens", {}).get("encoder", {})
     levels = f"{manifest['levels']} levels of {manifest['codes']} codes"
+    if encoder.get("labels"):
+        levels = f"1 level of labels, {manifest['levels'] - 1} of {manifest['codes']} codes"
     return markdown_table(
         ["", ""],
         [

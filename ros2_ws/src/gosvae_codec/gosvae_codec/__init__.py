@@ -1,6 +1,6 @@
 """Frames to packets to masks, boxes and depths: the GOS-VAE codec, free of ROS and of torch.
 
-    bundle = ModelBundle.load("models/camvid-base")
+    bundle = ModelBundle.load("models/road")
     packets = Encoder(bundle).encode(frame)      # uint8 (H, W, 3) RGB -> list of Packet
     mask = Decoder(bundle).decode(packets).mask  # uint8 (H, W) label ids
 

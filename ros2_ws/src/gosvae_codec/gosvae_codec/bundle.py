@@ -63,9 +63,7 @@ class ModelBundle:
         """
         path = Path(path)
         if not path.is_dir():
-            raise BundleError(
-                f"{path}: no such folder; give a model bundle like models/camvid-base"
-            )
+            raise BundleError(f"{path}: no such folder; give a model bundle like models/road")
         manifest = read_manifest(path)
         try:
             files = checked(manifest, "files", dict)

@@ -28,7 +28,7 @@ def test_all_public_names_exist() -> None:
 def test_the_examples_run(bundle: ModelBundle) -> None:
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(examples) == 2
-    code = "\n".join(examples).replace("models/camvid-base", str(bundle.path))
+    code = "\n".join(examples).replace("models/road", str(bundle.path))
     found: dict[str, object] = {}
     exec(code, found)
     assert (found["mask"] == found["result"].mask).all()

@@ -84,8 +84,8 @@ def absolute(path: str) -> Path:
 _REMEDIES = {
     "bag": "give a rosbag2 folder or file, a video or a folder of images, or leave it empty for "
     "cameras that are there",
-    "bundle": "give a folder like models/camvid-base, or leave it empty for the one that ships",
-    BUNDLE_VARIABLE: "name a folder like models/camvid-base, or unset it",
+    "bundle": "give a folder like models/road, or leave it empty for the one that ships",
+    BUNDLE_VARIABLE: "name a folder like models/road, or unset it",
     "params_file": "copy config/pipeline.yaml of this package, and name the copy",
     "key_file": "make one with `gosvae keygen`, or copy that of the other side",
     "rviz_config": "give a layout that RViz saved, or leave it empty for one that is made",

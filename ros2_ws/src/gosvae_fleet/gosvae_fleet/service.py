@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray import serve
-from ray.exceptions import PendingCallsLimitExceeded, RayActorError, RayError
+from ray.exceptions import RayError
 
 from gosvae_codec import ModelBundle
 from gosvae_codec.errors import GosvaeError
@@ -34,13 +33,11 @@ from gosvae_codec.keys import KeyFile
 from gosvae_codec.sessions import available
 from gosvae_common.errors import UsageError
 
+from .actors import GatewayActor, HolderActor, holder_name
 from .certificates import BACKEND, check_credentials
 from .figures import Figures
-from .gateway import Gateway, Packets
 from .gateway import Report as GatewayReport
-from .holder import Holder
 from .holder import Report as HolderReport
-from .link import open_client
 from .network import Network, network_name
 from .vehicles import load_vehicles
 
@@ -126,87 +123,6 @@ class State(NamedTuple):
                 yield from ((f"holder {index}", text) for text in report.events)
 
 
-class HolderActor(Holder):
-    """A holder that opens what it needs where it runs."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Connect, and load bundles and keys."""
-        bundles = [ModelBundle.load(path) for path in settings.bundles]
-        super().__init__(
-            _connect(settings),
-            bundles,
-            {
-                each.fingerprint: serve.get_app_handle(network_name(each.fingerprint))
-                for each in bundles
-            },
-            settings.batch,
-            settings.replicas[1],
-            KeyFile(settings.key_file) if settings.key_file else None,
-        )
-
-
-class GatewayActor(Gateway):
-    """A gateway that opens what it needs where it runs."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Connect, and begin to pass packets on to the holders."""
-        fleet = load_vehicles(settings.vehicles).values()
-        # By name: Ray does not start an actor again whose arguments hold others.
-        holders = [ray.get_actor(_holder_name(index)) for index in range(settings.holders)]
-        super().__init__(_connect(settings), fleet, _Calls(holders), len(holders))
-
-
-def _holder_name(index: int) -> str:
-    return f"holder {index}"
-
-
-def _connect(settings: Settings) -> Any:
-    return open_client(settings.router, check_credentials(settings.certificates, BACKEND))
-
-
-class _Calls:
-    """Calls of holders through Ray; see :class:`gosvae_fleet.gateway.Calls`."""
-
-    def __init__(self, holders: list[Any]) -> None:
-        self._holders = holders
-        self._pushed: list[deque[Any]] = [deque() for _ in holders]
-        self._awaited: dict[int, Any] = {}
-        """Holders that died, with a call that returns when the next one is ready."""
-
-    def push(self, holder: int, packets: Packets) -> bool:
-        try:
-            self._pushed[holder].append(self._holders[holder].push.remote(packets))
-        except PendingCallsLimitExceeded:
-            return False
-        return True
-
-    def changed(self) -> Iterator[tuple[int, bool]]:
-        for holder, pushed in enumerate(self._pushed):
-            while pushed and _is_done(pushed[0]):
-                if not _lives(pushed.popleft()) and holder not in self._awaited:
-                    self._awaited[holder] = self._holders[holder].ready.remote()
-                    yield holder, False
-        for holder, call in list(self._awaited.items()):
-            if _is_done(call):
-                if _lives(call):
-                    del self._awaited[holder]
-                    yield holder, True
-                else:
-                    self._awaited[holder] = self._holders[holder].ready.remote()
-
-
-def _is_done(call: Any) -> bool:
-    return bool(ray.wait([call], timeout=0)[0])
-
-
-def _lives(call: Any) -> bool:
-    try:
-        ray.get(call)
-    except RayActorError:
-        return False
-    return True
-
-
 class Service:
     """All parts of a fleet's service, as long as this object lives."""
 
@@ -237,12 +153,21 @@ class Service:
                 scheduling_strategy="SPREAD",
             )(HolderActor)
             self.holders = [
-                make.options(name=_holder_name(index)).remote(settings)
+                make.options(name=holder_name(index)).remote(
+                    settings.bundles,
+                    settings.certificates,
+                    settings.router,
+                    settings.batch,
+                    settings.replicas[1],
+                    settings.key_file,
+                )
                 for index in range(settings.holders)
             ]
             ray.get([each.ready.remote() for each in self.holders])
             make = ray.remote(num_cpus=0, max_restarts=-1)(GatewayActor)
-            self.gateway = make.remote(settings)
+            self.gateway = make.remote(
+                settings.vehicles, settings.certificates, settings.router, settings.holders
+            )
             ray.get(self.gateway.report.remote())
         except BaseException:
             self.close()
