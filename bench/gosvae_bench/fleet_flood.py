@@ -219,15 +219,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     credentials = check_credentials(options.certificates, options.vehicle)
     session = link.open_client(options.router, credentials)
-    publisher = link.token_publisher(session, keys.packets_key(options.vehicle, CAMERA))
-    # By the session, as a publisher that is refused knows of no listener and sends nothing.
-    refused = partial(
-        session.put,
-        keys.packets_key(options.another, CAMERA),
-        congestion_control=zenoh.CongestionControl.DROP,
-        express=True,
+    own, another = (
+        # By the session, as a publisher sends nothing while nobody listens.
+        partial(
+            session.put,
+            keys.packets_key(name, CAMERA),
+            congestion_control=zenoh.CongestionControl.DROP,
+            express=True,
+        )
+        for name in (options.vehicle, options.another)
     )
-    flood = _Flood(options.bundle, publisher.put, refused)
+    flood = _Flood(options.bundle, own, another)
     thread = Thread(target=flood.run, daemon=True)
     thread.start()
     for line in sys.stdin:

@@ -1,7 +1,8 @@
 """The gateway: packets of all vehicles from Zenoh to the holders of their streams; an actor of Ray.
 
-It lets pass what a vehicle's quota allows, and reads nothing of it. A camera's packets all go to
-one holder, chosen by its name among those that answer; where one dies, its cameras go to others.
+It lets pass what a vehicle's quota allows, and reads nothing of it. A vehicle that floods is not
+listened to for a while, so that its packets end at the router. A camera's packets all go to one
+holder, chosen by its name among those that answer; where one dies, its cameras go to others.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ GATHER_SECONDS = 0.004
 """How long packets are gathered for one call."""
 LOG_SECONDS = 5.0
 """Between lines on one vehicle's packets over its quota."""
+FLOOD = 10.0
+"""Dropped packets in a second, as a multiple of its quota of packets, by which a vehicle floods."""
+PAUSE_SECONDS = 5.0
+"""For which a vehicle that floods is not listened to."""
 REMEMBERED_EVENTS = 100
 
 Packets = list[tuple[str, str, bytes]]
@@ -75,11 +80,19 @@ class Gateway:
         self._passed: Counter[str] = Counter()
         self._rejected: dict[str, Counter[str]] = {}
         self._logged: dict[str, float] = {}
+        self._dropped: dict[str, tuple[float, int]] = {}
+        """By vehicle, since when, for up to a second, and how many."""
+        self._floods: set[str] = set()
+        """Vehicles to stop listening to."""
+        self._paused: dict[str, float] = {}
+        """Vehicles that are not listened to, and until when."""
         self._events: deque[str] = deque(maxlen=REMEMBERED_EVENTS)
         self._arrived, self._stop = Event(), Event()
         self._presence = Presence(session, log=self._events.append)
         self._answering = Answering(session, "gateway", self._events.append)
         self._session = session  # which closes when nothing refers to it
+        self._listening = Lock()
+        """On what follows. Never taken in a callback, whose end undeclaring waits for."""
         self._vehicles: dict[str, Vehicle] = {}
         self._subscribers: dict[str, list[Any]] = {}
         """By vehicle."""
@@ -90,15 +103,16 @@ class Gateway:
     def serve(self, vehicles: Iterable[Vehicle]) -> None:
         """Take packets of these vehicles from now on, and of no others."""
         wanted = {each.name: each for each in vehicles}
-        for name, vehicle in list(self._vehicles.items()):
-            if wanted.get(name) != vehicle:
-                del self._vehicles[name]
-                for each in self._subscribers.pop(name):
-                    each.undeclare()
-        for vehicle in wanted.values():
-            if vehicle.name not in self._vehicles:
-                self._vehicles[vehicle.name] = vehicle
-                self._subscribers[vehicle.name] = self._subscribe(vehicle)
+        with self._listening:
+            for name, vehicle in list(self._vehicles.items()):
+                if wanted.get(name) != vehicle:
+                    del self._vehicles[name]
+                    self._paused.pop(name, None)
+                    self._unsubscribe(name)
+            for vehicle in wanted.values():
+                if vehicle.name not in self._vehicles:
+                    self._vehicles[vehicle.name] = vehicle
+                    self._subscribers[vehicle.name] = self._subscribe(vehicle)
         self._answering.answer(
             (vehicle.name, camera) for vehicle in wanted.values() for camera in vehicle.cameras
         )
@@ -113,6 +127,27 @@ class Gateway:
             )
             for camera in vehicle.cameras
         ]
+
+    def _unsubscribe(self, name: str) -> None:
+        for each in self._subscribers.pop(name, ()):
+            each.undeclare()
+
+    def _pause(self) -> None:
+        """Stop listening to vehicles that flood, and listen again to those whose time is over."""
+        now = time.monotonic()
+        with self._lock:
+            floods, self._floods = self._floods, set()
+        with self._listening:
+            for name in floods & self._subscribers.keys():
+                self._unsubscribe(name)
+                self._paused[name] = now + PAUSE_SECONDS
+                self._events.append(
+                    f"{name}: floods, with over {FLOOD:g} times its quota; its packets are not "
+                    f"listened to for {PAUSE_SECONDS:g} s"
+                )
+            for name in [name for name, until in self._paused.items() if until <= now]:
+                del self._paused[name]
+                self._subscribers[name] = self._subscribe(self._vehicles[name])
 
     def report(self) -> Report:
         """Return figures, and what was logged since the last report."""
@@ -156,6 +191,11 @@ class Gateway:
         now = time.monotonic()
         with self._lock:
             self._rejected[vehicle.name][reason] += 1
+            since, count = self._dropped.get(vehicle.name, (now, 0))
+            since, count = (since, count + 1) if now - since < 1.0 else (now, 1)
+            self._dropped[vehicle.name] = since, count
+            if count > FLOOD * vehicle.packets_per_s:
+                self._floods.add(vehicle.name)
             due = now - self._logged.get(vehicle.name, -LOG_SECONDS) >= LOG_SECONDS
             if due:
                 self._logged[vehicle.name] = now
@@ -177,6 +217,7 @@ class Gateway:
             if self._arrived.wait(0.1):
                 time.sleep(GATHER_SECONDS)
             self._arrived.clear()
+            self._pause()
             with self._lock:
                 gathered, self._gathered = self._gathered, {}
             for holder, packets in gathered.items():
