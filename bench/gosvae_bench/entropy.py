@@ -21,6 +21,7 @@ from gosvae_codec.draft import write_text
 from gosvae_codec.entropy import TokenCoder
 from gosvae_codec.prior import Prior
 
+from .files import BUNDLE
 from .tables import markdown_table
 
 SIZES = {"480x360": (23, 30), "960x540": (34, 60), "1280x720": (45, 80), "2048x1024": (64, 128)}
@@ -70,7 +71,7 @@ def measure(coder: TokenCoder, shape: tuple[int, int, int], codes: int, times: i
 def main() -> None:
     """Print a table, and write it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", default=Path("models/camvid-base-layered"))
+    parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLE)
     parser.add_argument("--times", type=int, default=100, help="repetitions")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()

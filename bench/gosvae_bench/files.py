@@ -1,4 +1,4 @@
-"""Figures of results, written whole or not at all, and the machine they were measured on."""
+"""Which bundle is measured, on which machine, and figures written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gosvae_codec.draft import draft
+
+BUNDLE = Path("models/camvid-base-layered")
+"""In this repository; measured where no other is named, as the Makefile does."""
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:

@@ -141,8 +141,6 @@ def report(rows: Sequence[Figures]) -> Figures:
 
 def tables(figures: Figures) -> list[Table]:
     """Return what there is of the figures as tables."""
-    if "rows" not in figures and "flood" in figures:
-        return _flood_tables(figures["flood"]["phases"])
     if "memory" in figures:
         memory = figures["memory"]
         columns = ("part", "first MB", "last MB", "its own", "growth MB/h")
@@ -151,6 +149,9 @@ def tables(figures: Figures) -> list[Table]:
             for name, held in memory["resident_mb"].items()
         ]
         return [Table("memory", columns, cells)]
+    flood = _flood_tables(figures["flood"]["phases"])
+    if "rows" not in figures:
+        return flood
     columns = ("who", "replicas or threads", f"streams of {RATE:g} Hz", "masks/s", "age p50")
     columns += ("age p95", "held frames/s", "masks/s of one stream more")
     cells = [
@@ -168,7 +169,7 @@ def tables(figures: Figures) -> list[Table]:
     return [
         Table("held", columns, cells),
         Table("recovery, ms", (), list(figures["recovery_ms"].items())),
-        *_flood_tables(figures["flood"]["phases"]),
+        *flood,
     ]
 
 

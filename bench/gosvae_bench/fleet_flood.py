@@ -96,18 +96,17 @@ def measure(trials: Trials, others: int, quota: float, seconds: float) -> dict[s
     spent: dict[str, Counter[str]] = {name: Counter() for name in ages}
     sent: dict[str, list[float]] = {name: [] for name in ages}
     phases: list[tuple[str, float, float]] = []
-    name, another = fleet.names[others], fleet.names[0]
-    with _Flooder(fleet, name, another, trials.bundle) as flooder:
+    with _Flooder(fleet, fleet.names[others], fleet.names[0], trials.bundle) as flooder:
         trials.drive(others)
         time.sleep(WARM_SECONDS)
         for _ in range(ROUNDS):
             for name, kind, rate in schedule(quota):
                 flooder.send(kind, rate)
                 time.sleep(1.0)  # what was at work before is not this phase's
-                begin, before = time.time(), cpu_seconds()
+                before, begin = cpu_seconds(), time.time()
                 time.sleep(seconds / ROUNDS)
-                spent[name].update(cpu_seconds() - before)
                 phases.append((name, begin, time.time()))
+                spent[name].update(cpu_seconds() - before)
                 sent[name].append(flooder.rate())
         time.sleep(SETTLE_SECONDS)
         trials.stop()

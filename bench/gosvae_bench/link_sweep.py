@@ -30,7 +30,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_tools.drives import open_source
 from gosvae_tools.link.channel import Channel, Counters, LinkSpec
 
-from .files import save_figure
+from .files import BUNDLE, save_figure
 from .link_streams import RATE, STREAMS, Image, Networks, Shown, Stream
 from .tables import markdown_table, number
 
@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Simulate the missing cells, then print the table and draw the plots."""
     parser = argparse.ArgumentParser(prog="gosvae_bench.link_sweep", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="root of CamVid")
-    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base-layered"))
+    parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--output", type=Path, default=Path("out/sweep"), help="folder")
     options = parser.parse_args(arguments)
     try:

@@ -34,7 +34,7 @@ from gosvae_codec.masks import Mask, resize_mask
 
 from .codecs import wire_bytes
 from .contenders import Contender, contenders, find_bundles, find_experts, open_expert
-from .files import machine
+from .files import BUNDLE, machine
 from .labelled import Drive, unpack
 from .results import QUALITY, TIMING, Results, versions
 from .scores import Counts, counts_of
@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--reference",
         type=Path,
-        default=Path("models/camvid-base-layered"),
+        default=BUNDLE,
         help="bundle whose expert segments pictures at the receiver",
     )
     parser.add_argument(

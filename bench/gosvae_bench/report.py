@@ -31,6 +31,7 @@ from .curves import (
     tokens_of,
     tuned_experts,
 )
+from .files import BUNDLE
 from .pictures import plot_frontier, plot_quality, strip
 from .tables import markdown_table, number
 
@@ -325,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="gosvae_bench.report", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--data", type=Path, help="frames, for the strip of pictures")
-    parser.add_argument("--reference", type=Path, default=ROOT / "models" / "camvid-base-layered")
+    parser.add_argument("--reference", type=Path, default=ROOT / BUNDLE)
     options = parser.parse_args(arguments)
     results = load_results()
     write_text(PAGE, render(PAGE.read_text(), results))

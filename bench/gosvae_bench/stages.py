@@ -41,6 +41,7 @@ from gosvae_common.qos import qos_profile
 from gosvae_msgs.msg import TokenPacket
 from gosvae_tools.drives import open_source
 
+from .files import BUNDLE
 from .tables import markdown_table
 
 SIZES = ((360, 480), (512, 1024), (1024, 2048))
@@ -176,7 +177,7 @@ def measure_references(bundle: ModelBundle, frames: list[np.ndarray]) -> dict[st
 def main() -> None:
     """Print a table, and write it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", default=Path("models/camvid-base-layered"))
+    parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLE)
     parser.add_argument("--data", type=Path, default=Path("drives/street.mcap"), help="a drive")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()

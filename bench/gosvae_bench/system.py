@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gosvae_codec import GosvaeError, ModelBundle
 
+from .files import BUNDLE
 from .system_nodes import System, environment, pinned, private_network, python_of
 from .system_results import SIZES, TRANSPORTS, Results, about, runs
 
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="gosvae_bench.system", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--json", type=Path, default=Path("out/pipeline.json"), help="results")
-    parser.add_argument("--bundle", type=Path, default=Path("models/camvid-base-layered"))
+    parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--data", type=Path, default=Path("drives/street.mcap"), help="a drive")
     parser.add_argument("--quick", action="store_true", help="the rows that tell most")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row")

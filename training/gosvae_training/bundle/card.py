@@ -95,23 +95,21 @@ def _figures(manifest: dict[str, Any], sends: str) -> str:
     values, metric = figures.get("float16_miou"), "mIoU"
     if values is None:
         values, metric = figures["float16_agreement"], "agreement"
-    half = f"from weights stored as float16, which keeps {figures['tokens_kept_by_float16']:.1%}"
     known = ", ".join(f"{value:.3f}" for value in values)
-    gives = f"{metric} {known} from one level to all"
-    quantized = [name for name in manifest["files"] if name.endswith(".int8.onnx")]
+    gives = f"gives {metric} {known} from one level to all."
+    kept = f"{figures['tokens_kept_by_float16']:.1%}"
+    half = f"""from weights stored as float16, which keeps {kept} of the
+tokens and {gives}"""
+    precision = f"Both ends compute in float {half}"
     if manifest["provenance"].get("encoder_int8_only"):
         precision = "The vehicle's network computes in 8-bit integers on every processor."
         if sends == "tokens":
             precision += f""" At the
 receiver the CPU does so too; the GPU computes in float from weights stored as float16, which
-gives {gives}."""
-    elif quantized:
+{gives}"""
+    elif quantized := [name for name in manifest["files"] if name.endswith(".int8.onnx")]:
         precision = f"""The CPU computes in 8-bit integers ({", ".join(quantized)}); the GPU
-in float {half} of the
-tokens and gives {gives}."""
-    else:
-        precision = f"""Both ends compute in float {half} of the
-tokens and gives {gives}."""
+in float {half}"""
     measured = f"{figures['data']}, {figures['date']}, ONNX Runtime on the CPU"
     agreement = ""
     if figures["miou"] is None:

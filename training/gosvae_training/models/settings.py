@@ -180,7 +180,8 @@ class Trunk(Strict):
     @model_validator(mode="after")
     def _label_sender_has_weights(self) -> Trunk:
         sender = self.label_sender
-        if (sender is not None) != (bool(self.weights) != bool(sender and sender.start)):
+        starts = bool(self.weights) + bool(sender and sender.start)
+        if starts != (sender is not None):
             raise ValueError(
                 "label_sender needs weights or a start, not both; without one it is the expert "
                 "itself, and there are no weights"

@@ -7,8 +7,7 @@ seconds, but a holder that starts: who asks Ray for an actor imports its module.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -22,42 +21,40 @@ from .gateway import Gateway, Packets
 from .holder import Holder
 from .link import open_client
 from .network import network_name
+from .settings import Settings
 from .vehicles import load_vehicles
 
 
 class GatewayActor(Gateway):
     """A gateway that opens what it needs where it runs."""
 
-    def __init__(self, vehicles: Path, certificates: Path, router: str, holders: int) -> None:
-        """Connect, and begin to pass packets on to so many holders."""
-        fleet = load_vehicles(vehicles).values()
+    def __init__(self, settings: Settings) -> None:
+        """Connect, and begin to pass packets on to the holders."""
+        fleet = load_vehicles(settings.vehicles).values()
         # By name: Ray does not start an actor again whose arguments hold others.
-        actors = [ray.get_actor(holder_name(index)) for index in range(holders)]
-        super().__init__(connect(router, certificates), fleet, _Calls(actors), holders)
+        holders = [ray.get_actor(holder_name(index)) for index in range(settings.holders)]
+        super().__init__(_connect(settings), fleet, _Calls(holders), len(holders))
 
 
 class HolderActor(Holder):
     """A holder that opens what it needs where it runs."""
 
-    def __init__(
-        self,
-        bundles: Sequence[Path],
-        certificates: Path,
-        router: str,
-        batch: int,
-        replicas: int,
-        key_file: str,
-    ) -> None:
-        """Connect, and load bundles and keys; the rest is as for :class:`.holder.Holder`."""
+    def __init__(self, settings: Settings) -> None:
+        """Connect, and load bundles and keys."""
         from ray import serve  # see the module
 
-        loaded = [ModelBundle.load(path) for path in bundles]
-        networks = {
-            each.fingerprint: serve.get_app_handle(network_name(each.fingerprint))
-            for each in loaded
-        }
-        keys = KeyFile(key_file) if key_file else None
-        super().__init__(connect(router, certificates), loaded, networks, batch, replicas, keys)
+        bundles = [ModelBundle.load(path) for path in settings.bundles]
+        super().__init__(
+            _connect(settings),
+            bundles,
+            {
+                each.fingerprint: serve.get_app_handle(network_name(each.fingerprint))
+                for each in bundles
+            },
+            settings.batch,
+            settings.replicas[1],
+            KeyFile(settings.key_file) if settings.key_file else None,
+        )
 
 
 def holder_name(index: int) -> str:
@@ -65,9 +62,8 @@ def holder_name(index: int) -> str:
     return f"holder {index}"
 
 
-def connect(router: str, certificates: Path) -> Any:
-    """Return a session of Zenoh as the backend; its errors are those of the two steps."""
-    return open_client(router, check_credentials(certificates, BACKEND))
+def _connect(settings: Settings) -> Any:
+    return open_client(settings.router, check_credentials(settings.certificates, BACKEND))
 
 
 class _Calls:

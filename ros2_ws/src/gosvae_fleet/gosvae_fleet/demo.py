@@ -39,7 +39,8 @@ from .certificates import BACKEND, ROUTER, check_credentials, make_certificate
 from .link import open_client, open_router
 from .monitor import Monitor, log_line, table
 from .router import local_endpoint, router_config
-from .service import Service, Settings, replica_processes
+from .service import Service, replica_processes
+from .settings import Settings
 from .simulation import CAMERA
 from .vehicles import load_vehicles
 

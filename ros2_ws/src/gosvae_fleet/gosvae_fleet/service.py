@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +38,9 @@ from .figures import Figures
 from .gateway import Report as GatewayReport
 from .holder import Report as HolderReport
 from .network import Network, network_name
+from .settings import LOCAL, Settings
 from .vehicles import load_vehicles
 
-LOCAL = "local"
 PENDING_CALLS = 100
 """Of one holder, after which packets for it are dropped."""
 CALLS_PER_REPLICA = 2
@@ -49,29 +48,6 @@ CALLS_PER_REPLICA = 2
 ANSWER_SECONDS = 2.0
 """Within which a part has to answer."""
 OBJECT_STORE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a service is started with. Paths must be the same on all machines of a cluster."""
-
-    vehicles: Path
-    certificates: Path
-    router: str
-    bundles: tuple[Path, ...]
-    """That vehicles may use; the first one's fingerprint answers vehicles with others."""
-    key_file: str = ""
-    holders: int = 2
-    replicas: tuple[int, int] = (2, 2)
-    """Of each bundle's networks: fewest and most."""
-    providers: tuple[str, ...] = ("cpu",)
-    gpus: float = 0.0
-    """Share of a GPU that a replica takes."""
-    threads: int = 1
-    batch: int = 1
-    """Frames of one inference."""
-    address: str = LOCAL
-    """Of a Ray cluster; ``local``: a new one on this machine."""
 
 
 class ServiceError(GosvaeError):
@@ -153,21 +129,12 @@ class Service:
                 scheduling_strategy="SPREAD",
             )(HolderActor)
             self.holders = [
-                make.options(name=holder_name(index)).remote(
-                    settings.bundles,
-                    settings.certificates,
-                    settings.router,
-                    settings.batch,
-                    settings.replicas[1],
-                    settings.key_file,
-                )
+                make.options(name=holder_name(index)).remote(settings)
                 for index in range(settings.holders)
             ]
             ray.get([each.ready.remote() for each in self.holders])
             make = ray.remote(num_cpus=0, max_restarts=-1)(GatewayActor)
-            self.gateway = make.remote(
-                settings.vehicles, settings.certificates, settings.router, settings.holders
-            )
+            self.gateway = make.remote(settings)
             ray.get(self.gateway.report.remote())
         except BaseException:
             self.close()

@@ -249,7 +249,8 @@ def _fleet(options: argparse.Namespace) -> int:
     from gosvae_common.shipped import find_bundle
 
     from .monitor import Monitor, follow
-    from .service import Service, Settings
+    from .service import Service
+    from .settings import Settings
 
     host, _, port = options.metrics.rpartition(":")
     if not port.isdecimal():
