@@ -174,6 +174,10 @@ class Config(Strict):
     """How much further away than the nearest a code may be, in squared distance, and still be kept
     from the frame referred to: one number for each level of tokens, or none for 0. Numbers of
     vectors have variance 1. It matters to nothing before export."""
+    bit_cost: NonNegativeFloat = 0.0
+    """Squared distance that a bit of the first level's tokens is worth, see
+    :mod:`gosvae_training.bundle.bit_cost`; distances of a label sender's labels are twice the
+    differences of their logits. It matters to nothing before export."""
     encoder_int8_only: bool = False
     """Whether a bundle's encoder computes in 8 bits on every processor, and its float version, of
     nearly twice the size, is not kept."""

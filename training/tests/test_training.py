@@ -24,9 +24,9 @@ from gosvae_codec.sessions import Session
 from gosvae_training import evaluate, export, fit, train
 from gosvae_training.bundle import onnx_export
 from gosvae_training.bundle.graphs import EncoderGraph, FeaturesGraph
+from gosvae_training.bundle.refit import main as refit_main
 from gosvae_training.bundle.refit import refit
 from gosvae_training.config import Config, identify, load_config
-from gosvae_training.config import Prior as PriorConfig
 from gosvae_training.data.datasets import load_dataset
 from gosvae_training.fit import TrainingError, check_identity
 from gosvae_training.models.token_network import build_tokens
@@ -201,8 +201,11 @@ def test_a_bundle_can_be_fitted_anew(copied: Path) -> None:
     manifest["figures"]["float16_miou"] = [0.1, 0.2]
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     before = ModelBundle.load(folder)
-    refit(folder, copied / "camvid", PriorConfig(views=1, steps=5))
+    manifest["provenance"]["prior"] = {"views": 1, "steps": 5}
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
+    refit(folder, copied / "camvid")
     after = ModelBundle.load(folder)
+    assert after.manifest["provenance"]["prior"] == {"views": 1, "steps": 5}
     assert after.manifest["files"]["encoder.onnx"] == before.manifest["files"]["encoder.onnx"]
     assert after.manifest["files"]["prior.npz"] != before.manifest["files"]["prior.npz"]
     miou = [[row["miou"] for row in b.manifest["figures"]["levels"]] for b in (before, after)]
@@ -210,6 +213,24 @@ def test_a_bundle_can_be_fitted_anew(copied: Path) -> None:
     # Figures of the float networks stay, which a folder need not hold any more.
     assert after.manifest["figures"]["float16_miou"] == [0.1, 0.2]
     assert {path.name for path in copied.joinpath("models").iterdir()} == {"tiny", "experts"}
+
+
+def test_the_encoder_of_a_finished_bundle_can_weigh_bits(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied / "models" / "tiny"
+    files = ModelBundle.load(folder).manifest["files"]
+    arguments = [str(folder), "--data", str(copied / "camvid"), "--bit-cost", "0.1"]
+    assert refit_main([*arguments, "--inertia", "0.5"]) == 1
+    assert "inertia [0.5]: tiny has 2 levels" in capsys.readouterr().err
+    assert ModelBundle.load(folder).manifest["files"] == files
+    assert refit_main([*arguments, "--inertia", "0.5", "0.25"]) == 0
+    bundle = ModelBundle.load(folder)
+    encoders = [name for name in files if name.startswith("encoder")]
+    assert len(encoders) == 2
+    assert all(bundle.manifest["files"][name] != files[name] for name in encoders)
+    assert bundle.manifest["inertia"] == [0.5, 0.25]
+    assert bundle.manifest["provenance"]["bit_cost"] == 0.1
 
 
 @pytest.mark.parametrize("codes", [2, 3, 16, 33])

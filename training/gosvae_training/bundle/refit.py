@@ -1,34 +1,51 @@
-"""Fit the prior of a finished bundle anew: ``python -m gosvae_training.bundle.refit``."""
+"""Fit what codes a finished bundle's tokens anew: ``python -m gosvae_training.bundle.refit``.
+
+That is the prior, and where asked for how the encoder chooses tokens. No network is trained.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from gosvae_codec import GosvaeError, ModelBundle
-from gosvae_codec.manifest import MANIFEST, PRIOR, record
+from gosvae_codec.manifest import ENCODER, MANIFEST, PRIOR, int8, record
 
 from ..config import Prior
 from ..data.datasets import load_dataset
 from ..data.samples import DataError, describe
 from ..files import whole_folder
 from ..prior import fit_prior
+from .bit_cost import add_bit_cost, set_inertia
 from .manifest import write_manifest
 from .write import report
 
 
-def refit(folder: Path, data: Path, config: Prior) -> None:
-    """Replace ``prior.npz``, manifest and model card of the bundle in `folder`; networks stay.
+def refit(
+    folder: Path,
+    data: Path,
+    bit_cost: float | None = None,
+    inertia: Sequence[float] | None = None,
+) -> None:
+    """Replace ``prior.npz``, manifest and model card of the bundle in `folder`; weights stay.
 
     It is written whole or not at all, then measured.
 
+    Args:
+        folder: of the bundle.
+        data: what it was trained on.
+        bit_cost: squared distance that a bit is worth; None to leave the encoder as it is.
+        inertia: likewise, of each level.
+
     Raises:
-        DataError: the dataset cannot be read, or is not all that the bundle was trained on.
+        DataError: the dataset cannot be read, or is not all that the bundle was trained on, or
+            `inertia` has not a number for each level.
         BundleError: what was made is no bundle.
     """
     manifest = yaml.safe_load((folder / MANIFEST).read_text())
@@ -41,11 +58,25 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
         raise DataError(
             f"{data}: not {manifest['provenance']['data']}, which the bundle comes from"
         )
+    config = Prior(**manifest["provenance"].get("prior", {}))
+    levels, seed = manifest["levels"], manifest["provenance"]["seed"]
+    if inertia is not None and len(inertia) != levels:
+        raise DataError(f"inertia {list(inertia)}: {folder.name} has {levels} levels")
     with whole_folder(folder) as draft:
         shutil.copytree(folder, draft, dirs_exist_ok=True)
+        encoders = [name for name in (ENCODER, int8(ENCODER)) if name in manifest["files"]]
+        paths = [draft / name for name in encoders]
+        if inertia is not None:
+            for path in paths:
+                set_inertia(path, inertia)
+            manifest["inertia"] = list(inertia)
+        if bit_cost is not None:
+            add_bit_cost(paths, train, manifest["codes"], bit_cost, seed)
+            manifest["provenance"]["bit_cost"] = bit_cost
+        manifest["files"].update({path.name: record(path) for path in paths})
         # What the prior before it learned of the codes stands for the codebooks.
         codebooks = np.load(folder / PRIOR)["embedding_0"].astype(np.float32)
-        fit_prior(draft, codebooks, train, config, manifest["provenance"]["seed"])
+        fit_prior(draft, codebooks, train, config, seed)
         manifest["provenance"]["prior"] = config.model_dump()
         manifest["files"][PRIOR] = record(draft / PRIOR)
         # They are the networks', and a folder need not hold those in float any more.
@@ -59,14 +90,34 @@ def refit(folder: Path, data: Path, config: Prior) -> None:
     report(folder, val)
 
 
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: give 0 or more")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Refit one bundle."""
     parser = argparse.ArgumentParser(prog="gosvae_training.bundle.refit", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--data", type=Path, required=True, help="what it was trained on")
+    parser.add_argument(
+        "--bit-cost",
+        type=_not_negative,
+        metavar="DISTANCE",
+        help="squared distance that a bit of the first level is worth; the encoder's own if absent",
+    )
+    parser.add_argument(
+        "--inertia",
+        type=_not_negative,
+        nargs="+",
+        metavar="DISTANCE",
+        help="squared distance within which a token is kept, of each level; likewise",
+    )
     options = parser.parse_args(arguments)
     try:
-        refit(options.bundle, options.data, Prior())
+        refit(options.bundle, options.data, options.bit_cost, options.inertia)
     except (DataError, GosvaeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -42,6 +42,7 @@ from ..models.suppression import BOXES, LEAST_SCORE, OVERLAP, SCORES, with_suppr
 from ..models.token_network import TokenNetwork, build_tokens
 from ..prior import fit_prior
 from ..train import Material
+from .bit_cost import add_bit_cost
 from .graphs import (
     BoxesGraph,
     EncoderGraph,
@@ -223,6 +224,12 @@ def write_bundle(
     ranges = some_frames(material.familiar(), 48, config.input_size) if quantized else []
     written = write_networks(networks, folder, frames, ranges, quantized, config.encoder_int8_only)
     codebooks = codec.codebooks().detach().numpy()
+    if config.bit_cost:
+        encoders = [name for name in (ENCODER, int8(ENCODER)) if name in written.files]
+        paths = [folder / name for name in encoders]
+        codes = codebooks.shape[1]
+        add_bit_cost(paths, material.familiar(), codes, config.bit_cost, config.seed)
+        written.files.update({path.name: record(path) for path in paths})
     fit_prior(folder, codebooks, material.familiar(), config.prior, config.seed)
     manifest = {
         **describe_codec(material, codec),
@@ -232,6 +239,7 @@ def write_bundle(
             **provenance(material),
             "initial_weights": initial_weights(config),
             "offsets": not reconstructs(codec) and is_labelled(material.familiar()),
+            "bit_cost": config.bit_cost,
             "encoder_int8_only": config.encoder_int8_only,
             "prior": config.prior.model_dump(),
         },

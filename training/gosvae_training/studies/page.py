@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from gosvae_codec.draft import whole_file
 
 from ..evaluate import gigamacs
 from ..tables import markdown_table
+
+ACROSS = 8
+"""Panels that stand side by side; more are put in three lines."""
 
 
 def table(result: dict[str, Any]) -> str:
@@ -49,19 +52,34 @@ def table(result: dict[str, Any]) -> str:
     header += ["mIoU", "agreement"]
     header += [f"seen by {name}" for name in judges]
     header += ["vehicle GMACs", "receiver GMACs"]
-    trained = [row for row in rows.values() if "training" in row]
-    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in trained})
-    minutes = [row["cpu_minutes"] for row in rows.values() if "cpu_minutes" in row]
-    span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
-    spent = f", {span} minutes of CPU" if minutes else ""
     section = f"""## {result["title"]}
 
-{result["data"]}; a row is {" or ".join(runs)}{spent}; {result["date"]};
+{result["data"]}; a row is {_training(rows)}; {result["date"]};
 `{result["command"]}`
 
 {markdown_table(header, lines)}
 """
     return f"{section}\n{_depth_table(rows)}\n" if _has_depth(rows) else section
+
+
+def _training(rows: Mapping[str, Any]) -> str:
+    """Return how rows were trained: steps, crops, seeds and, as far as known, minutes."""
+    trained = [row for row in rows.values() if "training" in row]
+    crops: dict[str, list[int]] = {}
+    for row in trained:
+        steps, each = row["training"].split(" steps of ")
+        crops.setdefault(each, []).append(int(steps))
+    runs = [f"{_span(steps, '.0f')} steps of {each}" for each, steps in sorted(crops.items())]
+    seeds = sorted({row["seed"] for row in trained})
+    numbered = f"seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}"
+    minutes = [row["cpu_minutes"] for row in trained if "cpu_minutes" in row]
+    spent = [f"{_span(minutes, '.1f')} minutes of CPU"] if minutes else []
+    return ", ".join([" or ".join(runs), numbered, *spent])
+
+
+def _span(numbers: Sequence[float], form: str) -> str:
+    """Return the least and the greatest number, or one if they are written alike."""
+    return " to ".join(dict.fromkeys(f"{each(numbers):{form}}" for each in (min, max)))
 
 
 def _has_depth(rows: dict[str, Any]) -> bool:
@@ -101,12 +119,8 @@ def tasks_section(result: dict[str, Any]) -> str:
     lines.append(["nothing: the mean depth of each place", "", "", "", "", typical, "", ""])
     header = ["row", "payload bytes", "coded", "masks: agreement", "boxes: AP50", "depth: error"]
     header += ["vehicle GMACs", "receiver GMACs"]
-    runs = sorted({f"{row['training']}, seed {row['seed']}" for row in rows.values()})
-    minutes = [row["cpu_minutes"] for row in rows.values() if "cpu_minutes" in row]
-    span = " to ".join(dict.fromkeys(f"{each(minutes):.1f}" for each in (min, max) if minutes))
-    spent = f", {span} minutes of CPU" if minutes else ""
     data = "; ".join(f"*{name}*: {title}" for name, title in result["data"].items())
-    trained = f"a row is {' or '.join(runs)}{spent}, depth {result['depth_training']} frames"
+    trained = f"a row is {_training(rows)}, depth {result['depth_training']} frames"
     return f"""## {result["title"]}
 
 {data};
@@ -152,11 +166,16 @@ def write_study(
 
 
 def _strip(panels: Mapping[str, npt.NDArray[np.uint8]]) -> bytes:
-    """Return panels side by side, each under its name, as JPEG."""
+    """Return panels side by side, each under its name, as JPEG; many in several lines."""
     titled = []
     for name, panel in panels.items():
         title = np.full((20, panel.shape[1], 3), 255, np.uint8)
         cv2.putText(title, name, (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
         titled.append(np.concatenate([title, panel]))
-    strip = cv2.cvtColor(np.concatenate(titled, 1), cv2.COLOR_RGB2BGR)
+    across = len(titled) if len(titled) <= ACROSS else -(-len(titled) // 3)
+    blank = [np.full_like(titled[0], 255)] * (-len(titled) % across)
+    tiles = np.stack([*titled, *blank])
+    lines = tiles.reshape(-1, across, *tiles.shape[1:])
+    picture = lines.swapaxes(1, 2).reshape(len(lines) * tiles.shape[1], -1, 3)
+    strip = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()

@@ -282,7 +282,7 @@ class _Session:
 
     def _row_folder(self, name: str) -> Path:
         config, row = self._configs[name], self._study.rows[name]
-        same = config.model_dump_json(exclude={"name", "notes", "prior", "inertia"})
+        same = config.model_dump_json(exclude={"name", "notes", "prior", "inertia", "bit_cost"})
         return run_folder(self._options.runs, f"{same} {row.picture}")
 
 
