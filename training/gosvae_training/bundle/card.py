@@ -21,9 +21,15 @@ def model_card(manifest: dict[str, Any]) -> str:
     way = "decoded straight to features" if sends == "tokens" else "which are the mask's labels"
     if pictures:
         way = "decoded to a picture that the expert segments"
-    fitted = """
+    after = ""
+    if provenance.get("offsets", not pictures):
+        after += """
 After training, an offset for each class was fitted to the logits on `train`, for mIoU; the expert
 has none.
+"""
+    if cost := provenance.get("bit_cost"):
+        after += f"""
+Tokens of the first level are chosen by squared distance and {cost:g} for each bit of theirs.
 """
     return f"""# {manifest["name"]}
 
@@ -45,7 +51,7 @@ Trained on {provenance["data"]}. Figures are of frames that were not trained on.
 ## Made by
 
 {provenance.get("command") or _commands(manifest["name"], provenance.get("datasets", ["camvid"]))}
-{fitted if provenance.get("offsets", not pictures) else ""}
+{after}
 Seed {provenance["seed"]}, commit {provenance["commit"]}. {provenance.get("notes", "")}
 """
 

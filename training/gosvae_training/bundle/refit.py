@@ -79,12 +79,12 @@ def refit(
         fit_prior(draft, codebooks, train, config, seed)
         manifest["provenance"]["prior"] = config.model_dump()
         manifest["files"][PRIOR] = record(draft / PRIOR)
-        # They are the networks', and a folder need not hold those in float any more.
-        manifest["figures"] = {
-            name: manifest["figures"][name]
-            for name in ("tokens_kept_by_float16", "float16_miou")
-            if name in manifest["figures"]
-        }
+        # Figures in float stay where a folder does not hold the float encoder any more.
+        stays = ["tokens_kept_by_float16"]
+        if (bit_cost, inertia) == (None, None) or int8(ENCODER) not in manifest["files"]:
+            stays += ["float16_miou", "float16_agreement"]
+        figures = manifest["figures"]
+        manifest["figures"] = {name: figures[name] for name in stays if name in figures}
         write_manifest(draft, manifest)
         ModelBundle.load(draft)
     report(folder, val)
