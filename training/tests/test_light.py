@@ -40,11 +40,13 @@ LABELS: dict[str, Any] = {
     "name": "tiny-labels",
     "tokens": {"kind": "label_sender", "encoder": LIGHT},
     "codec": {**SMALL["codec"], "frozen_blocks": 0, "teacher": "frame"},
+    "bit_cost": 0.2,
 }
 TOKENS: dict[str, Any] = {
     **LABELS,
     "name": "tiny",
     "tokens": {**SMALL["tokens"], "encoder": {**LIGHT, "stride": 8}},
+    "bit_cost": 0.0,
 }
 
 
@@ -66,7 +68,8 @@ def test_labels_cross_as_any_bundles_tokens_do(rivals: Path) -> None:
     bundle = ModelBundle.load(rivals / "models" / "tiny-labels")
     assert (bundle.levels, bundle.codes, bundle.grid) == (1, 11, (16, 24))
     assert bundle.manifest["kind"] == "labels" and "features.int8.onnx" not in bundle.files
-    assert "24x16 labels" in (bundle.path / "README.md").read_text()
+    card = (bundle.path / "README.md").read_text()
+    assert "24x16 labels" in card and "squared distance and 0.2 for each bit" in card
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     for sample in (load_dataset(rivals / "camvid", "val")[index] for index in range(2)):
         decoded = decoder.decode(encoder.encode(sample.frame))
