@@ -277,7 +277,7 @@ def studies(results: Row) -> str:
                 number(row["agreement"], ".3f"),
                 number(row["vehicle_macs"], ".2f", 1e9),
                 number(row["receiver_macs"], ".2f", 1e9),
-                row["training"],
+                row.get("training", ""),
                 number(row.get("cpu_minutes"), ".1f"),
             ]
             for name, row in study["rows"].items()
