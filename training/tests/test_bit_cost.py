@@ -134,11 +134,11 @@ def test_total_is_each_code_s_distance_and_bits_given_its_neighbours(
 def test_noise_takes_fewer_bits_and_weight_0_changes_nothing(written: Path) -> None:
     before, plain = tokens_of(written), onnx.load(written).graph
     for _ in range(2):  # costs replace those before them
-        add_bit_cost([written], Noise(), CODES, 0.1, seed=0)
+        add_bit_cost(written.parent, Noise(), CODES, 0.1, seed=0)
         after = tokens_of(written)
         assert changes(after[0]) < changes(before[0])
         assert (after[0, :, :5] == 0).mean() > (before[0, :, :5] == 0).mean()
-    add_bit_cost([written], Noise(), CODES, 0.0, seed=0)
+    add_bit_cost(written.parent, Noise(), CODES, 0.0, seed=0)
     assert (tokens_of(written) == before).all()
     again = onnx.load(written).graph
     assert [node.name for node in again.node] == [node.name for node in plain.node]
@@ -146,10 +146,10 @@ def test_noise_takes_fewer_bits_and_weight_0_changes_nothing(written: Path) -> N
 
 
 def test_inertia_can_be_changed_before_and_after_costs(written: Path) -> None:
-    set_inertia(written, (0.3, 0.3))
-    add_bit_cost([written], Noise(), CODES, 0.1, seed=0)
+    set_inertia(written.parent, (0.3, 0.3))
+    add_bit_cost(written.parent, Noise(), CODES, 0.1, seed=0)
     for inertia, kept in (((100.0, 100.0), True), ((0.0, 0.0), False), ((100.0, 0.0), None)):
-        set_inertia(written, inertia)
+        set_inertia(written.parent, inertia)
         tokens = tokens_of(written, reference=2)
         levels = [bool((level == 2).all()) for level in tokens]
         assert levels == ([kept, kept] if kept is not None else [True, False])

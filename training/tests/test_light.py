@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gosvae_codec.images import resize_frame
 from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.unpacking import Unpacker
 from gosvae_training import export, train
+from gosvae_training.bundle.bit_cost import add_bit_cost
 from gosvae_training.config import load_config
 from gosvae_training.data.augment import RandomCrops, _at_parts
 from gosvae_training.data.cached_logits import CachedLogits, Taught
@@ -137,8 +139,14 @@ def test_an_encoder_goes_on_from_a_bundles(rivals: Path, tmp_path: Path) -> None
         started_tokens(rivals / "models" / "tiny-labels")
 
 
-def test_a_label_sender_goes_on_from_its_8_bit_network() -> None:
-    folder = Path(__file__).parents[2] / "models" / "camvid-base-labels"
+def test_a_label_sender_goes_on_from_its_8_bit_network(rivals: Path, tmp_path: Path) -> None:
+    models = Path(__file__).parents[2] / "models"
+    folder = Path(shutil.copytree(models / "camvid-base-labels", tmp_path / "labels"))
+    # What the network makes is to be compared, not what weighing bits makes of that.
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    samples = load_dataset(rivals / "camvid", "train")
+    manifest["files"].update(add_bit_cost(folder, samples, manifest["codes"], 0.0, seed=0))
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     bundle = ModelBundle.load(folder)
     sender = LightEncoder(11, 4, 2, 16, 96, normalize=False).eval()
     load_encoder(sender, folder)
@@ -147,8 +155,7 @@ def test_a_label_sender_goes_on_from_its_8_bit_network() -> None:
     sent = Unpacker(bundle).unpack(Encoder(bundle).encode(frame)).tokens[0]
     with torch.no_grad():
         labels = sender(torch.from_numpy(frame)[None]).argmax(1)[0].numpy()
-    # The bundle's encoder weighs bits against logits too, and noise has many equal ones.
-    assert len(np.unique(sent)) > 1 and (labels == sent).mean() > 0.9
+    assert len(np.unique(sent)) > 1 and (labels == sent).mean() > 0.95
 
 
 def test_labels_are_the_first_level_and_codes_the_second(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
+
+from gosvae_codec.manifest import ENCODER, int8, record
 
 from ..data.samples import Dataset
 from ..prior import encode_pairs
@@ -80,10 +82,9 @@ class BitCost(nn.Module):
             self.register_buffer(name, F.pad(table, (0, 1, 0, 1)))
 
     def forward(self, distances: Tensor) -> Tensor:
-        tokens, total = distances.argmin(-1), distances
+        total = distances
         for _ in range(SWEEPS):
-            total = distances + self.alone + self._beside(tokens)
-            tokens = total.argmin(-1)
+            total = distances + self.alone + self._beside(total.argmin(-1))
         return total
 
     def _beside(self, tokens: Tensor) -> Tensor:
@@ -99,32 +100,35 @@ class BitCost(nn.Module):
 
 
 def add_bit_cost(
-    paths: Sequence[Path], samples: Dataset, codes: int, weight: float, seed: int
-) -> None:
+    folder: Path, samples: Dataset, codes: int, weight: float, seed: int
+) -> dict[str, Any]:
     """Let a bundle's encoder choose its first-level tokens by distance and bits.
 
     Costs that it had are replaced.
 
     Args:
-        paths: ``encoder.onnx``, and its 8-bit version if there is one.
+        folder: of ``encoder.onnx``, and of its 8-bit version if there is one.
         samples: frames that were trained on; costs are counted from their tokens.
         codes: size of the codebook.
         weight: squared distance that a bit is worth; 0 to choose the nearest codes again.
         seed: of the views of the frames.
+
+    Returns:
+        The manifest's records of these files.
     """
-    for path in paths:
-        _edit(path, _remove)
-    if weight:
-        pairs = encode_pairs(paths[0], samples, 1, seed)
-        costs = count_costs(pairs.earlier[:, 0], codes)
-        for path in paths:
-            _edit(path, lambda graph: _insert(graph, costs, weight))
+    records = _edit(folder, _remove)
+    if not weight:
+        return records
+    pairs = encode_pairs(folder / ENCODER, samples, 1, seed)
+    costs = count_costs(pairs.earlier[:, 0], codes)
+    return _edit(folder, lambda graph: _insert(graph, costs, weight))
 
 
-def set_inertia(path: Path, inertia: Sequence[float]) -> None:
-    """Give the encoder in `path` another inertia at each level.
+def set_inertia(folder: Path, inertia: Sequence[float]) -> dict[str, Any]:
+    """Give a bundle's encoder another inertia at each level.
 
-    See :class:`~gosvae_training.bundle.graphs.EncoderGraph`.
+    See :class:`~gosvae_training.bundle.graphs.EncoderGraph`; files and return value are as for
+    :func:`add_bit_cost`.
     """
 
     def change(graph: onnx.GraphProto) -> None:
@@ -137,19 +141,27 @@ def set_inertia(path: Path, inertia: Sequence[float]) -> None:
         tests = _kept_if_near(graph)
         for level, (test, value) in enumerate(zip(tests, inertia, strict=True)):
             name = f"inertia/{level}"
-            graph.initializer.append(numpy_helper.from_array(np.float32(value), f"{name}/value"))
+            graph.initializer.append(
+                numpy_helper.from_array(np.array(value, np.float32), f"{name}/value")
+            )
             added = onnx.helper.make_node("Add", [test.input[1], f"{name}/value"], [name], name)
             graph.node.insert(list(graph.node).index(test), added)
             test.input[1] = name
 
-    _edit(path, change)
+    return _edit(folder, change)
 
 
-def _edit(path: Path, change: Callable[[onnx.GraphProto], None]) -> None:
-    model = onnx.load(path)
-    change(model.graph)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
+def _edit(folder: Path, change: Callable[[onnx.GraphProto], None]) -> dict[str, Any]:
+    """Change each version of the encoder; return the manifest's records of them."""
+    records = {}
+    for path in (folder / ENCODER, folder / int8(ENCODER)):
+        if path.exists():
+            model = onnx.load(path)
+            change(model.graph)
+            onnx.checker.check_model(model)
+            path.write_bytes(model.SerializeToString())
+            records[path.name] = record(path)
+    return records
 
 
 def _replace(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:

@@ -64,24 +64,21 @@ def refit(
         raise DataError(f"inertia {list(inertia)}: {folder.name} has {levels} levels")
     with whole_folder(folder) as draft:
         shutil.copytree(folder, draft, dirs_exist_ok=True)
-        encoders = [name for name in (ENCODER, int8(ENCODER)) if name in manifest["files"]]
-        paths = [draft / name for name in encoders]
+        files = manifest["files"]
         if inertia is not None:
-            for path in paths:
-                set_inertia(path, inertia)
+            files.update(set_inertia(draft, inertia))
             manifest["inertia"] = list(inertia)
         if bit_cost is not None:
-            add_bit_cost(paths, train, manifest["codes"], bit_cost, seed)
+            files.update(add_bit_cost(draft, train, manifest["codes"], bit_cost, seed))
             manifest["provenance"]["bit_cost"] = bit_cost
-        manifest["files"].update({path.name: record(path) for path in paths})
         # What the prior before it learned of the codes stands for the codebooks.
         codebooks = np.load(folder / PRIOR)["embedding_0"].astype(np.float32)
         fit_prior(draft, codebooks, train, config, seed)
         manifest["provenance"]["prior"] = config.model_dump()
-        manifest["files"][PRIOR] = record(draft / PRIOR)
+        files[PRIOR] = record(draft / PRIOR)
         # Figures in float stay where a folder does not hold the float encoder any more.
         stays = ["tokens_kept_by_float16"]
-        if (bit_cost, inertia) == (None, None) or int8(ENCODER) not in manifest["files"]:
+        if (bit_cost, inertia) == (None, None) or int8(ENCODER) not in files:
             stays += ["float16_miou", "float16_agreement"]
         figures = manifest["figures"]
         manifest["figures"] = {name: figures[name] for name in stays if name in figures}

@@ -225,11 +225,10 @@ def write_bundle(
     written = write_networks(networks, folder, frames, ranges, quantized, config.encoder_int8_only)
     codebooks = codec.codebooks().detach().numpy()
     if config.bit_cost:
-        encoders = [name for name in (ENCODER, int8(ENCODER)) if name in written.files]
-        paths = [folder / name for name in encoders]
         codes = codebooks.shape[1]
-        add_bit_cost(paths, material.familiar(), codes, config.bit_cost, config.seed)
-        written.files.update({path.name: record(path) for path in paths})
+        written.files.update(
+            add_bit_cost(folder, material.familiar(), codes, config.bit_cost, config.seed)
+        )
     fit_prior(folder, codebooks, material.familiar(), config.prior, config.seed)
     manifest = {
         **describe_codec(material, codec),
