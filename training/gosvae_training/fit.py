@@ -274,7 +274,8 @@ class _Trainer:
     def __init__(self, fabric: Fabric, run: Run) -> None:
         """Freeze what is not trained, and read the checkpoint if there is one."""
         self._fabric, self._run = fabric, run
-        objective = run.objective
+        # Frames come with their channels last; weights that do not are converted at every layer.
+        objective = run.objective.to(memory_format=torch.channels_last)
         self._frozen = run.frozen()
         for module in self._frozen:
             module.requires_grad_(False)

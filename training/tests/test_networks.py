@@ -29,7 +29,7 @@ from gosvae_training.bundle.onnx_export import Inputs, infer, to_onnx, write_onn
 from gosvae_training.config import Config, load_config
 from gosvae_training.models import settings as cfg
 from gosvae_training.models.decoders import UpperDecoder
-from gosvae_training.models.efficientnet import EfficientNetLite
+from gosvae_training.models.efficientnet import Conv, EfficientNetLite
 from gosvae_training.models.encoders import PatchConv
 from gosvae_training.models.espnet import EspNet
 from gosvae_training.models.expert import Expert
@@ -421,6 +421,29 @@ def test_features_halve_and_round_up_with_imagenet_weights(variant: str) -> None
             maps = network(torch.zeros(1, *size, 3, dtype=torch.uint8))
         for each, channels, stride in zip(maps, network.channels, (4, 8, 16, 32), strict=True):
             assert each.shape[1:] == (channels, *(-(-side // stride) for side in size))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups", "trained_in"),
+    [
+        (3, 1, 4, torch.bfloat16),
+        (5, 1, 4, torch.float32),
+        (3, 2, 4, torch.float32),
+        (5, 1, 1, torch.bfloat16),
+    ],
+)
+def test_large_depthwise_filters_are_trained_in_float32(
+    kernel: int, stride: int, groups: int, trained_in: torch.dtype
+) -> None:
+    layer = Conv(4, 4, kernel, stride, groups=groups)
+    x = torch.randn(1, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer(x)
+        with torch.no_grad():
+            used = layer(x)
+    assert trained.dtype == trained_in
+    assert used.dtype == torch.bfloat16
+    torch.testing.assert_close(trained.float(), layer(x), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("size", [(40, 64), (61, 93)])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .efficientnet import freeze_depthwise, separable
+from .efficientnet import Conv, freeze_depthwise, separable
 from .expert import Expert
 
 
@@ -17,7 +17,7 @@ class ContextBlock(nn.Module):
 
     def __init__(self, width: int, expand: int = 2) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False)
+        self.spatial = Conv(width, width, 5, padding=2, groups=width, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.expand = nn.Conv2d(width, width * expand, 1)
         self.context = nn.Linear(width, width * expand)

@@ -124,7 +124,6 @@ def train_tasks(
 ) -> nn.Module:
     """Return the trained network, averaged; training continues where `folder` has a checkpoint."""
     config = material.config
-    objective.network.to(memory_format=torch.channels_last)
 
     def score(network: Any) -> float:
         figures = validate(network, material.val, fabric.device)
