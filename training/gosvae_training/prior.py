@@ -230,13 +230,11 @@ class LevelModel(nn.Module):
 
     def bits(self, logits: Tensor, token: Tensor, before: Tensor) -> Tensor:
         """Return what each token costs, (B,); `before` is the reference's there, or `codes`."""
-        leaf, place = self.leaf[token], torch.ones_like(token)
-        path = torch.zeros(len(token))
-        for each in range(self.depth):
-            bit = leaf >> (self.depth - 1 - each) & 1
-            logit = logits.gather(1, place[:, None])[:, 0]
-            path = path + F.softplus(torch.where(bit == 1, -logit, logit))
-            place = 2 * place + bit
+        leaf, decision = self.leaf[token][:, None], torch.arange(self.depth)
+        # All decisions at once, as the gradient of each gather would be as large as the logits.
+        taken = logits.gather(1, (1 << decision) + (leaf >> (self.depth - decision)))
+        bit = leaf >> (self.depth - 1 - decision) & 1
+        path = F.softplus(torch.where(bit == 1, -taken, taken)).sum(1)
         same = token == before
         flag = F.softplus(torch.where(same, -logits[:, 0], logits[:, 0]))
         path = torch.where(same, 0.0, path) + torch.where(before < self.codes, flag, 0.0)
