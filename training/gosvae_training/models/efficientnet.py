@@ -19,9 +19,9 @@ _SCALES: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1
 
 
 class Conv(nn.Conv2d):
-    """Convolution whose channels, where each has its own filter, are trained in float32 on a CPU.
+    """Convolution that trains 5x5 and strided depthwise filters in float32 on a CPU.
 
-    oneDNN's gradients of 5x5 and of strided depthwise filters take four times as long in bfloat16.
+    oneDNN's gradients of these take four times as long in bfloat16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
