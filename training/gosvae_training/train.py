@@ -189,7 +189,6 @@ def train_expert(fabric: Fabric, material: Material, folder: Path, workers: int 
     expert = build_expert(config.expert.network, material.labels)
     if config.expert.steps == 0:
         return expert.eval().requires_grad_(False).to(fabric.device)
-    expert = expert.to(memory_format=torch.channels_last)
     run = Run(
         objective=ExpertObjective(expert, class_weights(material.frequencies())),
         schedule=config.expert,
@@ -232,7 +231,6 @@ def train_codec(
         some = list(iterate(material.familiar(), 16))[:16]
         frames = [torch.from_numpy(resize_frame(s.frame, config.input_size)) for s in some]
         calibrate(objective.network.encoder, [each[None] for each in frames])
-    objective.network.to(memory_format=torch.channels_last)
     judged = material.judged_by(expert, fabric.device)
 
     def score(network: nn.Module) -> float:
