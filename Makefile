@@ -64,6 +64,7 @@ help:
 	@echo "make sweep DATA=PATH      what bad links leave of the masks, beside JPEG and H.264; resumes"
 	@echo "  BUNDLE=DIR, OUTPUT=DIR  another bundle; another folder than out/sweep"
 	@echo "make bench DATA=PATH      all codecs and this one, on the labelled frames at PATH; resumes"
+	@echo "  MODELS=DIR              other bundles than those in models"
 	@echo "  BUNDLE=DIR, JSON=FILE   another bundle; another file than out/benchmark.json"
 	@echo "  QUICK=1                 fewer settings"
 	@echo "make bench-pipeline       latency, rate, CPU and memory over DDS, beside JPEG and raw images; resumes"
@@ -153,7 +154,7 @@ sweep:
 bench:
 	@$(call need_data,bench,a folder of labelled frames)
 	@$(BENCH) $(IN_BENCH) gosvae_bench.rate_quality --reference "$${BUNDLE:-$(MEASURED_BUNDLE)}" --data "$$DATA" \
-		$${JSON:+--json "$$JSON"} $${QUICK:+--quick}
+		$${MODELS:+--models "$$MODELS"} $${JSON:+--json "$$JSON"} $${QUICK:+--quick}
 
 bench-pipeline:
 	@$(BENCH) $(IN_BENCH) gosvae_bench.system --bundle "$${BUNDLE:-$(MEASURED_BUNDLE)}" $${JSON:+--json "$$JSON"} \

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from gosvae_bench.contenders import find_bundles
 from gosvae_bench.curves import (
     RESULTS,
-    ROOT,
     bytes_for,
     dominated,
     front,
     load_results,
     rate_difference,
+    tokens_of,
 )
 from gosvae_bench.pictures import plot_frontier, plot_quality
 from gosvae_bench.report import (
@@ -107,6 +106,16 @@ def test_losses_name_what_is_cheaper_and_better() -> None:
     assert "beats 1 level of" not in text
     assert "(0.690), without a network in the vehicle: PNG 0.750 at 300000 bytes in 2 ms" in text
     assert "JPEG 0.700 at 64000 bytes" in text
+
+
+def test_tokens_count_as_sent_the_cheaper_way() -> None:
+    results = some_results()
+    assert [each["setting"] for each in tokens_of(results)] == [
+        "1 level, predicted",
+        "2 levels, predicted",
+    ]
+    results["rows"].append({**of(BUNDLE)[0], "setting": "1 level, intra", "bytes_per_frame": 250})
+    assert [each["bytes_per_frame"] for each in tokens_of(results)] == [250, 800]
 
 
 def test_a_tuned_expert_stands_beside_the_bundles() -> None:
@@ -218,18 +227,3 @@ def test_committed_results_are_whole() -> None:
         assert each["encode_ms"] <= each["encode_ms_p95"]
         # What is sent the same has one encoder; decoding may still wait for its pass.
         assert (each["decode_ms"] is None) == (each["decode_ms_p95"] is None)
-
-
-def test_cards_have_the_bytes_of_the_benchmark() -> None:
-    """One stream has one figure in all documents."""
-    rows = {(row["codec"], row["setting"]): row for row in json.loads(RESULTS.read_text())["rows"]}
-    compared = 0
-    for bundle in find_bundles(ROOT / "models"):
-        card = (bundle.path / "README.md").read_text()
-        for levels in ("1 level", "2 levels"):
-            keys = [(bundle.name, f"{levels}, {kind}") for kind in ("intra", "predicted")]
-            if all(key in rows for key in keys):
-                intra, predicted = (f"{rows[key]['bytes_per_frame']:.0f}" for key in keys)
-                assert re.search(rf", {levels} \| \d+ \| {intra} \| {predicted} \|", card)
-                compared += 1
-    assert compared

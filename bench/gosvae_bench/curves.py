@@ -116,9 +116,15 @@ def nearest(rows: Sequence[Row], size: float) -> Row:
 
 
 def tokens_of(results: Row, bundle: str = "") -> list[Row]:
-    """Return the rows of a bundle's predicted tokens, by levels; without one, the reference's."""
-    return [
-        row
-        for row in results["rows"]
-        if row["codec"] == (bundle or results["reference"]) and row["setting"].endswith("predicted")
-    ]
+    """Return the row of each number of levels of a bundle; without one, of the reference.
+
+    The cheaper one of intra and predicted: prediction pays only where frames follow closely.
+    """
+    name = bundle or results["reference"]
+    found: dict[str, Row] = {}
+    for row in results["rows"]:
+        levels = str(row["setting"]).partition(",")[0]
+        cheapest = found.get(levels, row)
+        if row["codec"] == name and row["bytes_per_frame"] <= cheapest["bytes_per_frame"]:
+            found[levels] = row
+    return list(found.values())

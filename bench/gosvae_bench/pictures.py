@@ -33,6 +33,11 @@ def load_pyplot() -> Any:
     return pyplot
 
 
+def _ceiling(results: Row) -> float:
+    """Return the mIoU of the bundle's expert on frames without loss."""
+    return float(max(row["miou"] for row in results["rows"] if row["agreement"] == 1))
+
+
 def plot_quality(results: Row, path: Path) -> None:
     """Draw mIoU and agreement over bytes: a line for each codec, dashed with a tuned expert.
 
@@ -40,7 +45,7 @@ def plot_quality(results: Row, path: Path) -> None:
     """
     pyplot = load_pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(14, 8), layout="constrained")
-    ceiling = max(row["miou"] for row in results["rows"] if row["agreement"] == 1)
+    ceiling = _ceiling(results)
     colors = pyplot.get_cmap("tab20").colors
     codecs = by_codec(results["rows"], results["expert"])
     tuned = [by_codec(results["rows"], expert) for expert in tuned_experts(results)]
@@ -100,6 +105,7 @@ def plot_frontier(results: Row, path: Path) -> None:
     Pictures have the mIoU of the expert that is best on them.
     """
     pyplot = load_pyplot()
+    ceiling = _ceiling(results)
     figure, axes = pyplot.subplots(figsize=(10, 6.5))
     best_seen: dict[tuple[str, str], Row] = {}
     for row in results["rows"]:
@@ -118,7 +124,7 @@ def plot_frontier(results: Row, path: Path) -> None:
             c=[row["miou"] for row in some],
             s=160 if marker == "*" else 50,
             marker=marker,
-            vmin=0.4,
+            vmin=0.5 * ceiling,
             vmax=max(row["miou"] for row in rows),
             cmap="viridis",
             label=sends,
@@ -133,14 +139,14 @@ def plot_frontier(results: Row, path: Path) -> None:
             for each in rows
         )
 
-    best = [row for row in rows if not beaten(row) and row["miou"] > 0.6]
+    best = [row for row in rows if not beaten(row) and row["miou"] > 0.8 * ceiling]
     axes.scatter(
         [row["bytes_per_frame"] for row in best],
         [row["encode_ms"] for row in best],
         s=300,
         facecolors="none",
         edgecolors="red",
-        label="unbeaten, over 0.6 mIoU",
+        label="unbeaten, over 0.8 of the expert's mIoU",
     )
     for row in best:
         axes.annotate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from .data.samples import DataError, Dataset, Judged, Sample, describe, is_label
 from .fit import Run, Stopped, TrainingError, fit, make_fabric
 from .losses import class_weights
 from .models.experts import SeveralExperts, build_expert, frozen, with_tasks
-from .models.settings import Light, Tokens
+from .models.settings import Light, Tokens, Trunk
 from .models.start import calibrate
 from .models.token_network import TokenNetwork, resize_logits
 from .objectives import ExpertObjective, build_objective
@@ -75,6 +75,11 @@ class Material:
         """Return training frames like those validated on: of the same datasets, else of all."""
         same = [dataset for name, dataset in self.train.items() if name in self.config.data.val]
         return Concatenation(same or list(self.train.values()))
+
+    def frames(self, samples: Iterable[Sample]) -> Iterator[Tensor]:
+        """Yield frames of the size that networks take, uint8 (1, H, W, 3)."""
+        for sample in samples:
+            yield torch.from_numpy(resize_frame(sample.frame, self.config.input_size))[None]
 
     def crops(
         self, schedule: Schedule, seed: int, train: Mapping[str, Dataset] | None = None
@@ -227,10 +232,17 @@ def train_codec(
         weights = class_weights(material.frequencies())
     objective = build_objective(config, material.labels, expert, guides, weights)
     encoder = getattr(config.tokens, "encoder", None)
+    decisive = ("seed", "expert", "tokens", "input_size", "codec", *_MATERIAL)
+    decisive += ("losses", "guides", "tasks")
     if isinstance(encoder, Light) and encoder.start:
         some = list(iterate(material.familiar(), 16))[:16]
-        frames = [torch.from_numpy(resize_frame(s.frame, config.input_size)) for s in some]
-        calibrate(objective.network.encoder, [each[None] for each in frames])
+        calibrate(objective.network.encoder, material.frames(some))
+    if isinstance(encoder, Trunk) and encoder.labels and config.bit_cost:
+        # The receiver learns from such labels as it is sent.
+        objective.network.encoder.weigh_bits(
+            material.frames(iterate(material.familiar())), config.bit_cost
+        )
+        decisive += ("bit_cost",)
     judged = material.judged_by(expert, fabric.device)
 
     def score(network: nn.Module) -> float:
@@ -239,8 +251,6 @@ def train_codec(
     train = None
     if config.codec.teacher == "frame":
         train = with_logits(fabric, material, expert, folder.parents[1] / "logits")
-    decisive = ("seed", "expert", "tokens", "input_size", "codec", *_MATERIAL)
-    decisive += ("losses", "guides", "tasks")
     run = Run(
         objective=objective,
         schedule=config.codec,

@@ -209,6 +209,10 @@ def test_labels_are_the_first_level_and_codes_the_second(
     ):
         assert train.main([*run, "name=refused", change]) == 1
         assert error in capsys.readouterr().err
+    # The receiver has learned from labels that cost nothing.
+    assert train.main([*run, "bit_cost=0.2"]) == 1
+    assert "bit_cost" in capsys.readouterr().err
+    assert train.main([*run, "name=weighed", "bit_cost=0.2"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from gosvae_training.bundle.networks import share_expert
 from gosvae_training.bundle.onnx_export import Inputs, infer, to_onnx, write_onnx
 from gosvae_training.config import Config, load_config
 from gosvae_training.models import settings as cfg
+from gosvae_training.models.bit_cost import BitCost, count_costs
 from gosvae_training.models.decoders import UpperDecoder
 from gosvae_training.models.efficientnet import Conv, EfficientNetLite
 from gosvae_training.models.encoders import PatchConv
@@ -347,6 +348,24 @@ class TestLabelsBeforeWhatALabelSenderSees(TestMasksOfWhatALabelSenderSees):
         assert 60 < alone.sum() < 140
         assert (made[alone][..., len(CAMVID) :] == 0).all()
         assert (indices[~alone] >= 0).all() and made[~alone][..., len(CAMVID) :].abs().sum() > 0
+
+    def test_labels_cost_bits_once_they_are_counted(self) -> None:
+        encoder, taken = self.build().encoder, frames(SQUARE)
+        # A network that has learned nothing makes labels of one class; now of all.
+        with torch.no_grad():
+            usual = encoder(taken)[:, : len(CAMVID)].mean((0, 2, 3))
+            encoder.segmenter.classifier.bias -= usual
+        plain = encoder(taken)[:, : len(CAMVID)]
+        before = {name: each.clone() for name, each in encoder.segmenter.state_dict().items()}
+        names = list(encoder.state_dict())
+        encoder.weigh_bits(taken.split(1), 0.5)
+        weighed = encoder(taken)[:, : len(CAMVID)].argmax(1)
+        costs = count_costs(plain.argmax(1).numpy(), len(CAMVID))
+        wanted = BitCost(costs, 0.5)(-2 * plain.permute(0, 2, 3, 1)).argmin(-1)
+        assert torch.equal(weighed, wanted) and not torch.equal(weighed, plain.argmax(1))
+        assert list(encoder.state_dict()) == names
+        for name, each in encoder.segmenter.state_dict().items():
+            assert torch.equal(each, before[name]), name
 
 
 class TestLightTokens(TokensContract):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bit_cost import BitCost, count_costs
 from .efficientnet import (
     EfficientNetLite,
     Variant,
@@ -166,7 +167,7 @@ class TrunkEncoder(nn.Module):
     """What a trained segmenter's classifier sees, to vectors: frames -> (N, dim, h, w).
 
     h and w are H/stride and W/stride rounded up. The segmenter's normalisation keeps its
-    statistics. With labels, one-hot vectors of the segmenter's labels stand before the vectors:
+    statistics. With labels, the segmenter's logits stand before the vectors:
     (N, classes + dim, h, w).
     """
 
@@ -187,11 +188,13 @@ class TrunkEncoder(nn.Module):
             width: channels of what makes its features vectors.
             narrow: channels that its features are brought down to first, at their own stride.
             stride: pixels from one vector to the next.
-            labels: whether to make the segmenter's labels too, which then learns nothing more.
+            labels: whether to make the segmenter's logits too, which then learns nothing more.
         """
         super().__init__()
         self.stride, self._labels = stride, labels
-        self.segmenter = copy.deepcopy(segmenter)
+        self._classes: int = segmenter.classifier.out_channels
+        self._bit_cost: BitCost | None = None
+        self.segmenter = copy.deepcopy(segmenter).eval()
         channels = segmenter.classifier.in_channels
         if labels:
             self.segmenter.requires_grad_(False)
@@ -207,12 +210,33 @@ class TrunkEncoder(nn.Module):
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        h, w = (-(-side // self.stride) for side in frames.shape[1:3])
-        # Cropped first, as the padding of deep segmenters takes a seventh of the work.
-        seen = self.segmenter.embed(frames)[:, :, : h * self._down, : w * self._down]
+        seen = self._embed(frames)
         vectors = self.project(F.pixel_unshuffle(self.narrow(seen), self._down))
         if not self._labels:
             return vectors
-        logits = F.avg_pool2d(self.segmenter.classifier(seen), self._down)
-        one_hot = F.one_hot(logits.argmax(1), logits.shape[1]).permute(0, 3, 1, 2)
-        return torch.cat([one_hot.to(vectors.dtype), vectors], 1)
+        logits = self._logits(seen)
+        if self._bit_cost is not None:
+            # As far from a label's one-hot vector as this, but for what all labels have in common.
+            distances = -2 * logits.float().permute(0, 2, 3, 1)
+            logits = self._bit_cost(distances).permute(0, 3, 1, 2) / -2
+        return torch.cat([logits.to(vectors.dtype), vectors], 1)
+
+    def _embed(self, frames: Tensor) -> Tensor:
+        h, w = (-(-side // self.stride) for side in frames.shape[1:3])
+        # Cropped first, as the padding of deep segmenters takes a seventh of the work.
+        return self.segmenter.embed(frames)[:, :, : h * self._down, : w * self._down]
+
+    def _logits(self, seen: Tensor) -> Tensor:
+        return F.avg_pool2d(self.segmenter.classifier(seen), self._down)
+
+    @torch.no_grad()
+    def weigh_bits(self, frames: Iterable[Tensor], weight: float) -> None:
+        """Let labels cost bits from now on, as in a bundle that is exported with ``bit_cost``.
+
+        Args:
+            frames: to count the labels of, uint8 (1, H, W, 3), all of one size.
+            weight: squared distance that a bit is worth.
+        """
+        labels = torch.cat([self._logits(self._embed(frame)).argmax(1) for frame in frames])
+        costs = count_costs(labels.cpu().numpy(), self._classes)
+        self._bit_cost = BitCost(costs, weight).to(labels.device)

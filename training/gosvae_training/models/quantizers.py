@@ -41,9 +41,10 @@ class Argmax(nn.Module):
 class LabelsThenCodes(nn.Module):
     """Labels as the first level, codes of what is beside them as the further ones.
 
-    Takes (N, tokens, classes + dim), a one-hot label first, and gives the same. The first codebook
-    has a vector for each class, the others are 0 there, so that a receiver adds levels as it does
-    for residual codes. All further levels are left out for some frames in training.
+    Takes (N, tokens, classes + dim), logits of labels first, and gives the greatest one's one-hot
+    vector in their place. The first codebook has a vector for each class, the others are 0 there,
+    so that a receiver adds levels as it does for residual codes. All further levels are left out
+    for some frames in training.
     """
 
     FAR = 100.0
@@ -63,15 +64,15 @@ class LabelsThenCodes(nn.Module):
         return torch.cat([first, further])
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        labels = vectors[..., : self.classes]
+        index = vectors[..., : self.classes].argmax(-1)
+        labels = F.one_hot(index, self.classes).to(vectors.dtype)
         made, indices, losses = self.codes(vectors[..., self.classes :])
         if self.training:
             alone = torch.rand(len(vectors), 1, 1, device=vectors.device) < 1 / (
                 indices.shape[-1] + 1
             )
             made, indices = made.masked_fill(alone, 0), indices.masked_fill(alone, -1)
-        index = labels.argmax(-1, keepdim=True)
-        return torch.cat([labels, made], -1), torch.cat([index, indices], -1), losses
+        return torch.cat([labels, made], -1), torch.cat([index[..., None], indices], -1), losses
 
 
 RARE = 0.5

@@ -147,7 +147,7 @@ def compare(bundles: list[ModelBundle], samples: Dataset) -> dict[str, Any]:
         if other is None:
             continue
         ours, theirs = by_name[name, levels], by_name[other, 1]
-        ratio = ours["bytes_per_frame"] / theirs["bytes_per_frame"]
+        ratio = ours["intra_bytes"] / theirs["intra_bytes"]
         differences.append(
             {
                 "name": name,
@@ -195,8 +195,9 @@ def table(figures: dict[str, Any]) -> str:
         low, high = each["interval"]
         more = f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
         differences.append((each["name"], each["levels"], f"{each['bytes_ratio']:.2f}", more))
-    titles = ["tokens against labels", "levels", "bytes, times the labels'", "mIoU more (95%)"]
-    return f"{text}\n\n{markdown_table(titles, differences)}"
+    titles = ["tokens against labels", "levels", "bytes intra, times the labels'"]
+    text += f"\n\n{markdown_table([*titles, 'mIoU more (95%)'], differences)}"
+    return text
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
@@ -210,7 +211,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
         reached = np.array([row["miou"] for row in rows])
         bounds = np.array([row["interval"] for row in rows]).T
         axes.errorbar(
-            [row["bytes_per_frame"] for row in rows],
+            [row["intra_bytes"] for row in rows],
             reached,
             np.abs(bounds - reached),
             label=f"{name}, {rows[0]['vehicle_macs'] / 1e9:.2f} GMACs",
@@ -220,7 +221,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
             capsize=3,
         )
     axes.axhline(figures["expert_miou"], color="black", linestyle=":", label="expert")
-    axes.set(xlabel="bytes a frame, predicted at 15 Hz", ylabel="mIoU")
+    axes.set(xlabel="bytes of an intra frame", ylabel="mIoU")
     figure.legend(loc="outside right upper", fontsize="small")
     with whole_file(path) as draft:
         figure.savefig(draft, dpi=120)
