@@ -177,7 +177,7 @@ def test_studies_are_shown_where_there_are_any(tmp_path: Path) -> None:
         "command": "python -m gosvae_training.studies.run",
         "rows": {"VQ-VAE": figures, "autoencoder": figures},
     }
-    (tmp_path / "studies" / "baselines.json").write_text(json.dumps(study))
+    (tmp_path / "studies" / "paper.json").write_text(json.dumps(study))
     unlike = {**study, "rows": {"direct": {"judged": {}}}}
     (tmp_path / "studies" / "tasks.json").write_text(json.dumps(unlike))
     found = load_results(tmp_path / "results.json", tmp_path / "studies")

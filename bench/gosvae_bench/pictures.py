@@ -23,6 +23,10 @@ STRIP_FRAME = 20
 """Index of the frame that the strip of pictures shows."""
 
 
+MARKERS = "PX^vD*oshdp<>8H"
+"""Of the methods of the paper, in the order of their study."""
+
+
 def load_pyplot() -> Any:
     """Return pyplot, set to draw to files."""
     import matplotlib
@@ -41,7 +45,8 @@ def _ceiling(results: Row) -> float:
 def plot_quality(results: Row, path: Path) -> None:
     """Draw mIoU and agreement over bytes: a line for each codec, dashed with a tuned expert.
 
-    Marks are the methods of the paper: short trainings, their bytes without packet headers.
+    Marks are the methods of the paper, of the study on the same drive: short trainings, their bytes
+    without packet headers.
     """
     pyplot = load_pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(14, 8), layout="constrained")
@@ -49,7 +54,7 @@ def plot_quality(results: Row, path: Path) -> None:
     colors = pyplot.get_cmap("tab20").colors
     codecs = by_codec(results["rows"], results["expert"])
     tuned = [by_codec(results["rows"], expert) for expert in tuned_experts(results)]
-    baselines = results["studies"].get("baselines", {"rows": {}})["rows"]
+    methods = results["studies"].get("paper", {"rows": {}})["rows"]
     for axes, what in zip(panels, ("miou", "agreement"), strict=True):
         for color, (name, rows) in zip(colors * 3, codecs.items(), strict=False):
             bold = rows[0]["sends"] != "pixels"
@@ -76,7 +81,8 @@ def plot_quality(results: Row, path: Path) -> None:
                     linestyle="--",
                     linewidth=1,
                 )
-        for marker, (name, row) in zip("xP^vD*sph", baselines.items(), strict=False):
+        trained = {name: row for name, row in methods.items() if row.get("training")}
+        for marker, (name, row) in zip(MARKERS, trained.items(), strict=False):
             axes.plot(
                 row["payload_bytes"],
                 row[what],
@@ -84,7 +90,7 @@ def plot_quality(results: Row, path: Path) -> None:
                 markersize=9,
                 linestyle="",
                 color="black",
-                label=f"{name}, {row['training']}",
+                label=f"{name}, short training",
             )
         axes.set_xscale("log")
         axes.set_xlabel("bytes a frame")

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gosvae_training.bundle import bit_cost
 from gosvae_training.bundle.bit_cost import add_bit_cost, set_inertia
 from gosvae_training.bundle.graphs import EncoderGraph
 from gosvae_training.bundle.onnx_export import infer, write_onnx
 from gosvae_training.data.samples import Sample
+from gosvae_training.models import bit_cost
 from gosvae_training.models.bit_cost import BitCost, Costs, count_costs
 from gosvae_training.models.token_network import TokenNetwork
 
