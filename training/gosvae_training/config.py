@@ -177,7 +177,8 @@ class Config(Strict):
     bit_cost: NonNegativeFloat = 0.0
     """Squared distance that a bit of the first level's tokens is worth, see
     :mod:`gosvae_training.bundle.bit_cost`; distances of a label sender's labels are twice the
-    differences of their logits. It matters to nothing before export."""
+    differences of their logits. It matters to nothing before export, but where a label sender's
+    labels are the first level: they cost bits in training too."""
     encoder_int8_only: bool = False
     """Whether a bundle's encoder computes in 8 bits on every processor, and its float version, of
     nearly twice the size, is not kept."""

@@ -196,8 +196,7 @@ def table(figures: dict[str, Any]) -> str:
         more = f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
         differences.append((each["name"], each["levels"], f"{each['bytes_ratio']:.2f}", more))
     titles = ["tokens against labels", "levels", "bytes intra, times the labels'"]
-    text += f"\n\n{markdown_table([*titles, 'mIoU more (95%)'], differences)}"
-    return text
+    return f"{text}\n\n{markdown_table([*titles, 'mIoU more (95%)'], differences)}"
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
