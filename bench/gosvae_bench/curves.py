@@ -120,11 +120,8 @@ def tokens_of(results: Row, bundle: str = "") -> list[Row]:
 
     The cheaper one of intra and predicted: prediction pays only where frames follow closely.
     """
-    name = bundle or results["reference"]
-    found: dict[str, Row] = {}
+    by_levels: dict[str, list[Row]] = {}
     for row in results["rows"]:
-        levels = str(row["setting"]).partition(",")[0]
-        cheapest = found.get(levels, row)
-        if row["codec"] == name and row["bytes_per_frame"] <= cheapest["bytes_per_frame"]:
-            found[levels] = row
-    return list(found.values())
+        if row["codec"] == (bundle or results["reference"]):
+            by_levels.setdefault(row["setting"].partition(",")[0], []).append(row)
+    return [min(rows, key=lambda row: row["bytes_per_frame"]) for rows in by_levels.values()]

@@ -21,8 +21,6 @@ from .files import save_figure
 
 STRIP_FRAME = 20
 """Index of the frame that the strip of pictures shows."""
-
-
 MARKERS = "PX^vD*oshdp<>8H"
 """Of the methods of the paper, in the order of their study."""
 
@@ -54,7 +52,8 @@ def plot_quality(results: Row, path: Path) -> None:
     colors = pyplot.get_cmap("tab20").colors
     codecs = by_codec(results["rows"], results["expert"])
     tuned = [by_codec(results["rows"], expert) for expert in tuned_experts(results)]
-    methods = results["studies"].get("paper", {"rows": {}})["rows"]
+    study = results["studies"].get("paper", {"rows": {}})["rows"]
+    methods = {name: row for name, row in study.items() if row.get("training")}
     for axes, what in zip(panels, ("miou", "agreement"), strict=True):
         for color, (name, rows) in zip(colors * 3, codecs.items(), strict=False):
             bold = rows[0]["sends"] != "pixels"
@@ -81,8 +80,7 @@ def plot_quality(results: Row, path: Path) -> None:
                     linestyle="--",
                     linewidth=1,
                 )
-        trained = {name: row for name, row in methods.items() if row.get("training")}
-        for marker, (name, row) in zip(MARKERS, trained.items(), strict=False):
+        for marker, (name, row) in zip(MARKERS, methods.items(), strict=False):
             axes.plot(
                 row["payload_bytes"],
                 row[what],

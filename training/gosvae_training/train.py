@@ -76,11 +76,6 @@ class Material:
         same = [dataset for name, dataset in self.train.items() if name in self.config.data.val]
         return Concatenation(same or list(self.train.values()))
 
-    def frames(self, samples: Iterable[Sample]) -> Iterator[Tensor]:
-        """Yield frames of the size that networks take, uint8 (1, H, W, 3)."""
-        for sample in samples:
-            yield torch.from_numpy(resize_frame(sample.frame, self.config.input_size))[None]
-
     def crops(
         self, schedule: Schedule, seed: int, train: Mapping[str, Dataset] | None = None
     ) -> torch.utils.data.Dataset:
@@ -149,6 +144,12 @@ class Material:
     ) -> float:
         """Return the mIoU of `network` (frames -> logits) on the validation frames."""
         return validate(network, self.val, self.labels, self.config.input_size, device)
+
+
+def sized(samples: Iterable[Sample], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield the frames of samples as networks take them, uint8 (1, H, W, 3), at `size`."""
+    for sample in samples:
+        yield torch.from_numpy(resize_frame(sample.frame, size))[None]
 
 
 def shown(expert: Callable[[Tensor], Tensor], frame: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -236,12 +237,11 @@ def train_codec(
     decisive += ("losses", "guides", "tasks")
     if isinstance(encoder, Light) and encoder.start:
         some = list(iterate(material.familiar(), 16))[:16]
-        calibrate(objective.network.encoder, material.frames(some))
+        calibrate(objective.network.encoder, sized(some, config.input_size))
     if isinstance(encoder, Trunk) and encoder.labels and config.bit_cost:
         # The receiver learns from such labels as it is sent.
-        objective.network.encoder.weigh_bits(
-            material.frames(iterate(material.familiar())), config.bit_cost
-        )
+        every = sized(iterate(material.familiar()), config.input_size)
+        objective.network.encoder.weigh_bits(every, config.bit_cost)
         decisive += ("bit_cost",)
     judged = material.judged_by(expert, fabric.device)
 
@@ -305,11 +305,8 @@ def with_logits(
 @torch.inference_mode()
 def report_codebook(network: TokenNetwork, material: Material, device: torch.device) -> None:
     """Print how many codes of each level the validation frames use, and their perplexity."""
-    size = material.config.input_size
-    frames = (torch.from_numpy(resize_frame(s.frame, size)) for s in iterate(material.val))
-    indices = torch.cat(
-        [network(frame[None].to(device)).indices.flatten(0, 2).cpu() for frame in frames]
-    )
+    frames = sized(iterate(material.val), material.config.input_size)
+    indices = torch.cat([network(each.to(device)).indices.flatten(0, 2).cpu() for each in frames])
     codes = network.codebooks().shape[1]
     for level, column in enumerate(indices.T):
         share = torch.bincount(column, minlength=codes) / len(column)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from gosvae_codec import ModelBundle
-from gosvae_codec.images import resize_frame
 from gosvae_codec.labels import label_space
 from gosvae_codec.manifest import (
     ENCODER,
@@ -41,7 +40,7 @@ from ..models.settings import Fpn, Labels, Tokens
 from ..models.suppression import BOXES, LEAST_SCORE, OVERLAP, SCORES, with_suppression
 from ..models.token_network import TokenNetwork, build_tokens
 from ..prior import fit_prior
-from ..train import Material
+from ..train import Material, sized
 from .bit_cost import add_bit_cost
 from .graphs import (
     BoxesGraph,
@@ -348,10 +347,7 @@ def delete_orphans(models: Path) -> None:
 @torch.inference_mode()
 def some_frames(samples: Dataset, at_most: int, size: tuple[int, int]) -> list[Tensor]:
     """Return about `at_most` evenly spaced frames at the encoder's size, uint8 (1, H, W, 3)."""
-    return [
-        torch.from_numpy(resize_frame(sample.frame, size))[None]
-        for sample in iterate(samples, at_most)
-    ]
+    return list(sized(iterate(samples, at_most), size))
 
 
 def _check_replaceable(folder: Path, names: Iterable[str]) -> None:

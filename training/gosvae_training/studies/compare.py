@@ -195,8 +195,13 @@ def table(figures: dict[str, Any]) -> str:
         low, high = each["interval"]
         more = f"{each['miou']:+.3f} ({low:+.3f} to {high:+.3f})"
         differences.append((each["name"], each["levels"], f"{each['bytes_ratio']:.2f}", more))
-    titles = ["tokens against labels", "levels", "bytes intra, times the labels'"]
-    return f"{text}\n\n{markdown_table([*titles, 'mIoU more (95%)'], differences)}"
+    titles = [
+        "tokens against labels",
+        "levels",
+        "bytes intra, times the labels'",
+        "mIoU more (95%)",
+    ]
+    return f"{text}\n\n{markdown_table(titles, differences)}"
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
