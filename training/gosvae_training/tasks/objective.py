@@ -40,7 +40,7 @@ class TaskObjective(Objective):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        return [self.network.encoder.trunk, self.network.detection.heads]
+        return [self.network.encoder.details]
 
     def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
         network, weights = self.network, self.losses
