@@ -28,7 +28,7 @@ from gosvae_training.studies.picture import (
     PictureNetwork,
     PictureObjective,
 )
-from gosvae_training.tasks.segmenter import RoadSegmenter, details_of, network_of
+from gosvae_training.tasks.segmenter import RoadSegmenter, network_of
 from gosvae_training.tasks.settings import Tokens
 from gosvae_training.tasks.train import DETECTOR, SEGMENTER
 from gosvae_training.tasks.yolox import Heads, trunk_of
@@ -86,10 +86,11 @@ def test_a_picture_learns_and_its_experts_do_not(experts: Path) -> None:
     torch.manual_seed(0)
     detector = Detector(trunk_of(experts / DETECTOR), Heads(experts / DETECTOR))
     segmenter = network_of(experts / SEGMENTER)
-    details = details_of(experts / SEGMENTER)
-    network = PictureNetwork(Tokens(**TOKENS), (8, 1), segmenter, detector, details, rare=0.1)
+    network = PictureNetwork(Tokens(**TOKENS), (8, 1), segmenter, detector, rare=0.1)
     losses = PictureLosses(pixels=2.0, distillation=0, labels=0, features=0, objects=0, boxes=0)
     objective = PictureObjective(network, losses, torch.ones(4))
+    for part in objective.pretrained:
+        part.requires_grad_(False)
     frames = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8)
     target = torch.randint(0, 256, (2, 4, 32, 64), dtype=torch.uint8)
     terms = objective(frames, target, False)

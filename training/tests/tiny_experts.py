@@ -52,16 +52,12 @@ def write_tiny_yolox(path: Path, seed: int = 0) -> Path:
     )
     convolution("pairs", "721", 8, 32, 2)
     convolution("721", "956", 32, 64, 2)
-    convolution("956", "925", 64, 64, 2)
-    convolution("925", "deep", 64, 64, 2)
+    convolution("956", "990", 64, 128, 2)
+    convolution("990", "deep", 128, 128, 2)
     nodes.append(
         helper.make_node("MaxPool", ["deep"], ["pooled"], kernel_shape=[3, 3], pads=[1] * 4)
     )
-    nodes.append(helper.make_node("Concat", ["deep", "pooled"], ["890"], axis=1))
-    convolution("956", "down8", 64, 64, 2)
-    nodes.append(helper.make_node("Concat", ["down8", "925"], ["990"], axis=1))
-    convolution("990", "down16", 128, 128, 2)
-    nodes.append(helper.make_node("Concat", ["down16", "890"], ["1024"], axis=1))
+    nodes.append(helper.make_node("Concat", ["deep", "pooled"], ["1024"], axis=1))
     groups = (
         ("956", 64, "1062 1063 1045"),
         ("990", 128, "1104 1105 1087"),
@@ -100,40 +96,18 @@ def write_tiny_segmenter(path: Path, seed: int = 0) -> Path:
     """Write a segmenter of four classes at 896x512; its weights are random."""
     rng = np.random.default_rng(seed)
     scope = "StatefulPartitionedCall/model"
-    pixels, pooled = f"{scope}/conv2d/Conv2D__6:0", f"{scope}/tf.nn.max_pool2d/MaxPool2d:0"
+    pixels, trunk = f"{scope}/conv2d/Conv2D__6:0", f"{scope}/tf.nn.relu_27/Relu:0"
     weights = {
         "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
-        "first.weight": rng.normal(0, 0.01, (32, 3, 4, 4)).astype(np.float32),
-        "block9.weight": rng.normal(0, 0.1, (32, 32, 1, 1)).astype(np.float32),
-        "block12.weight": rng.normal(0, 0.1, (32, 32, 1, 1)).astype(np.float32),
-        "block15.weight": rng.normal(0, 0.1, (32, 32, 1, 1)).astype(np.float32),
-        "block24.weight": rng.normal(0, 0.1, (48, 32, 1, 1)).astype(np.float32),
+        "trunk.weight": rng.normal(0, 0.01, (48, 3, 6, 6)).astype(np.float32),
         "classes.weight": rng.normal(0, 1, (4, 48, 1, 1)).astype(np.float32),
     }
-
-    def block(number: int) -> str:
-        return f"{scope}/tf.nn.relu_{number}/Relu:0"
-
-    def residual(taken: str, number: int) -> list[onnx.NodeProto]:
-        made = f"made{number}"
-        return [
-            helper.make_node("Conv", [taken, f"block{number}.weight"], [made]),
-            helper.make_node("Add", [taken, made], [f"sum{number}"]),
-            helper.make_node("Relu", [f"sum{number}"], [block(number)]),
-        ]
-
     nodes = [
         helper.make_node("Transpose", ["data"], [pixels], perm=[0, 3, 1, 2]),
         helper.make_node("Pad", [pixels, "pads"], ["padded"]),
-        helper.make_node("Conv", ["padded", "first.weight"], ["made"], strides=[2, 2]),
-        helper.make_node("Relu", ["made"], [block(6)]),
-        *residual(block(6), 9),
-        *residual(block(9), 12),
-        *residual(block(12), 15),
-        helper.make_node("MaxPool", [block(15)], [pooled], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Conv", [pooled, "block24.weight"], ["made24"]),
-        helper.make_node("Relu", ["made24"], [block(24)]),
-        helper.make_node("Conv", [block(24), "classes.weight"], ["logits"]),
+        helper.make_node("Conv", ["padded", "trunk.weight"], ["made"], strides=[4, 4]),
+        helper.make_node("Relu", ["made"], [trunk]),
+        helper.make_node("Conv", [trunk, "classes.weight"], ["logits"]),
         helper.make_node("Transpose", ["logits"], ["last"], perm=[0, 2, 3, 1]),
         helper.make_node("Softmax", ["last"], ["probabilities"], axis=-1),
     ]

@@ -42,7 +42,6 @@ class PictureNetwork(TokenSender):
         decoder: tuple[int, int],
         segmenter: nn.Module,
         detector: Detector,
-        details: OnnxNetwork,
         rare: float,
     ) -> None:
         """Make it.
@@ -52,13 +51,11 @@ class PictureNetwork(TokenSender):
             decoder: width and blocks of what draws.
             segmenter: see :func:`..tasks.segmenter.network_of`.
             detector: its trunk is the encoder's as well.
-            details: see :class:`TaskNetwork`.
             rare: vectors of a batch with fewer of which a code is restarted.
         """
-        super().__init__(tokens, detector.trunk, details, rare)
+        super().__init__(tokens, detector.trunk, rare)
         self.draw = PixelDecoder(tokens.dim, TOKEN_STRIDE, *decoder)
-        self.segmenter = segmenter.requires_grad_(False)
-        self.detection = detector.requires_grad_(False)
+        self.segmenter, self.detection = segmenter, detector
 
     def receive(self, sent: Sent) -> Outputs:
         picture = self.draw(sent.vectors)
@@ -85,6 +82,10 @@ class PictureObjective(TaskObjective):
         self, network: PictureNetwork, losses: PictureLosses, class_weights: Tensor
     ) -> None:
         super().__init__(network, losses, class_weights)
+
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        return [*super().pretrained, self.network.segmenter]
 
     def terms(self, made: Outputs, frames: Tensor, seen: Seen, target: Tensor) -> dict[str, Tensor]:
         assert made.picture is not None

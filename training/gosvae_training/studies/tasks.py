@@ -33,7 +33,7 @@ from ..models.token_network import resize_logits
 from ..strict import ConfigError, Strict, parse, read_yaml
 from ..tasks.network import TOKEN_STRIDE, TokenSender
 from ..tasks.objective import TaskObjective
-from ..tasks.segmenter import details_of, network_of
+from ..tasks.segmenter import network_of
 from ..tasks.settings import Config
 from ..tasks.train import (
     DETECTOR,
@@ -294,7 +294,6 @@ def _picture_network(config: Config, picture: Picture, experts: Path) -> Picture
         (picture.width, picture.blocks),
         network_of(experts / SEGMENTER),
         detector,
-        details_of(experts / SEGMENTER),
         rare_vectors(config),
     )
 

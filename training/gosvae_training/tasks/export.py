@@ -50,8 +50,8 @@ from .yolox import OBJECTS
 
 _LICENSE = (
     "Apache-2.0, that of both experts: road-segmentation-adas-0001 (Intel, OpenVINO), which was "
-    "imitated and whose first layers the vehicle's network began as, and YOLOX-nano (Megvii), whose "
-    "trunk the vehicle runs and whose heads the receiver runs. Pictures: streets that this project renders; roads and highways under the MIT licence"
+    "imitated, and YOLOX-nano (Megvii), whose trunk the vehicle runs and whose heads the receiver "
+    "runs. Pictures: streets that this project renders; roads and highways under the MIT licence"
 )
 
 

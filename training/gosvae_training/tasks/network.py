@@ -12,7 +12,6 @@ from ..models.decoders import ContextBlock
 from ..models.efficientnet import separable
 from ..models.onnx_network import OnnxNetwork
 from ..models.quantizers import residual_codes
-from .segmenter import DETAILS
 from .settings import Tokens
 from .yolox import CHANNELS, Heads
 
@@ -28,7 +27,7 @@ class Seen(NamedTuple):
     stem: Tensor
     """At 4 pixels, float (N, 32, H/4, W/4)."""
     pyramid: list[Tensor]
-    """The detector's pyramid, at 8, 16 and 32 pixels."""
+    """What the detector's heads take, at 8, 16 and 32 pixels."""
 
 
 class Sent(NamedTuple):
@@ -58,29 +57,30 @@ class Outputs(NamedTuple):
 
 
 class TrunkWithDetails(nn.Module):
-    """A detector's trunk, frozen, joined with details that a segmenter's first layers see.
+    """A detector's trunk, frozen, joined with details that it does not keep.
 
     Frames uint8 or float (N, H, W, 3) RGB, sides divisible by 32, to vectors
-    (N, dim, H/16, W/16). Both were trained on far more pictures than there are here, so they
-    respond on streets never seen as on those trained on.
+    (N, dim, H/16, W/16). What is frozen was trained on far more pictures than there are here, so
+    it responds on streets never seen as on those trained on.
     """
 
     stride = TOKEN_STRIDE
 
-    def __init__(self, trunk: OnnxNetwork, details: OnnxNetwork, dim: int, width: int) -> None:
+    def __init__(self, trunk: OnnxNetwork, dim: int, width: int) -> None:
         """Make it.
 
         Args:
             trunk: pixels to the detector's stem and pyramid, see :func:`.yolox.trunk_of`.
-            details: pixels to what a segmenter sees, see :func:`.segmenter.details_of`; trained on.
             dim: numbers of a vector.
             width: channels of what makes all features vectors.
         """
         super().__init__()
         self.trunk = trunk.requires_grad_(False)
-        self.details = details
-        self.join4 = _convolution(DETAILS[0] + _STEM_CHANNELS, 32)
-        self.join8 = _convolution(DETAILS[1] + CHANNELS[0], 64)
+        self.details2 = _convolution(3, 12, 3, 2)
+        self.details4 = _convolution(12, 24, 3, 2)
+        self.join4 = _convolution(24 + _STEM_CHANNELS, 32)
+        self.details8 = _convolution(32, 48, 3, 2)
+        self.join8 = _convolution(48 + CHANNELS[0], 64)
         self.narrow4 = nn.Conv2d(32, 8, 1, bias=False)
         self.narrow32 = nn.Conv2d(CHANNELS[2], 64, 1, bias=False)
         self.project = nn.Sequential(
@@ -97,15 +97,16 @@ class TrunkWithDetails(nn.Module):
 
     def see(self, frames: Tensor) -> Seen:
         """Return what the trunk sees."""
-        stem, *pyramid = self.trunk(_to_pixels(frames))
+        pixels = frames.permute(0, 3, 1, 2).float().flip(1)
+        stem, *pyramid = self.trunk(pixels)
         return Seen(stem, pyramid)
 
     def forward(self, frames: Tensor, seen: Seen | None = None) -> Tensor:
         """Return the vectors; `seen` where the trunk has looked at the frames before."""
         stem, (stride8, stride16, stride32) = seen or self.see(frames)
-        details, context = self.details(_to_pixels(frames))
-        fine = self.join4(torch.cat([details, stem], 1))
-        middle = self.join8(torch.cat([F.max_pool2d(context, 2), stride8], 1))
+        pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        fine = self.join4(torch.cat([self.details4(self.details2(pixels)), stem], 1))
+        middle = self.join8(torch.cat([self.details8(fine), stride8], 1))
         parts = [
             F.pixel_unshuffle(self.narrow4(fine), 4),
             F.pixel_unshuffle(middle, 2),
@@ -113,11 +114,6 @@ class TrunkWithDetails(nn.Module):
             F.interpolate(self.narrow32(stride32), scale_factor=2.0, mode="nearest"),
         ]
         return self.project(torch.cat(parts, 1))
-
-
-def _to_pixels(frames: Tensor) -> Tensor:
-    """Return frames (N, H, W, 3) RGB as both experts take them, float (N, 3, H, W) BGR."""
-    return frames.permute(0, 3, 1, 2).float().flip(1)
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
@@ -188,7 +184,7 @@ class DetectionHead(nn.Module):
         )
         self.stride16 = _last(width, sixteen, 3)
         self.stride32 = nn.Sequential(
-            _convolution(width, thirty_two, 3, 2), _last(thirty_two, thirty_two, 3)
+            _convolution(width, sixteen, 3, 2), _last(sixteen, thirty_two, 3)
         )
         self.heads = heads.requires_grad_(False)
 
@@ -211,12 +207,10 @@ class TokenSender(nn.Module):
     (SoundStream, Zeghidour et al. 2021, section III-C).
     """
 
-    def __init__(
-        self, tokens: Tokens, trunk: OnnxNetwork, details: OnnxNetwork, rare: float
-    ) -> None:
+    def __init__(self, tokens: Tokens, trunk: OnnxNetwork, rare: float) -> None:
         """Make it; see :class:`TaskNetwork`."""
         super().__init__()
-        self.encoder = TrunkWithDetails(trunk, details, tokens.dim, tokens.width)
+        self.encoder = TrunkWithDetails(trunk, tokens.dim, tokens.width)
         self.quantizer = residual_codes(tokens.levels, tokens.codes, tokens.dim, rare)
 
     def codebooks(self) -> Tensor:
@@ -246,13 +240,7 @@ class TaskNetwork(TokenSender):
     """Tokens to features, and these to each task by a head."""
 
     def __init__(
-        self,
-        tokens: Tokens,
-        classes: int,
-        trunk: OnnxNetwork,
-        details: OnnxNetwork,
-        heads: Heads,
-        rare: float,
+        self, tokens: Tokens, classes: int, trunk: OnnxNetwork, heads: Heads, rare: float
     ) -> None:
         """Make it.
 
@@ -260,11 +248,10 @@ class TaskNetwork(TokenSender):
             tokens: its description.
             classes: of the semantic task.
             trunk: pixels to the detector's stem and pyramid.
-            details: pixels to what the segmenter's first layers see.
             heads: the detector's pyramid to its boxes.
             rare: vectors of a batch with fewer of which a code is restarted.
         """
-        super().__init__(tokens, trunk, details, rare)
+        super().__init__(tokens, trunk, rare)
         self.features = Features(tokens.dim, tokens.features, tokens.blocks)
         self.semantic = SemanticHead(tokens.features, classes)
         self.detection = DetectionHead(tokens.features, heads)

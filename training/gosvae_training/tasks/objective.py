@@ -40,7 +40,7 @@ class TaskObjective(Objective):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        return [self.network.encoder.details]
+        return [self.network.encoder.trunk, self.network.detection.heads]
 
     def forward(self, frames: Tensor, target: Tensor, warming_up: bool) -> dict[str, Tensor]:
         network, weights = self.network, self.losses

@@ -28,41 +28,6 @@ LABELS = LabelSpace(
 )
 
 
-DETAILS = (32, 48)
-"""Channels of what :func:`details_of` makes."""
-_SCOPE = "StatefulPartitionedCall/model/"
-_PIXELS, _POOLED = f"{_SCOPE}conv2d/Conv2D__6:0", f"{_SCOPE}tf.nn.max_pool2d/MaxPool2d:0"
-
-
-def _block(number: int) -> str:
-    """Return the tensor behind the activation with this number, which ends a residual block."""
-    return f"{_SCOPE}tf.nn.relu_{number}/Relu:0"
-
-
-_LEFT_OUT = {_block(9): _block(6), _block(15): _block(12)}
-"""What two residual blocks make, and what they take."""
-
-
-def details_of(path: Path) -> OnnxNetwork:
-    """Return its first layers in torch, to start from.
-
-    float (N, 3, H, W) BGR, 0 to 255, to two tensors of DETAILS channels, (N, channels, H/4, W/4).
-    Three of its five residual blocks at 2 pixels are taken, and three of nine at 4, which is what
-    a light vehicle can compute.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    graph = load_onnx(path).graph
-    for node in graph.node:
-        node.input[:] = [_LEFT_OUT.get(name, name) for name in node.input]
-    details = OnnxNetwork(path, [_PIXELS], [_POOLED, _block(24)], graph)
-    # Of pixels up to 255 its gradients are a hundred times those of all others, whose norm is
-    # bounded together.
-    details.convolutions[0].requires_grad_(False)
-    return details
-
-
 def network_of(path: Path) -> OnnxNetwork:
     """Return it in torch: float (N, 3, H, W) BGR, 0 to 255, to logits of LABELS, (N, 4, h, w).
 

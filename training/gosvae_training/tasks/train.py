@@ -29,7 +29,7 @@ from ..strict import ConfigError, parse, read_changed
 from ..train import add_machine_options
 from .network import TOKEN_STRIDE, TaskNetwork
 from .objective import TaskObjective
-from .segmenter import LABELS, RoadSegmenter, details_of
+from .segmenter import LABELS, RoadSegmenter
 from .settings import Config, Source
 from .views import ViewItems, Views
 from .yolox import CLASSES, Heads, decode_maps, select_boxes, trunk_of
@@ -87,9 +87,9 @@ def build_network(config: Config, experts: Path) -> TaskNetwork:
     Raises:
         ConfigError: a file cannot be read.
     """
-    detector, details = experts / DETECTOR, details_of(experts / SEGMENTER)
+    detector = experts / DETECTOR
     trunk, heads = trunk_of(detector), Heads(detector)
-    return TaskNetwork(config.tokens, len(LABELS), trunk, details, heads, rare_vectors(config))
+    return TaskNetwork(config.tokens, len(LABELS), trunk, heads, rare_vectors(config))
 
 
 def rare_vectors(config: Config) -> float:

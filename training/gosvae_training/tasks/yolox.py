@@ -20,9 +20,9 @@ from ..models.suppression import OVERLAP
 
 SIDE = 416
 """Of the square that the detector is trained for."""
-CHANNELS = (64, 64, 128)
-"""Of the pyramid's features at each stride."""
-_PIXELS, _STEM, _PYRAMID = "images", "721", ("956", "925", "890")
+CHANNELS = (64, 128, 256)
+"""Of the features that the heads take at each stride."""
+_PIXELS, _STEM, _PYRAMID = "images", "721", ("956", "990", "1024")
 _MAPS = (("1062", "1063", "1045"), ("1104", "1105", "1087"), ("1146", "1147", "1129"))
 """Offsets and log sizes, objectness, classes; the latter two before the sigmoid."""
 
@@ -54,17 +54,13 @@ OBJECTS = LabelSpace(
 def trunk_of(path: Path) -> OnnxNetwork:
     """Return the trunk: float (N, 3, H, W) BGR, 0 to 255, to the stem at 4 pixels and the pyramid.
 
-    The pyramid is what the bottom-up path of the detector's neck takes (PANet, Liu et al. 2018) at
-    each of STRIDES. That path belongs to :class:`Heads`, so that the vehicle does not run it. H and
-    W divide by 32.
+    The pyramid is what the heads take, at each of STRIDES. H and W divide by 32.
     """
     return OnnxNetwork(path, [_PIXELS], [_STEM, *_PYRAMID])
 
 
 class Heads(nn.Module):
-    """Bottom-up path and heads: the pyramid to a map for each of STRIDES.
-
-    Maps are float (N, 5 + classes, h, w).
+    """The heads: the pyramid to a map for each of STRIDES, float (N, 5 + classes, h, w).
 
     Channels are the offset of a box's centre from its cell, x and y in cells; the logarithms of its
     width and height in cells; and the logits of objectness and of CLASSES.
