@@ -26,6 +26,7 @@ from gosvae_training.bundle import onnx_export
 from gosvae_training.bundle.graphs import EncoderGraph, FeaturesGraph
 from gosvae_training.bundle.refit import main as refit_main
 from gosvae_training.bundle.refit import refit
+from gosvae_training.bundle.write import sharing_experts
 from gosvae_training.config import Config, identify, load_config
 from gosvae_training.data.datasets import load_dataset
 from gosvae_training.fit import TrainingError, check_identity
@@ -327,6 +328,16 @@ def test_a_failed_export_leaves_the_bundle_and_a_good_one_deletes_old_experts(
     assert after.expert_path() != before.expert_path()
     assert set((models / "experts").iterdir()) == {after.expert_path(), shared}
     assert {path.name for path in models.iterdir()} == {"tiny", "other", "experts"}
+
+
+def test_an_export_leaves_the_experts_of_another_that_is_under_way(tmp_path: Path) -> None:
+    expert = tmp_path / "experts" / "1.onnx"
+    with sharing_experts(tmp_path):
+        with sharing_experts(tmp_path):
+            expert.parent.mkdir()
+            expert.write_bytes(b"expert")
+        assert expert.exists()
+    assert not expert.exists()
 
 
 def test_an_unfinished_run_is_not_exported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,7 +209,8 @@ def share_expert(
     """
     folder = models / "experts"
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / ".new.onnx"
+    # Several exports may share the folder.
+    draft = folder / f".{os.getpid()}.onnx"
     # A detector's output has the name that the input has otherwise.
     taken = "pixels" if "frames" in outputs else "frames"
     write_onnx(expert, [(frame,) for frame in frames], ([taken], outputs), draft)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import fcntl
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -90,12 +93,9 @@ def export(material: Material, runs: Path, models: Path) -> Path:
     networks = [ENCODER, FEATURES, RECONSTRUCT]
     _check_replaceable(folder, [MANIFEST, PRIOR, TASKS, *networks, *map(int8, networks)])
     expert, codec = load_trained(material, runs)
-    try:
-        with whole_folder(folder) as draft:
-            write_bundle(material, expert, codec, draft, models)
-            ModelBundle.load(draft)
-    finally:
-        delete_orphans(models)
+    with sharing_experts(models), whole_folder(folder) as draft:
+        write_bundle(material, expert, codec, draft, models)
+        ModelBundle.load(draft)
     report(folder, material.val)
     return folder
 
@@ -336,7 +336,28 @@ def _or_warn(folder: Path, measure: Callable[[], None]) -> None:
         )
 
 
-def delete_orphans(models: Path) -> None:
+@contextmanager
+def sharing_experts(models: Path) -> Iterator[None]:
+    """Let one export of several at once write experts and a bundle into `models`.
+
+    The last of them to end deletes the experts that no manifest names.
+    """
+    models.mkdir(parents=True, exist_ok=True)
+    folder = os.open(models, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            # Another export's expert lies there before the manifest that names it does.
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _delete_orphans(models)
+    finally:
+        os.close(folder)
+
+
+def _delete_orphans(models: Path) -> None:
     """Delete the experts that no manifest in `models` names."""
     manifests = [path.read_bytes() for path in models.glob(f"*/{MANIFEST}")]
     for path in (models / "experts").glob("*.onnx"):

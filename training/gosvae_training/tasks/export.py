@@ -24,7 +24,7 @@ from ..bundle.manifest import commit, write_manifest
 from ..bundle.networks import Head, Networks, share_expert, write_networks
 from ..bundle.offsets import fit_offsets
 from ..bundle.onnx_export import ExportError, to_onnx
-from ..bundle.write import delete_orphans, load_averaged, report, some_frames
+from ..bundle.write import load_averaged, report, sharing_experts, some_frames
 from ..data.datasets import parse_folders
 from ..data.mixture import Concatenation
 from ..data.samples import DataError, Dataset, Sample, describe
@@ -101,12 +101,9 @@ def export(material: Material, samples: tuple[Dataset, Dataset], runs: Path, mod
     network.eval().requires_grad_(False)
     _add_offsets(network, material)
     folder = models / config.name
-    try:
-        with whole_folder(folder) as draft:
-            _write(config, network, material.experts, samples, draft, models)
-            ModelBundle.load(draft)
-    finally:
-        delete_orphans(models)
+    with sharing_experts(models), whole_folder(folder) as draft:
+        _write(config, network, material.experts, samples, draft, models)
+        ModelBundle.load(draft)
     report(folder, Unlabelled(samples[1]))
     return folder
 
