@@ -295,23 +295,6 @@ def identify(config: Config, fields: Collection[str], **more: str) -> Identity:
         fields: names of what matters in it.
         more: what matters besides.
     """
-
-    def walk(name: str, value: Any, default: bool) -> Iterator[tuple[str, bool]]:
-        if isinstance(value, BaseModel):
-            for key, each in value:
-                field = type(value).model_fields[key]
-                unchanged = not field.is_required() and each == field.get_default()
-                yield from walk(f"{name}.{key}", each, default or unchanged)
-        elif isinstance(value, dict):
-            for key, each in value.items():
-                yield from walk(f"{name}.{key}", each, default)
-        else:
-            yield f"{name}: {value}", default
-
-    flat: list[tuple[str, bool]] = []
-    for name in fields:
-        value, field = getattr(config, name), Config.model_fields[name]
-        flat += walk(name, value, not field.is_required() and value == field.get_default())
     if "labels" in fields and config.labels not in LABEL_SPACES:
         # Of a file what stands in it counts.
         more["labels.content"] = str(label_space(config.labels).labels)
@@ -319,8 +302,34 @@ def identify(config: Config, fields: Collection[str], **more: str) -> Identity:
         for name, task in config.tasks.items():
             if task.labels not in LABEL_SPACES:
                 more[f"tasks.{name}.labels.content"] = str(label_space(task.labels).labels)
-    lines = [line for line, _ in flat] + [f"{name}: {value}" for name, value in more.items()]
-    return Identity(lines, frozenset(line for line, default in flat if default))
+    lines, defaults = identify_fields(config, fields)
+    return Identity([*lines, *(f"{name}: {value}" for name, value in more.items())], defaults)
+
+
+def identify_fields(config: BaseModel, fields: Iterable[str]) -> Identity:
+    """Return the values of some fields of any configuration, down to the innermost ones."""
+
+    def walk(name: str, value: Any, default: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(value, BaseModel):
+            for key in type(value).model_fields:
+                yield from field(f"{name}.{key}", value, key, default)
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                yield from walk(f"{name}.{key}", each, default)
+        else:
+            yield f"{name}: {value}", default
+
+    def field(
+        name: str, owner: BaseModel, key: str, default: bool = False
+    ) -> Iterator[tuple[str, bool]]:
+        value, about = getattr(owner, key), type(owner).model_fields[key]
+        unchanged = not about.is_required() and value == about.get_default()
+        yield from walk(name, value, default or unchanged)
+
+    flat = [pair for name in fields for pair in field(name, config, name)]
+    return Identity(
+        [line for line, _ in flat], frozenset(line for line, default in flat if default)
+    )
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:

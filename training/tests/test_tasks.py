@@ -396,6 +396,8 @@ def test_a_run_becomes_a_bundle(
     config.write_text(yaml.safe_dump(values | {"prior": {"views": 1, "steps": 2}}))
     options = [str(config), "--data", f"a={frames}", "--experts", str(experts)]
     options += ["--runs", str(tmp_path / "runs")]
+    assert train([*options, "codec.steps=1"]) == 0
+    # The same run goes on.
     assert train(options) == 0
     assert export([*options, "--models", str(tmp_path / "models")]) == 0
     bundle = ModelBundle.load(tmp_path / "models" / "tiny")

@@ -18,7 +18,7 @@ from gosvae_codec.metrics import ConfusionMatrix
 from gosvae_codec.tasks import DetectionResult
 
 from ..average_precision import AveragePrecision
-from ..config import Identity
+from ..config import identify_fields
 from ..data.datasets import parse_folders, require_folders
 from ..data.samples import DataError
 from ..fit import Run, TrainingError, fit, make_fabric
@@ -131,15 +131,13 @@ def train_tasks(
         return float(np.mean(list(figures.values())))
 
     schedule = config.codec
-    decisive = config.model_dump(
-        include={"seed", "input_size", "train", "tokens", "losses", "codec"}
-    )
+    decisive = ("seed", "input_size", "train", "tokens", "losses", "codec")
     run = Run(
         objective=objective,
         schedule=schedule,
         crops=ViewItems(material.train, schedule.steps * schedule.batch, config.seed),
         seed=config.seed,
-        identity=Identity([f"{name}: {value}" for name, value in decisive.items()], frozenset()),
+        identity=identify_fields(config, decisive),
         data=", ".join(f"{len(views)} views of {views.title}" for views in material.train),
         folder=folder,
         score=score,
